@@ -1,0 +1,70 @@
+"""Generalized advantage estimation as a linear-time scan, differentiable (any number of times) in its rewards and values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _ReverseScan(torch.autograd.Function):
+    """y_t = x_t + decay_t · y_{t+1}; its derivative in x is the same recurrence run forward in time."""
+
+    generate_vmap_rule = False
+
+    @staticmethod
+    def forward(x: Tensor, decay: Tensor) -> Tensor:  # type: ignore[override]
+        y = torch.empty_like(x)
+        carry = torch.zeros_like(x[0])
+        for t in range(len(x) - 1, -1, -1):  # over time, which is sequential; environments are batched
+            carry = torch.addcmul(x[t], decay[t], carry)
+            y[t] = carry
+        return y
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (decay,) = ctx.saved_tensors
+        # x_t reaches y_s for s ≤ t through decay_s … decay_{t−1}: flip time and shift the decays by one step.
+        shifted = torch.cat([torch.zeros_like(decay[:1]), decay[:-1]])
+        return _ReverseScan.apply(gradient.flip(0), shifted.flip(0)).flip(0), None
+
+
+def discounted_sum(x: Tensor, decay: Tensor) -> Tensor:
+    """y_t = x_t + decay_t · y_{t+1}, y_T = 0. Linear in T in time and memory.
+
+    Args:
+        x: ``[T, ...]``, differentiable.
+        decay: ``[T, ...]``, the same shape; not differentiated (0 where an episode ends).
+    """
+    if x.shape != decay.shape:
+        raise ValueError(f"x and decay must have the same shape, got {tuple(x.shape)} and {tuple(decay.shape)}.")
+    return _ReverseScan.apply(x, decay)
+
+
+def generalized_advantage_estimation(
+    rewards: Tensor, values: Tensor, next_values: Tensor, terminated: Tensor, done: Tensor, gamma: float, gae_lambda: float
+) -> Tensor:
+    """Advantages of Schulman et al. (2016), arXiv 1506.02438.
+
+        δ_t = r_t + γ (1 − terminated_t) V(s_{t+1}) − V(s_t)
+        Â_t = δ_t + γ λ (1 − done_t) Â_{t+1}
+
+    Linear in ``rewards`` and the values; gradients flow into all three.
+
+    Args:
+        rewards, values, next_values: ``[T, ...]``; ``next_values`` are those of the states that the steps led to, before
+            any reset, so that a truncated episode is bootstrapped where ``terminated`` is False.
+        terminated: bool ``[T, ...]``, where V(s_{t+1}) counts as 0.
+        done: bool ``[T, ...]``, where an episode ended, terminated or truncated.
+        gamma, gae_lambda: in [0, 1].
+
+    Returns:
+        ``[T, ...]`` advantages; the λ-returns are ``advantages + values``.
+    """
+    deltas = rewards + gamma * next_values * ~terminated - values
+    return discounted_sum(deltas, (gamma * gae_lambda) * (~done).to(deltas.dtype))

@@ -1,0 +1,175 @@
+"""Collecting whole episodes from reset with one or several policies side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+Observations = Any  # a tensor [T, E, ...] or a dict of them
+
+
+@dataclass
+class Rollout:
+    """T steps of E copies; policy p stepped the copies p·n … (p+1)·n − 1, where n = E / n_policies.
+
+    ``valid`` marks the transitions of whole episodes: for each copy those up to the end of its last finished episode.
+    Observations are those the policy saw; ``raw_…`` those of the environment before any ``VecNormalize`` (the same
+    tensors without one). Rewards are always the environment's own.
+
+    Shapes: observations ``[T, E, ...]``, actions ``[T, E, n_actions]``, the rest ``[T, E]``.
+    """
+
+    observations: Observations
+    next_observations: Observations
+    raw_observations: Observations
+    raw_next_observations: Observations
+    actions: Tensor
+    rewards: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    valid: Tensor
+    n_policies: int
+
+    @property
+    def done(self) -> Tensor:
+        return self.terminated | self.truncated
+
+
+def concatenate_policies(rollouts: list[Rollout]) -> Rollout:
+    """One rollout of ``len(rollouts)`` policies from rollouts of one policy each, shorter ones padded with invalid steps."""
+    if len(rollouts) == 1:
+        return rollouts[0]
+    length = max(len(rollout.rewards) for rollout in rollouts)
+
+    def pad(x: Tensor) -> Tensor:
+        return torch.cat([x, x[:1].expand(length - len(x), *x.shape[1:])]) if len(x) < length else x
+
+    def join(field: str) -> Any:
+        return tree_map(lambda *xs: torch.cat([pad(x) for x in xs], dim=1), *[getattr(rollout, field) for rollout in rollouts])
+
+    valid = torch.zeros((length, sum(rollout.valid.shape[1] for rollout in rollouts)), dtype=torch.bool)
+    valid = valid.to(rollouts[0].valid.device)
+    column = 0
+    for rollout in rollouts:
+        steps, copies = rollout.valid.shape
+        valid[:steps, column : column + copies] = rollout.valid
+        column += copies
+    fields = ("observations", "next_observations", "raw_observations", "raw_next_observations")
+    tensors = ("actions", "rewards", "terminated", "truncated")
+    return Rollout(**{name: join(name) for name in (*fields, *tensors)}, valid=valid, n_policies=len(rollouts))
+
+
+def collect_episodes(
+    env: VecEnv,
+    vec_normalize: VecNormalize | None,
+    act: Callable[[Any], tuple[np.ndarray, np.ndarray]],
+    on_step: Callable[[dict[str, Any]], bool],
+    *,
+    n_policies: int,
+    min_steps: int,
+    device: torch.device,
+) -> Rollout | None:
+    """Run every copy of ``env`` from reset until it holds at least ``min_steps`` steps of whole episodes.
+
+    A copy that is there early goes on (a ``VecEnv`` cannot step a subset); whole episodes it adds are used too.
+
+    Args:
+        act: observations ``[E, ...]`` → (actions as the policy chose them ``[E, n_actions]``, actions for the environment).
+        on_step: called after each step with ``new_obs, rewards, dones, infos``; False stops the collection.
+        min_steps: B / n for a batch of B transitions over n copies.
+
+    Returns:
+        the rollout, or ``None`` when ``on_step`` stopped it.
+
+    Raises:
+        ValueError: NaN or infinite rewards or observations, named with copy and step.
+        RuntimeError: when episodes do not end.
+    """
+    observations = env.reset()
+    raw = vec_normalize.get_original_obs() if vec_normalize is not None else observations
+    finite = _FiniteCheck(observations)
+    finite.observations(raw, "after reset")
+    n_envs = env.num_envs
+    length = np.zeros(n_envs, dtype=np.int64)  # steps of whole episodes that each copy holds
+    steps: list[tuple[Any, ...]] = []
+    give_up = 10 * min_steps + 100_000
+    while length.min() < min_steps:
+        actions, env_actions = act(observations)
+        new_observations, rewards, dones, infos = env.step(env_actions)
+        new_raw = new_observations
+        if vec_normalize is not None:
+            new_raw, rewards = vec_normalize.get_original_obs(), vec_normalize.get_original_reward()
+        finite.rewards(rewards, len(steps))
+        finite.observations(new_raw, f"at step {len(steps)}")
+
+        next_observations, next_raw = new_observations, new_raw
+        truncated = np.zeros(n_envs, dtype=bool)
+        ended = np.flatnonzero(dones)
+        if len(ended):
+            terminal = [infos[i]["terminal_observation"] for i in ended]
+            next_observations = _substitute(new_observations, ended, terminal)
+            next_raw = next_observations
+            if vec_normalize is not None:
+                next_raw = _substitute(new_raw, ended, [vec_normalize.unnormalize_obs(x) for x in terminal])
+            truncated[ended] = [infos[i].get("TimeLimit.truncated", False) for i in ended]
+            length[ended] = len(steps) + 1
+        steps.append((observations, next_observations, raw, next_raw, actions, rewards, dones & ~truncated, truncated))
+        if not on_step({"new_obs": new_observations, "rewards": rewards, "dones": dones, "infos": infos, "actions": actions}):
+            return None
+        if len(steps) > give_up:
+            raise RuntimeError(
+                f"No episode of copy {int(length.argmin())} ended within {len(steps)} steps; whole episodes are collected here, "
+                "so the environment needs a time limit: gymnasium.make(..., max_episode_steps=...)."
+            )
+        observations, raw = new_observations, new_raw
+
+    valid = np.arange(len(steps))[:, None] < length
+    columns = [_stack([step[i] for step in steps], device) for i in range(8)] if vec_normalize is not None else None
+    if columns is None:
+        obs, next_obs = (_stack([step[i] for step in steps], device) for i in range(2))
+        columns = [obs, next_obs, obs, next_obs, *(_stack([step[i] for step in steps], device) for i in range(4, 8))]
+    return Rollout(*columns, valid=torch.as_tensor(valid, device=device), n_policies=n_policies)
+
+
+def _stack(values: list[Any], device: torch.device) -> Any:
+    if isinstance(values[0], dict):
+        return {key: _stack([value[key] for value in values], device) for key in values[0]}
+    return torch.as_tensor(np.stack(values), device=device)
+
+
+def _substitute(observations: Any, indices: np.ndarray, replacements: list[Any]) -> Any:
+    if isinstance(observations, dict):
+        return {key: _substitute(value, indices, [r[key] for r in replacements]) for key, value in observations.items()}
+    result = observations.copy()
+    result[indices] = np.stack(replacements)
+    return result
+
+
+class _FiniteCheck:
+    """Raises on NaN and infinity, naming copy and step; integer observations are not looked at."""
+
+    def __init__(self, observations: Any) -> None:
+        keys = observations.keys() if isinstance(observations, dict) else [None]
+        pick = (lambda x, key: x if key is None else x[key])
+        self._floating = [key for key in keys if np.issubdtype(pick(observations, key).dtype, np.floating)]
+        self._pick = pick
+
+    def observations(self, observations: Any, when: str) -> None:
+        for key in self._floating:
+            value = self._pick(observations, key)
+            if not np.isfinite(value).all():
+                copy = int(np.argwhere(~np.isfinite(value))[0][0])
+                name = "observation" if key is None else f"observation {key!r}"
+                raise ValueError(f"Environment copy {copy} gave a non-finite {name} {when} of the collection: {value[copy]}.")
+
+    def rewards(self, rewards: np.ndarray, step: int) -> None:
+        if not np.isfinite(rewards).all():
+            copy = int(np.flatnonzero(~np.isfinite(rewards))[0])
+            raise ValueError(f"Environment copy {copy} gave a non-finite reward at step {step} of the collection: {rewards[copy]}.")

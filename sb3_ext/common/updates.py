@@ -1,0 +1,131 @@
+"""Parameter updates that can be differentiated through, on dicts of parameters (``torch.func`` style).
+
+An optimiser is two pure functions, ``init(params) -> state`` and ``update(params, grads, state) -> (params, state)``;
+``grads`` are those of a loss to be minimised. Nothing here detaches unless its docstring says so, so ``torch.func.vjp`` of
+a function that calls them is the derivative of the whole step, gradient clip included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vjp
+
+Params = dict[str, Tensor]
+State = dict[str, Any]
+
+
+def global_norm(tree: Params) -> Tensor:
+    """Euclidean norm over all entries of a parameter dict."""
+    return torch.sqrt(sum((value.square().sum() for value in tree.values()), start=torch.zeros(())))
+
+
+def clip_by_global_norm(tree: Params, max_norm: float | None) -> Params:
+    """Scale ``tree`` to a global norm of at most ``max_norm``; ``None`` leaves it as it is. Differentiable.
+
+    The scale is max_norm / (norm + 1e-6) as in ``torch.nn.utils.clip_grad_norm_``, whose factor carries no gradient; here
+    it does. At a zero gradient the derivative is the identity, not the NaN of d‖x‖.
+    """
+    if max_norm is None:
+        return tree
+    squared = sum((value.square().sum() for value in tree.values()), start=torch.zeros(()))
+    # sqrt has an infinite slope at 0: take it only where the norm is large enough to clip.
+    clipped = squared > max_norm**2
+    norm = torch.sqrt(torch.where(clipped, squared, torch.ones_like(squared)))
+    scale = torch.where(clipped, max_norm / (norm + 1e-6), torch.ones_like(squared))
+    return {name: value * scale for name, value in tree.items()}
+
+
+@dataclass(frozen=True)
+class SGD:
+    """θ ← θ − lr · g."""
+
+    learning_rate: float
+
+    def init(self, params: Params) -> State:
+        return {}
+
+    def update(self, params: Params, grads: Params, state: State) -> tuple[Params, State]:
+        return {name: value - self.learning_rate * grads[name] for name, value in params.items()}, state
+
+
+@dataclass(frozen=True)
+class RMSprop:
+    """θ ← θ − lr · g / (√v + eps), v ← decay · v + (1 − decay) g²; as ``torch.optim.RMSprop``.
+
+    ``differentiate_second_moment=False`` stops the gradient through v.
+    """
+
+    learning_rate: float
+    decay: float = 0.99
+    eps: float = 1e-8
+    differentiate_second_moment: bool = True
+
+    def init(self, params: Params) -> State:
+        return {"v": {name: torch.zeros_like(value) for name, value in params.items()}}
+
+    def update(self, params: Params, grads: Params, state: State) -> tuple[Params, State]:
+        v = _second_moment(state["v"], grads, self.decay, self.differentiate_second_moment)
+        new = {name: value - self.learning_rate * grads[name] / (_safe_sqrt(v[name]) + self.eps) for name, value in params.items()}
+        return new, {"v": v}
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Kingma & Ba (2015), as ``torch.optim.Adam``. ``differentiate_second_moment=False`` stops the gradient through v."""
+
+    learning_rate: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    differentiate_second_moment: bool = True
+
+    def init(self, params: Params) -> State:
+        zeros = {name: torch.zeros_like(value) for name, value in params.items()}
+        return {"m": zeros, "v": dict(zeros), "step": 0}
+
+    def update(self, params: Params, grads: Params, state: State) -> tuple[Params, State]:
+        beta1, beta2 = self.betas
+        step = state["step"] + 1
+        m = {name: beta1 * state["m"][name] + (1 - beta1) * grad for name, grad in grads.items()}
+        v = _second_moment(state["v"], grads, beta2, self.differentiate_second_moment)
+        size = self.learning_rate / (1 - beta1**step)
+        root_correction = (1 - beta2**step) ** 0.5
+        new = {
+            name: value - size * m[name] / (_safe_sqrt(v[name]) / root_correction + self.eps) for name, value in params.items()
+        }
+        return new, {"m": m, "v": v, "step": step}
+
+
+def _second_moment(v: Params, grads: Params, decay: float, differentiate: bool) -> Params:
+    squares = {name: grad.square() if differentiate else grad.detach().square() for name, grad in grads.items()}
+    return {name: decay * v[name] + (1 - decay) * square for name, square in squares.items()}
+
+
+def _safe_sqrt(x: Tensor) -> Tensor:
+    """√x with derivative 0, not infinity, at x = 0 (a parameter that has never had a gradient)."""
+    positive = x > 0
+    return torch.where(positive, torch.sqrt(torch.where(positive, x, torch.ones_like(x))), torch.zeros_like(x))
+
+
+def backpropagate_through_updates(updates: Sequence[Callable[[Params], Params]], inputs: Sequence[Params], *cotangents: Params):
+    """(∂θ_N/∂θ_0)ᵀ g for θ_{j+1} = updates[j](θ_j), by vector-Jacobian products from the last update to the first.
+
+    No Jacobian is formed and only the θ_j are kept: each update is run once more for its own product, so memory does not
+    hold N graphs at a time.
+
+    Args:
+        updates: the N update functions, each a function of the parameters alone.
+        inputs: the N parameters θ_0 … θ_{N−1} they were applied to.
+        cotangents: any number of gradients with respect to θ_N, pulled back together.
+
+    Returns:
+        a tuple with one pulled-back gradient for each cotangent.
+    """
+    for update, params in zip(reversed(updates), reversed(inputs), strict=True):
+        _, pull_back = vjp(update, params)
+        cotangents = tuple(pull_back(cotangent)[0] for cotangent in cotangents)
+    return cotangents
