@@ -1,0 +1,3 @@
+from sb3_ext.irpo import IRPO
+
+__all__ = ["IRPO"]

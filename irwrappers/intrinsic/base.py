@@ -1,0 +1,102 @@
+"""The interface every intrinsic reward has: ``Transitions`` in, one or more reward channels out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from torch import Tensor, nn
+
+
+@dataclass
+class Transitions:
+    """T steps of B environment copies, time first.
+
+    Attributes:
+        observations, next_observations: ``[T, B, ...]`` (or dicts of such), as the environment gave them, unnormalised;
+            ``next_observations`` are those before any reset.
+        actions: ``[T, B, ...]``.
+        terminated, truncated: bool ``[T, B]``.
+    """
+
+    observations: Any
+    actions: Tensor
+    next_observations: Any
+    terminated: Tensor
+    truncated: Tensor
+
+    @property
+    def n_steps(self) -> int:
+        return self.terminated.shape[0]
+
+    @property
+    def n_envs(self) -> int:
+        return self.terminated.shape[1]
+
+
+class IntrinsicReward(nn.Module):
+    """A reward signal with ``n_rewards`` channels.
+
+    ``compute`` is pure; ``update`` learns from a batch; ``fit`` is for what must be trained beforehand; ``state_dict`` holds
+    everything, so that a new module with the same constructor arguments continues exactly after ``load_state_dict``.
+
+    Args:
+        observation_space, action_space: of the environment, one copy's.
+    """
+
+    n_rewards: int
+
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+        super().__init__()
+        self.observation_space = observation_space
+        self.action_space = action_space
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """A short name for each channel, for logs."""
+        name = type(self).__name__.lower()
+        return (name,) if self.n_rewards == 1 else tuple(f"{name}_{i}" for i in range(self.n_rewards))
+
+    @property
+    def needs_fit(self) -> bool:
+        """Whether :meth:`fit` must still be called before :meth:`compute`."""
+        return False
+
+    def compute(self, batch: Transitions) -> Tensor:
+        """Rewards ``[T, B, n_rewards]``; changes nothing and carries no gradient."""
+        raise NotImplementedError
+
+    def update(self, batch: Transitions) -> dict[str, float]:
+        """Learn from a batch; returns what to log."""
+        return {}
+
+    def fit(
+        self, env: VecEnv | gym.Env, total_timesteps: int, seed: int | None = None, progress_bar: bool = False
+    ) -> int:
+        """Train beforehand, on at most ``total_timesteps`` environment steps.
+
+        Returns:
+            the number of environment steps taken.
+        """
+        return 0
+
+
+def as_vec_env(env: VecEnv | gym.Env) -> VecEnv:
+    """An SB3 ``VecEnv`` from one, or from a single Gymnasium environment."""
+    if isinstance(env, VecEnv):
+        return env
+    if isinstance(env, gym.Env):
+        return DummyVecEnv([lambda: env])
+    hint = ""
+    if isinstance(env, gym.vector.VectorEnv):
+        hint = " Present a Gymnasium vector environment through sb3_ext.common.vec_env.GymnasiumVecEnv."
+    raise TypeError(f"Expected an SB3 VecEnv or a gymnasium.Env, got {type(env).__name__}.{hint}")
+
+
+def environment_hook(env: VecEnv, name: str) -> Any:
+    """An attribute of the first copy of ``env``, or ``None`` where the environment has none of that name."""
+    return env.get_attr(name, indices=[0])[0] if env.has_attr(name) else None

@@ -1,0 +1,63 @@
+"""Differences of an untrained network's features: exploration in random directions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import gymnasium as gym
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor, nn
+
+from irwrappers.intrinsic.base import as_vec_env
+from irwrappers.intrinsic.features import FeatureDifference
+
+
+def mlp(sizes: Sequence[int], activation: type[nn.Module], seed: int) -> nn.Sequential:
+    """A multilayer perceptron with torch's default initialisation drawn from ``seed``, the global generator untouched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers: list[nn.Module] = []
+        for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
+            layers += [nn.Linear(n_in, n_out), activation()]
+    return nn.Sequential(*layers[:-1])
+
+
+class RandomNetworkReward(FeatureDifference):
+    """φ is an untrained tanh network (4 × 512 in the paper). Source: Cho & Tran, arXiv 2601.21391, ablation.
+
+    Args:
+        hidden_sizes: of the network. seed: of its weights.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        n_rewards: int = 6,
+        indices: Sequence[int] | None = None,
+        hidden_sizes: Sequence[int] = (512, 512, 512, 512),
+        seed: int = 0,
+    ) -> None:
+        super().__init__(observation_space, action_space, n_rewards, indices)
+        self._fitted = self._given_indices
+        # All entries are inputs and those not chosen are zeroed, so the weights do not depend on what the hook says.
+        self.network = mlp([self.n_entries, *hidden_sizes, n_rewards // 2 + 2], nn.Tanh, seed).requires_grad_(False)
+
+    @property
+    def needs_fit(self) -> bool:
+        return not self._fitted
+
+    def fit(
+        self, env: VecEnv | gym.Env, total_timesteps: int = 0, seed: int | None = None, progress_bar: bool = False
+    ) -> int:
+        """Read which entries are positions, where the environment says; takes no step."""
+        self._read_indices(as_vec_env(env))
+        self._fitted = True
+        return 0
+
+    def features(self, inputs: Tensor) -> Tensor:
+        full = inputs.new_zeros(len(inputs), self.n_entries)
+        full[:, self.indices] = inputs
+        return self.network(full)

@@ -1,0 +1,49 @@
+"""A running standard deviation for each reward channel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class RunningStd(nn.Module):
+    """Mean and variance of everything seen, one for each of ``n`` channels, merged by Chan et al.'s parallel formula.
+
+    >>> std = RunningStd(1)
+    >>> std.update(torch.tensor([[1.0], [3.0]]))
+    >>> std.std
+    tensor([1.], dtype=torch.float64)
+    """
+
+    mean: Tensor
+    var: Tensor
+    count: Tensor
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        for name in ("mean", "var", "count"):
+            self.register_buffer(name, torch.zeros(n, dtype=torch.float64))
+
+    @torch.no_grad()
+    def update(self, x: Tensor, mask: Tensor | None = None) -> None:
+        """Take in ``x`` ``[..., n]``, only where ``mask`` (same shape) is True."""
+        values = x.reshape(-1, x.shape[-1]).double()
+        weight = torch.ones_like(values) if mask is None else mask.expand_as(x).reshape(values.shape).double()
+        count = weight.sum(0)
+        safe = count.clamp(min=1)
+        mean = (values * weight).sum(0) / safe
+        var = ((values - mean).square() * weight).sum(0) / safe
+        total = (self.count + count).clamp(min=1)
+        delta = mean - self.mean
+        self.var.copy_((self.var * self.count + var * count + delta.square() * self.count * count / total) / total)
+        self.mean.add_(delta * count / total)
+        self.count.add_(count)
+
+    @property
+    def std(self) -> Tensor:
+        """``[n]``; 1 where nothing was seen."""
+        return torch.where(self.count > 0, self.var.sqrt(), torch.ones_like(self.var))
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """``x / (std + 1e-8)``, in the type of ``x``."""
+        return x / (self.std + 1e-8).to(x.dtype)

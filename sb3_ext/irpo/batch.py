@@ -1,0 +1,168 @@
+"""From a rollout to what IRPO's updates need: returns, advantages and surrogate batches for K policies at once.
+
+Layout: ``[T, …]`` time first; ``[K, M]`` one row for each policy over its M = T · n transitions (invalid ones masked).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+from torch.utils._pytree import tree_map
+
+from sb3_ext.common.gae import discounted_sum, generalized_advantage_estimation
+from sb3_ext.common.grouped import GroupedRows, group_rows
+from sb3_ext.common.rollout import Rollout
+from sb3_ext.common.updates import Params
+from sb3_ext.irpo.gradient import SurrogateBatch
+from sb3_ext.irpo.policies import IRPOPolicy
+
+EXTRINSIC, INTRINSIC = 0, 1  # the two heads of critics and advantages
+
+
+class PolicyBatch(NamedTuple):
+    """One collection as the K policies see it (a batch of the base policy is shared by all of them).
+
+    states: distinct observations, preprocessed. pairs: distinct (observation, action) pairs. valid: ``[K, M]``.
+    rewards, done: ``[T, K, n]``. old_log_prob: ``[K, R]`` of each pair under the policy that collected it.
+    """
+
+    rollout: Rollout
+    states: GroupedRows
+    pairs: GroupedRows
+    valid: Tensor
+    old_log_prob: Tensor
+
+    @property
+    def n_policies(self) -> int:
+        return len(self.valid)
+
+    def per_policy(self, x: Tensor) -> Tensor:
+        """``[T, E]`` → ``[T, K, n]``."""
+        groups = self.rollout.n_policies
+        return x.view(len(x), groups, -1).expand(-1, self.n_policies, -1)
+
+    def flat(self, x: Tensor) -> Tensor:
+        """``[T, ..., K, n]`` → ``[..., K, M]``."""
+        return x.movedim(0, -2).flatten(-2)
+
+    def unflat(self, x: Tensor) -> Tensor:
+        """``[..., K, M]`` → ``[T, ..., K, n]``."""
+        return x.unflatten(-1, (len(self.rollout.rewards), -1)).movedim(-2, 0)
+
+    def surrogate(self, advantages: Tensor) -> SurrogateBatch:
+        """The surrogate of each policy with these advantages ``[K, M]``."""
+        share = self.valid.to(advantages.dtype) / self.valid.sum(1, keepdim=True)
+        observations, actions = self.pairs.rows
+        return SurrogateBatch(
+            observations, actions, self.pairs.add_up(advantages * share), self.pairs.add_up(share), self.old_log_prob
+        )
+
+    def mean_episode_return(self, rewards: Tensor, gamma: float) -> Tensor:
+        """Mean over the whole episodes of each policy of Σ_t γ^t r_t; ``rewards`` ``[T, K, n]`` → ``[K]``."""
+        done = self.per_policy(self.rollout.done)
+        to_go = discounted_sum(rewards, gamma * (~done).to(rewards.dtype))
+        starts = torch.cat([torch.ones_like(done[:1]), done[:-1]]) & self.per_policy(self.rollout.valid)
+        return (to_go * starts).sum((0, 2)) / starts.sum((0, 2))
+
+    def returns_to_go(self, gamma: float) -> Tensor:
+        """Raw discounted extrinsic returns ``[K, M]``: no critic, no normalisation."""
+        rewards, done = self.per_policy(self.rollout.rewards), self.per_policy(self.rollout.done)
+        return self.flat(discounted_sum(rewards, gamma * (~done).to(rewards.dtype)))
+
+    def rewarded(self) -> Tensor:
+        """bool ``[K]``: whether the environment paid anything at all in this batch."""
+        return ((self.flat(self.per_policy(self.rollout.rewards)) != 0) & self.valid).any(1)
+
+
+def make_policy_batch(rollout: Rollout, policy: IRPOPolicy, params: Params) -> PolicyBatch:
+    """``params``: the K policies, ``[K, ...]``; with a rollout of one policy they are K copies of it."""
+    n_policies = len(next(iter(params.values())))
+    groups = rollout.n_policies
+
+    def to_groups(x: Tensor) -> Tensor:  # [T, E, ...] -> [groups, M, ...]
+        return x.unflatten(1, (groups, -1)).movedim(1, 0).flatten(1, 2)
+
+    valid = to_groups(rollout.valid)
+    observations = tree_map(to_groups, rollout.observations)
+    states = group_rows(observations, valid)
+    pairs = group_rows((observations, to_groups(rollout.actions)), valid)
+    states = GroupedRows(_preprocess(policy, states.rows), states.index).expand(n_policies)
+    pairs = GroupedRows((_preprocess(policy, pairs.rows[0]), pairs.rows[1]), pairs.index).expand(n_policies)
+    with torch.no_grad():
+        old_log_prob = policy.distribution.log_prob(vmap(policy.actor)(params, pairs.rows[0]), pairs.rows[1])
+    return PolicyBatch(rollout, states, pairs, valid.expand(n_policies, -1), old_log_prob)
+
+
+def _preprocess(policy: IRPOPolicy, rows: Any) -> Any:
+    """SB3's preprocessing of ``[G, R, ...]``."""
+    leading: list[int] = []
+
+    def merge(x: Tensor) -> Tensor:
+        leading[:] = x.shape[:2]
+        return x.flatten(0, 1)
+
+    flat = policy.preprocess(tree_map(merge, rows))
+    return tree_map(lambda x: x.unflatten(0, tuple(leading)), flat)
+
+
+class Advantages(NamedTuple):
+    """Heads (extrinsic, intrinsic): ``normalized`` advantages and λ-return ``targets`` ``[2, K, M]``."""
+
+    normalized: Tensor
+    targets: Tensor
+
+
+@torch.no_grad()
+def estimate_advantages(
+    batch: PolicyBatch,
+    intrinsic_rewards: Tensor,
+    critic: Callable[[Any], Tensor],
+    *,
+    gammas: tuple[float, float],
+    gae_lambda: float,
+    normalize: bool,
+    next_states: GroupedRows | None,
+) -> Advantages:
+    """GAE of both heads for every policy.
+
+    Args:
+        intrinsic_rewards: ``[T, K, n]``, policy k's own channel.
+        critic: preprocessed rows ``[K, R, ...]`` → values ``[2, K, R]``.
+        gammas: extrinsic and intrinsic discount.
+        next_states: rows of the next observations to bootstrap truncated episodes from; ``None`` counts truncation as the
+            end (the paper's form).
+    """
+
+    def values_of(states: GroupedRows) -> Tensor:  # [T, 2, K, n]
+        rows = critic(states.rows)
+        return batch.unflat(rows.gather(2, states.index.expand(2, -1, -1)))
+
+    rollout = batch.rollout
+    values = values_of(batch.states)
+    rewards = torch.stack([batch.per_policy(rollout.rewards).to(values.dtype), intrinsic_rewards.to(values.dtype)], 1)
+    done = batch.per_policy(rollout.done).unsqueeze(1).expand_as(values)
+    if next_states is None:
+        next_values, terminated = torch.cat([values[1:], torch.zeros_like(values[:1])]), done
+    else:
+        next_values = values_of(next_states)
+        terminated = batch.per_policy(rollout.terminated).unsqueeze(1).expand_as(values)
+    advantages = torch.empty_like(values)
+    for head, gamma in enumerate(gammas):
+        advantages[:, head] = generalized_advantage_estimation(
+            rewards[:, head], values[:, head], next_values[:, head], terminated[:, head], done[:, head], gamma, gae_lambda
+        )
+    targets = batch.flat(advantages + values)
+    flat = batch.flat(advantages)
+    return Advantages(_normalize(flat, batch.valid) if normalize else flat, targets)
+
+
+def _normalize(x: Tensor, valid: Tensor) -> Tensor:
+    """Zero mean and unit (unbiased) deviation over the valid entries of each policy."""
+    count = valid.sum(-1, keepdim=True)
+    mean = (x * valid).sum(-1, keepdim=True) / count
+    variance = (((x - mean) * valid) ** 2).sum(-1, keepdim=True) / (count - 1).clamp(min=1)
+    return (x - mean) / (variance.sqrt() + 1e-8)

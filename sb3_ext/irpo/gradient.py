@@ -1,0 +1,70 @@
+"""The mathematics of IRPO for one policy; batch it over K policies with ``torch.func.vmap``.
+
+Cho & Tran, "Intrinsic Reward Policy Optimization", arXiv 2601.21391:
+
+    θ̃^(j+1) = θ̃^(j) + α ∇J_R̃(θ̃^(j)),   ∇J_IRPO(θ) = Σ_k ω_k (∇_θ θ̃_k^(N))ᵀ ∇J_R(θ̃_k^(N))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import grad
+
+from sb3_ext.common.distributions import ActionDistribution
+from sb3_ext.common.updates import SGD, Params, clip_by_global_norm
+
+Surrogate = Literal["ratio", "log_prob"]
+Actor = Callable[[Params, Any], Tensor]  # (parameters, observations [R, ...]) -> distribution parameters [R, P]
+
+
+class SurrogateBatch(NamedTuple):
+    """What the surrogate of one policy needs, over R rows (distinct observation-action pairs, or transitions).
+
+    observations ``[R, ...]``; actions ``[R, n_actions]``; weights ``[R]``: sum of Â over the row's transitions / their number
+    in the batch; shares ``[R]``: the row's share of the batch; old_log_prob ``[R]``: log π of the policy that collected it.
+    """
+
+    observations: Any
+    actions: Tensor
+    weights: Tensor
+    shares: Tensor
+    old_log_prob: Tensor
+
+
+def surrogate_objective(
+    params: Params,
+    batch: SurrogateBatch,
+    actor: Actor,
+    distribution: ActionDistribution,
+    surrogate: Surrogate = "ratio",
+    ent_coef: float = 0.0,
+) -> Tensor:
+    """E[π/π_old · Â] (``"ratio"``) or E[log π · Â] (``"log_prob"``), plus ``ent_coef`` times the mean entropy.
+
+    Both have the gradient of J at π = π_old. Only the ratio has its second derivative,
+    E[(∇² log π + ∇log π ∇log πᵀ) Â]: the log-probability form lacks the second term.
+    """
+    outputs = actor(params, batch.observations)
+    log_prob = distribution.log_prob(outputs, batch.actions)
+    quantity = torch.exp(log_prob - batch.old_log_prob) if surrogate == "ratio" else log_prob
+    objective = (quantity * batch.weights).sum()
+    if ent_coef:
+        objective = objective + ent_coef * (distribution.entropy(outputs) * batch.shares).sum()
+    return objective
+
+
+def surrogate_gradient(params: Params, batch: SurrogateBatch, max_grad_norm: float | None = None, **kwargs: Any) -> Params:
+    """Ascent direction of :func:`surrogate_objective`, clipped to a global norm inside the graph."""
+    return clip_by_global_norm(grad(surrogate_objective)(params, batch, **kwargs), max_grad_norm)
+
+
+def exploratory_update(
+    params: Params, batch: SurrogateBatch, learning_rate: float, max_grad_norm: float | None = None, **kwargs: Any
+) -> Params:
+    """θ̃ + α · clip(∇J_R̃(θ̃)): one plain SGD step on an intrinsic reward, differentiable in θ̃."""
+    ascent = surrogate_gradient(params, batch, max_grad_norm, **kwargs)
+    return SGD(learning_rate).update(params, {name: -value for name, value in ascent.items()}, {})[0]

@@ -1,0 +1,620 @@
+"""IRPO: Intrinsic Reward Policy Optimization (Cho & Tran, arXiv 2601.21391)."""
+
+from __future__ import annotations
+
+import copy
+import math
+from functools import partial
+from typing import Any, ClassVar, Literal, TypeVar
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import obs_as_tensor
+from torch import Tensor
+from torch.func import vmap
+from torch.utils._pytree import tree_map
+
+from irwrappers import IntrinsicReward, RunningStd, Transitions, make_intrinsic_reward
+from sb3_ext.common.arguments import check_choice, check_range
+from sb3_ext.common.checkpoint import IterationCheckpoint
+from sb3_ext.common.grouped import minibatches
+from sb3_ext.common.rollout import Rollout, collect_episodes, concatenate_policies
+from sb3_ext.common.trust_region import TrustRegionResult, trust_region_step
+from sb3_ext.common.updates import Params, backpropagate_through_updates, global_norm
+from sb3_ext.common.vec_env import make_vec_env
+from sb3_ext.irpo.batch import EXTRINSIC, INTRINSIC, PolicyBatch, estimate_advantages, make_policy_batch
+from sb3_ext.irpo.gradient import Surrogate, SurrogateBatch, exploratory_update, surrogate_gradient
+from sb3_ext.irpo.policies import CnnPolicy, IRPOPolicy, MlpPolicy, MultiInputPolicy
+
+SelfIRPO = TypeVar("SelfIRPO", bound="IRPO")
+
+NOISE_CHUNK = 64  # steps of action noise drawn at a time
+
+
+class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
+    """Clone the base policy into K exploratory ones, train each N steps on its own intrinsic reward, and move the base
+    policy along the extrinsic gradient at their ends, pulled back through those steps.
+
+    Args:
+        policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a subclass of :class:`IRPOPolicy`.
+        env: an environment, an SB3 ``VecEnv`` or a registered id (then as many copies are made as a batch needs). With K
+            dividing the number of copies the K policies explore side by side, otherwise they take turns.
+        learning_rate: of the critics (Adam).
+        batch_size: B: each collection of each policy goes on until it holds at least B transitions: each of its n copies
+            runs whole episodes from reset until it has ⌈B / n⌉ steps. What is collected beyond B is used too.
+        n_exploratory_updates: N, intrinsic updates of each exploratory policy. An iteration collects 1 + K·N batches.
+        exploratory_learning_rate: α of those updates (plain SGD).
+        gamma: extrinsic discount. intrinsic_gamma: intrinsic discount. gae_lambda: λ of both.
+        normalize_advantage: to zero mean and unit deviation in each batch.
+        bootstrap_truncated: bootstrap episodes cut by a time limit; the paper counts them as terminal.
+        n_critic_minibatches: disjoint minibatches of the one pass over each batch that each critic makes.
+        ent_coef: entropy bonus of the extrinsic gradient.
+        max_grad_norm: clip of every policy gradient (inside the graph) and of the critics'; ``None`` for none.
+        surrogate: ``"ratio"``, whose Hessian is that of J, or the authors' ``"log_prob"``, whose is not.
+        weighting: of the K pulled-back gradients. ``"softmax"``: ω = softmax(J_R / τ) of this iteration's mean discounted
+            returns (the paper); ``"ema"``: the authors' program, softmax then arg-max of an exponential average of step
+            rewards with τ falling 1 → 0 over the first ``temperature_decay`` of training; ``"argmax"``; ``"uniform"``.
+        temperature: τ of ``"softmax"``, a number or a schedule of the remaining progress. ema_decay: of ``"ema"``.
+        base_update: ``"trust_region"`` or ``"sgd"`` with ``base_learning_rate``.
+        target_kl: δ of the trust region. cg_max_steps, cg_damping, line_search_shrinking_factor, line_search_max_iter: of its
+            conjugate gradients and backtracking.
+        deploy: what ``predict`` uses: ``"best_exploratory"``, the exploratory policy with the best return, one step along its
+            extrinsic gradient further; or ``"base"``.
+        intrinsic_reward: a name (``irwrappers.make_intrinsic_reward``), an instance, or a list of these; K is the number of
+            its channels. intrinsic_reward_kwargs: for a name.
+        fit_fraction: at most this share of ``total_timesteps`` goes into fitting the intrinsic reward (ALLO's walks).
+
+    The others are SB3's. ``num_timesteps`` counts every environment step, fitting and exploration included. Environments
+    and sampling are seeded from (seed, iteration), and ``save`` during an iteration stores its beginning: a run loaded from
+    a checkpoint and continued with ``reset_num_timesteps=False`` is the unbroken run.
+
+    Raises:
+        ValueError: for an argument out of range, before anything runs, and for NaN from the environment.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+    }
+    policy: IRPOPolicy  # type: ignore[assignment]
+    intrinsic_reward: IntrinsicReward
+    intrinsic_std: RunningStd
+    _boundary_attributes = (*IterationCheckpoint._boundary_attributes, "_tracked_returns")
+
+    def __init__(
+        self,
+        policy: str | type[IRPOPolicy],
+        env: GymEnv | str | None,
+        learning_rate: float | Schedule = 5e-5,
+        batch_size: int = 8192,
+        n_exploratory_updates: int = 5,
+        exploratory_learning_rate: float = 0.01,
+        gamma: float = 0.99,
+        intrinsic_gamma: float = 1.0,
+        gae_lambda: float = 0.95,
+        normalize_advantage: bool = True,
+        bootstrap_truncated: bool = False,
+        n_critic_minibatches: int = 5,
+        ent_coef: float = 1e-3,
+        max_grad_norm: float | None = 0.5,
+        surrogate: Surrogate = "ratio",
+        weighting: Literal["softmax", "ema", "argmax", "uniform"] = "softmax",
+        temperature: float | Schedule = 0.1,
+        temperature_decay: float = 0.1,
+        ema_decay: float = 0.9995,
+        base_update: Literal["trust_region", "sgd"] = "trust_region",
+        base_learning_rate: float = 1e-3,
+        target_kl: float = 1e-3,
+        cg_max_steps: int = 10,
+        cg_damping: float = 0.1,
+        line_search_shrinking_factor: float = 0.7,
+        line_search_max_iter: int = 15,
+        deploy: Literal["best_exploratory", "base"] = "best_exploratory",
+        intrinsic_reward: str | IntrinsicReward | list[Any] = "allo",
+        intrinsic_reward_kwargs: dict[str, Any] | None = None,
+        fit_fraction: float = 0.1,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        self.batch_size = batch_size
+        self.n_exploratory_updates = n_exploratory_updates
+        self.exploratory_learning_rate = exploratory_learning_rate
+        self.intrinsic_gamma = intrinsic_gamma
+        self.normalize_advantage = normalize_advantage
+        self.bootstrap_truncated = bootstrap_truncated
+        self.n_critic_minibatches = n_critic_minibatches
+        self.surrogate = surrogate
+        self.weighting = weighting
+        self.temperature = temperature
+        self.temperature_decay = temperature_decay
+        self.ema_decay = ema_decay
+        self.base_update = base_update
+        self.base_learning_rate = base_learning_rate
+        self.target_kl = target_kl
+        self.cg_max_steps = cg_max_steps
+        self.cg_damping = cg_damping
+        self.line_search_shrinking_factor = line_search_shrinking_factor
+        self.line_search_max_iter = line_search_max_iter
+        self.deploy = deploy
+        self.intrinsic_reward_spec = intrinsic_reward
+        self.intrinsic_reward_kwargs = intrinsic_reward_kwargs or {}
+        self.fit_fraction = fit_fraction
+        self._check_arguments(learning_rate, gamma, gae_lambda, ent_coef, max_grad_norm)
+        if isinstance(env, str):
+            env = self._make_default_env(env)
+        super().__init__(
+            policy,
+            env,  # type: ignore[arg-type]
+            learning_rate=learning_rate,
+            n_steps=0,  # rollouts are whole episodes, held in a Rollout
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            ent_coef=ent_coef,
+            vf_coef=0.0,
+            max_grad_norm=max_grad_norm,  # type: ignore[arg-type]
+            use_sde=False,
+            sde_sample_freq=-1,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
+        )
+        self._iteration = 0
+        self._base_seed = seed if seed is not None else int(np.random.randint(2**31 - 1))
+        self._tracked_returns: np.ndarray | None = None
+        if _init_setup_model:
+            self._setup_model()
+
+    # ------------------------------------------------------------------ set-up
+
+    def _make_default_env(self, env_id: str) -> GymEnv:
+        """Enough copies that each of the K policies holds a batch after one episode of full length each."""
+        probe = gym.make(env_id)
+        horizon = probe.spec.max_episode_steps if probe.spec is not None else None
+        n_policies = self._make_intrinsic_reward(probe.observation_space, probe.action_space).n_rewards
+        native = probe.spec is not None and probe.spec.vector_entry_point is not None
+        probe.close()
+        copies = math.ceil(self.batch_size / horizon) if horizon and native else 1
+        return make_vec_env(env_id, n_envs=n_policies * min(copies, 256))
+
+    def _make_intrinsic_reward(self, observation_space: spaces.Space, action_space: spaces.Space) -> IntrinsicReward:
+        return make_intrinsic_reward(self.intrinsic_reward_spec, observation_space, action_space, **self.intrinsic_reward_kwargs)
+
+    def _setup_model(self) -> None:
+        self._setup_lr_schedule()
+        self.set_random_seed(self.seed)
+        self.intrinsic_reward = self._make_intrinsic_reward(self.observation_space, self.action_space).to(self.device)
+        self.intrinsic_std = RunningStd(self.n_exploratory).to(self.device)
+        if not issubclass(self.policy_class, IRPOPolicy):
+            raise ValueError(f"IRPO needs a policy derived from sb3_ext.irpo.IRPOPolicy, got {self.policy_class.__name__}.")
+        self.policy = self.policy_class(
+            self.observation_space,
+            self.action_space,
+            self.lr_schedule,
+            n_exploratory=self.n_exploratory,
+            **self.policy_kwargs,
+        ).to(self.device)
+        self.policy.set_training_mode(False)
+        if self._tracked_returns is None:
+            self._tracked_returns = np.zeros(self.n_exploratory)
+        self._maybe_recommend_cpu("IRPOPolicy")
+
+    @property
+    def n_exploratory(self) -> int:
+        """K, the number of exploratory policies: one for each channel of the intrinsic reward."""
+        return self.intrinsic_reward.n_rewards
+
+    def _fit_intrinsic_reward(self, total_timesteps: int, progress_bar: bool) -> None:
+        if not self.intrinsic_reward.needs_fit:
+            return
+        assert self.env is not None
+        budget = int(self.fit_fraction * (total_timesteps - self.num_timesteps))
+        if self.verbose >= 1:
+            print(f"Fitting the intrinsic reward {type(self.intrinsic_reward).__name__} on at most {budget} steps")
+        self.num_timesteps += self.intrinsic_reward.fit(self.env, budget, seed=self._base_seed, progress_bar=progress_bar)
+        self.intrinsic_reward.to(self.device)
+
+    # ------------------------------------------------------------------ learning
+
+    def learn(
+        self: SelfIRPO,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 1,
+        tb_log_name: str = "IRPO",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfIRPO:
+        total_timesteps, callback = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+        self._fit_intrinsic_reward(total_timesteps, progress_bar or self.verbose >= 1)
+        callback.on_training_start(locals(), globals())
+        iteration = 0
+        while self.num_timesteps < total_timesteps:
+            self._boundary = self._snapshot()
+            try:
+                finished = self._run_iteration(callback)
+            except BaseException:
+                # Interrupted: as if this iteration had not begun, so that what is saved now resumes exactly.
+                self._restore(self._boundary)
+                raise
+            finally:
+                self._set_normalization_training(True)
+            if not finished:
+                steps = self.num_timesteps
+                self._restore(self._boundary)
+                self.num_timesteps = steps  # a callback's stop: the steps were taken
+                break
+            self._boundary = None
+            iteration += 1
+            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+            if log_interval is not None and iteration % log_interval == 0:
+                self.dump_logs(iteration)
+        self._boundary = None
+        callback.on_training_end()
+        return self
+
+    def _run_iteration(self, callback: BaseCallback) -> bool:
+        """One base update (Algorithm 1 of the paper). False when a callback stopped it."""
+        assert self.env is not None
+        seed = int(np.random.SeedSequence([self._base_seed, self._iteration]).generate_state(1)[0])
+        self._generator = torch.Generator(self.device).manual_seed(seed)
+        self.env.seed(seed)
+        self._set_normalization_training(False)
+        self._update_learning_rate(self.policy.optimizer)
+        callback.on_rollout_start()
+
+        theta = {name: value.clone() for name, value in self.policy.base.as_dict().items()}
+        thetas = {name: value.expand(self.n_exploratory, *value.shape).clone() for name, value in theta.items()}
+        rollout = self._collect({name: value[:1] for name, value in thetas.items()}, callback)
+        if rollout is None:
+            return False
+        rollouts = [rollout]
+        base = batch = make_policy_batch(rollout, self.policy, thetas)
+
+        inputs: list[Params] = []
+        surrogates: list[SurrogateBatch] = []
+        for _ in range(self.n_exploratory_updates):
+            advantages, intrinsic_return = self._evaluate(batch)
+            inputs.append(thetas)
+            surrogates.append(batch.surrogate(advantages[INTRINSIC]))
+            thetas = self._exploratory_updates(surrogates[-1])(thetas)
+            rollout = self._collect(thetas, callback)
+            if rollout is None:
+                return False
+            rollouts.append(rollout)
+            batch = make_policy_batch(rollout, self.policy, thetas)
+        advantages, intrinsic_return = self._evaluate(batch)
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+
+        # The extrinsic gradient at the end of exploration; none where nothing was paid, for normalised noise is O(1).
+        rewarded = batch.rewarded().to(intrinsic_return.dtype)
+        extrinsic = vmap(partial(self._surrogate_gradient, ent_coef=self.ent_coef))(
+            thetas, batch.surrogate(advantages[EXTRINSIC])
+        )
+        extrinsic = {name: torch.einsum("k,k...->k...", rewarded, value) for name, value in extrinsic.items()}
+        raw = vmap(partial(self._surrogate_gradient, max_grad_norm=None))(thetas, batch.surrogate(batch.returns_to_go(self.gamma)))
+        updates = [self._exploratory_updates(surrogate) for surrogate in surrogates]
+        pulled_back, raw_pulled_back = backpropagate_through_updates(updates, inputs, extrinsic, raw)
+
+        returns = batch.mean_episode_return(batch.per_policy(batch.rollout.rewards), self.gamma)
+        weights, temperature = self._weights(returns)
+        gradient = {name: torch.einsum("k,k...->...", weights, value) for name, value in pulled_back.items()}
+        step = self._update_base(theta, gradient, base)
+        self._deploy(step.params, thetas, extrinsic, returns)
+
+        self._iteration += 1
+        self._n_updates += 1
+        self._update_normalization(rollouts)
+        raw_gradient = {name: torch.einsum("k,k...->...", weights, value) for name, value in raw_pulled_back.items()}
+        self._log(base, returns, intrinsic_return, weights, temperature, step, global_norm(raw_gradient))
+        return True
+
+    # ------------------------------------------------------------------ pieces of an iteration
+
+    def _collect(self, params: Params, callback: BaseCallback) -> Rollout | None:
+        """A batch of each policy in ``params`` ``[P, ...]``: side by side where P divides the copies, otherwise in turn."""
+        assert self.env is not None
+        n_policies = len(next(iter(params.values())))
+        if self.env.num_envs % n_policies == 0:
+            return self._collect_together(params, n_policies, callback)
+        rollouts = []
+        for k in range(n_policies):
+            rollout = self._collect_together({name: value[k : k + 1] for name, value in params.items()}, 1, callback)
+            if rollout is None:
+                return None
+            rollouts.append(rollout)
+        return concatenate_policies(rollouts)
+
+    def _collect_together(self, params: Params, n_policies: int, callback: BaseCallback) -> Rollout | None:
+        assert self.env is not None
+        env, distribution = self.env, self.policy.distribution
+        noise: list[Tensor] = []
+        actor = vmap(self.policy.actor)
+
+        @torch.no_grad()
+        def act(observations: Any) -> tuple[np.ndarray, np.ndarray]:
+            if not noise:
+                shape = (NOISE_CHUNK, n_policies, env.num_envs // n_policies)
+                noise.extend(reversed(distribution.draw_noise(shape, self._generator, self.device)))
+            inputs = self.policy.preprocess(obs_as_tensor(observations, self.device))
+            inputs = tree_map(lambda x: x.unflatten(0, (n_policies, -1)), inputs)
+            actions = distribution.sample(actor(params, inputs), noise.pop()).flatten(0, 1).cpu().numpy()
+            return actions, self._to_env_actions(actions)
+
+        def on_step(step: dict[str, Any]) -> bool:
+            self.num_timesteps += env.num_envs
+            callback.update_locals(step)
+            if not callback.on_step():
+                return False
+            ended = np.flatnonzero(step["dones"])
+            self._update_info_buffer([step["infos"][i] for i in ended], step["dones"][ended])
+            return True
+
+        copies = env.num_envs // n_policies
+        return collect_episodes(
+            env,
+            self._vec_normalize_env,
+            act,
+            on_step,
+            n_policies=n_policies,
+            min_steps=math.ceil(self.batch_size / copies),
+            device=self.device,
+        )
+
+    def _to_env_actions(self, actions: np.ndarray) -> np.ndarray:
+        space = self.action_space
+        if isinstance(space, spaces.Box):
+            return np.clip(actions, space.low, space.high)
+        if isinstance(space, spaces.Discrete):
+            return actions[:, 0]
+        return actions.astype(space.dtype)
+
+    def _evaluate(self, batch: PolicyBatch) -> tuple[Tensor, Tensor]:
+        """Advantages ``[2, K, M]`` (taken before the critics and the reward learn from the batch) and each policy's mean
+        intrinsic return ``[K]``."""
+        rollout = batch.rollout
+        actions = rollout.actions.squeeze(-1) if isinstance(self.action_space, spaces.Discrete) else rollout.actions
+        transitions = Transitions(
+            rollout.raw_observations, actions, rollout.raw_next_observations, rollout.terminated, rollout.truncated
+        )
+        rewards = self._own_channels(self.intrinsic_reward.compute(transitions), rollout.n_policies)  # [T, K, n]
+        if not torch.isfinite(rewards).all():
+            raise ValueError(f"The intrinsic reward {type(self.intrinsic_reward).__name__} gave NaN or infinite values.")
+        self.intrinsic_std.update(rewards.movedim(1, -1), batch.per_policy(rollout.valid).movedim(1, -1))
+        rewards = self.intrinsic_std.normalize(rewards.movedim(1, -1)).movedim(-1, 1)
+        for key, value in self.intrinsic_reward.update(transitions).items():
+            self.logger.record_mean(f"intrinsic/{key}", value)
+
+        next_states = None
+        if self.bootstrap_truncated:
+            next_rollout = copy.copy(rollout)
+            next_rollout.observations = rollout.next_observations
+            next_states = make_policy_batch(next_rollout, self.policy, self._copies_of_base()).states
+        advantages = estimate_advantages(
+            batch,
+            rewards,
+            self._critic_values,
+            gammas=(self.gamma, self.intrinsic_gamma),
+            gae_lambda=self.gae_lambda,
+            normalize=self.normalize_advantage,
+            next_states=next_states,
+        )
+        self._update_critics(batch, advantages.targets)
+        step_reward = (batch.flat(batch.per_policy(rollout.rewards)) * batch.valid).sum(1) / batch.valid.sum(1)
+        self._tracked_returns = self.ema_decay * self._tracked_returns + (1 - self.ema_decay) * step_reward.cpu().numpy()
+        return advantages.normalized, batch.mean_episode_return(rewards, self.intrinsic_gamma)
+
+    def _copies_of_base(self) -> Params:
+        return {n: v.expand(self.n_exploratory, *v.shape) for n, v in self.policy.base.as_dict().items()}
+
+    def _own_channels(self, rewards: Tensor, n_policies: int) -> Tensor:
+        """``[T, E, K]`` → ``[T, K, n]``: channel k on the copies of policy k, or every channel on those of the base policy."""
+        grouped = rewards.unflatten(1, (n_policies, -1))
+        if n_policies == 1:
+            return grouped[:, 0].movedim(-1, 1)
+        return grouped.diagonal(dim1=1, dim2=3).movedim(-1, 1)
+
+    def _critic_values(self, rows: Any) -> Tensor:
+        """``[K, R, ...]`` → ``[2, K, R]``."""
+        return vmap(vmap(self.policy.critic), in_dims=(0, None))(self.policy.critics.as_dict(), rows)
+
+    def _update_critics(self, batch: PolicyBatch, targets: Tensor) -> None:
+        """One pass of all 2K critics, side by side: their losses add up, so one backward pass gives each its own gradient."""
+        optimizer = self.policy.optimizer
+        losses = []
+        for rows, weights, target in minibatches(batch.states, targets, batch.valid, self.n_critic_minibatches, self._generator):
+            loss = (weights * (self._critic_values(rows) - target) ** 2).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            self._clip_each_critic()
+            optimizer.step()
+            losses.append(loss.detach())
+        self.logger.record_mean("train/value_loss", float(torch.stack(losses).mean()) / (2 * self.n_exploratory))
+
+    @torch.no_grad()
+    def _clip_each_critic(self) -> None:
+        if self.max_grad_norm is None:
+            return
+        gradients = [parameter.grad for parameter in self.policy.critics.parameters()]
+        squared = sum(gradient.square().flatten(2).sum(2) for gradient in gradients if gradient is not None)  # [2, K]
+        scale = (self.max_grad_norm / (torch.as_tensor(squared).sqrt() + 1e-6)).clamp(max=1.0)
+        for gradient in gradients:
+            if gradient is not None:
+                gradient.mul_(scale.view(*scale.shape, *[1] * (gradient.dim() - 2)))
+
+    def _surrogate_gradient(
+        self, params: Params, batch: SurrogateBatch, max_grad_norm: float | None | Literal["default"] = "default", ent_coef: float = 0.0
+    ) -> Params:
+        clip = self.max_grad_norm if max_grad_norm == "default" else max_grad_norm
+        return surrogate_gradient(
+            params,
+            batch,
+            clip,
+            actor=self.policy.actor,
+            distribution=self.policy.distribution,
+            surrogate=self.surrogate,
+            ent_coef=ent_coef,
+        )
+
+    def _exploratory_updates(self, surrogate: SurrogateBatch) -> Any:
+        """θ̃ → θ̃ + α clip(∇J_R̃) of all K policies, ``[K, ...]`` → ``[K, ...]``."""
+        update = partial(
+            exploratory_update,
+            learning_rate=self.exploratory_learning_rate,
+            max_grad_norm=self.max_grad_norm,
+            actor=self.policy.actor,
+            distribution=self.policy.distribution,
+            surrogate=self.surrogate,
+        )
+        return lambda params: vmap(update)(params, surrogate)
+
+    def _weights(self, returns: Tensor) -> tuple[Tensor, float]:
+        """ω ``[K]`` and the temperature it was taken at."""
+        if self.weighting == "uniform":
+            return torch.full_like(returns, 1 / len(returns)), math.inf
+        if self.weighting == "softmax":
+            progress = self._current_progress_remaining
+            temperature = self.temperature(progress) if callable(self.temperature) else self.temperature
+            return torch.softmax(returns / temperature, 0), temperature
+        if self.weighting == "ema":
+            temperature = 1 - (1 - self._current_progress_remaining) / self.temperature_decay
+            returns = torch.as_tensor(self._tracked_returns, dtype=returns.dtype, device=returns.device)
+            if temperature > 0:
+                return torch.softmax(returns / temperature, 0), temperature
+        return torch.nn.functional.one_hot(returns.argmax(), len(returns)).to(returns.dtype), 0.0
+
+    def _update_base(self, theta: Params, gradient: Params, base: PolicyBatch) -> TrustRegionResult:
+        """θ after a trust-region (or plain) step along the ascent direction ``gradient``; KL over the base policy's batch."""
+        states = tree_map(lambda x: x[0], base.states.rows)
+        share = base.states.add_up(base.valid.to(next(iter(theta.values())).dtype))[0] / base.valid[0].sum()
+        with torch.no_grad():
+            old = self.policy.actor(theta, states)
+
+        def kl_divergence(params: Params) -> Tensor:
+            return (self.policy.distribution.kl_divergence(old, self.policy.actor(params, states)) * share).sum()
+
+        if self.base_update == "sgd":
+            params = {name: value + self.base_learning_rate * gradient[name] for name, value in theta.items()}
+            with torch.no_grad():
+                return TrustRegionResult(params, float(kl_divergence(params)), 0, True)
+        return trust_region_step(
+            theta,
+            gradient,
+            kl_divergence,
+            self.target_kl,
+            cg_max_steps=self.cg_max_steps,
+            cg_damping=self.cg_damping,
+            shrinking_factor=self.line_search_shrinking_factor,
+            max_backtracks=self.line_search_max_iter,
+        )
+
+    @torch.no_grad()
+    def _deploy(self, theta: Params, thetas: Params, extrinsic: Params, returns: Tensor) -> None:
+        """Store θ and the exploratory policies after their extrinsic step, and make one of them the policy that acts."""
+        after = {name: value + self.exploratory_learning_rate * extrinsic[name] for name, value in thetas.items()}
+        self.policy.base.assign(theta)
+        self.policy.exploratory.assign(after)
+        tracked = torch.as_tensor(self._tracked_returns) if self.weighting == "ema" else returns
+        best = int(tracked.argmax())
+        actor = theta if self.deploy == "base" else {name: value[best] for name, value in after.items()}
+        self.policy.deploy(actor, {name: value[EXTRINSIC, best] for name, value in self.policy.critics.as_dict().items()})
+
+    # ------------------------------------------------------------------ normalisation, logs, checks
+
+    def _set_normalization_training(self, training: bool) -> None:
+        """Observation statistics stay frozen within an iteration: every policy of it sees the same inputs."""
+        if self._vec_normalize_env is None:
+            return
+        if not training:
+            self._normalization_was_training = self._vec_normalize_env.training
+        self._vec_normalize_env.training = training and self._normalization_was_training
+
+    def _update_normalization(self, rollouts: list[Rollout]) -> None:
+        normalize = self._vec_normalize_env
+        if normalize is None or not normalize.norm_obs or not self._normalization_was_training:
+            return
+        for rollout in rollouts:
+            raw = rollout.raw_observations
+            if isinstance(raw, dict):
+                for key in normalize.norm_obs_keys or ():
+                    normalize.obs_rms[key].update(raw[key][rollout.valid].cpu().numpy())  # type: ignore[index]
+            else:
+                normalize.obs_rms.update(raw[rollout.valid].cpu().numpy())  # type: ignore[union-attr]
+
+    def _log(
+        self,
+        base: PolicyBatch,
+        returns: Tensor,
+        intrinsic_return: Tensor,
+        weights: Tensor,
+        temperature: float,
+        step: TrustRegionResult,
+        gradient_norm: Tensor,
+    ) -> None:
+        theta = tree_map(lambda x: x[0], self._copies_of_base())
+        direct_batch = SurrogateBatch(*tree_map(lambda x: x[0], tuple(base.surrogate(base.returns_to_go(self.gamma)))))
+        direct = self._surrogate_gradient(theta, direct_batch, max_grad_norm=None)
+        record = self.logger.record
+        base_return = base.mean_episode_return(base.per_policy(base.rollout.rewards), self.gamma)[0]
+        record("rollout/base_return", float(base_return))
+        record("rollout/best_return", float(returns.max()))
+        for k, name in enumerate(self.intrinsic_reward.channel_names):
+            record(f"extrinsic_return/{k}_{name}", float(returns[k]))
+            record(f"intrinsic_return/{k}_{name}", float(intrinsic_return[k]))
+            record(f"weight/{k}_{name}", float(weights[k]))
+        record("train/temperature", temperature)
+        record("train/direct_gradient_norm", float(global_norm(direct)))
+        record("train/irpo_gradient_norm", float(gradient_norm))
+        record("train/kl_divergence", step.kl)
+        record("train/line_search_steps", step.backtracks)
+        record("train/is_line_search_success", float(step.accepted))
+        record("train/n_updates", self._n_updates, exclude="tensorboard")
+        if isinstance(self.action_space, spaces.Box):
+            record("train/std", float(theta["log_std"].exp().mean()))
+
+    def _check_arguments(
+        self, learning_rate: Any, gamma: float, gae_lambda: float, ent_coef: float, max_grad_norm: float | None
+    ) -> None:
+        for name in ("batch_size", "n_critic_minibatches", "cg_max_steps", "line_search_max_iter"):
+            check_range(name, getattr(self, name), 1, integer=True)
+        check_range("n_exploratory_updates", self.n_exploratory_updates, 1, integer=True)
+        check_range("learning_rate", learning_rate, 0)
+        for name in ("exploratory_learning_rate", "base_learning_rate", "target_kl", "temperature"):
+            check_range(name, getattr(self, name), 0, open_low=True)
+        for name, value in (("gamma", gamma), ("gae_lambda", gae_lambda), ("intrinsic_gamma", self.intrinsic_gamma)):
+            check_range(name, value, 0, 1)
+        for name in ("temperature_decay", "ema_decay", "line_search_shrinking_factor", "fit_fraction"):
+            check_range(name, getattr(self, name), 0, 1, open_low=True)
+        check_range("cg_damping", self.cg_damping, 0)
+        check_range("ent_coef", ent_coef, 0)
+        if max_grad_norm is not None:
+            check_range("max_grad_norm", max_grad_norm, 0, open_low=True)
+        check_choice("surrogate", self.surrogate, ("ratio", "log_prob"))
+        check_choice("weighting", self.weighting, ("softmax", "ema", "argmax", "uniform"))
+        check_choice("base_update", self.base_update, ("trust_region", "sgd"))
+        check_choice("deploy", self.deploy, ("best_exploratory", "base"))
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "policy.optimizer", "intrinsic_reward", "intrinsic_std"], []
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_generator"]
