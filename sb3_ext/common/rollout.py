@@ -19,7 +19,7 @@ Observations = Any  # a tensor [T, E, ...] or a dict of them
 class Rollout:
     """T steps of E copies; policy p stepped the copies p·n … (p+1)·n − 1, where n = E / n_policies.
 
-    ``valid`` marks the transitions of whole episodes: for each copy those up to the end of its last finished episode.
+    ``valid`` marks the transitions that count: for each copy its whole episodes up to the one with which it had enough.
     Observations are those the policy saw; ``raw_…`` those of the environment before any ``VecNormalize`` (the same
     tensors without one). Rewards are always the environment's own.
 
@@ -78,7 +78,8 @@ def collect_episodes(
 ) -> Rollout | None:
     """Run every copy of ``env`` from reset until it holds at least ``min_steps`` steps of whole episodes.
 
-    A copy that is there early goes on (a ``VecEnv`` cannot step a subset); whole episodes it adds are used too.
+    A copy that is there early goes on (a ``VecEnv`` cannot step a subset), and what it adds is left out: of the episodes
+    begun then, the short ones would be over in time more often.
 
     Args:
         act: observations ``[E, ...]`` → (actions as the policy chose them ``[E, n_actions]``, actions for the environment).
@@ -119,7 +120,7 @@ def collect_episodes(
             if vec_normalize is not None:
                 next_raw = _substitute(new_raw, ended, [vec_normalize.unnormalize_obs(x) for x in terminal])
             truncated[ended] = [infos[i].get("TimeLimit.truncated", False) for i in ended]
-            length[ended] = len(steps) + 1
+            length[ended] = np.where(length[ended] < min_steps, len(steps) + 1, length[ended])
         steps.append((observations, next_observations, raw, next_raw, actions, rewards, dones & ~truncated, truncated))
         if not on_step({"new_obs": new_observations, "rewards": rewards, "dones": dones, "infos": infos, "actions": actions}):
             return None
