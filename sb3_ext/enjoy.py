@@ -1,0 +1,6 @@
+"""``python -m sb3_ext.enjoy --algo irpo --env sparse/Maze-v1 -f logs``: rl_zoo3's enjoy for what ``train`` saved."""
+
+from sb3_ext.zoo import enjoy
+
+if __name__ == "__main__":
+    enjoy()

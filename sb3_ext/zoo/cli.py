@@ -1,0 +1,36 @@
+"""The two commands. Everything but the names they know is rl_zoo3's: its arguments, folders and files."""
+
+from __future__ import annotations
+
+import warnings
+
+import rl_zoo3.enjoy
+import rl_zoo3.train
+from rl_zoo3.utils import ALGOS
+
+from sb3_ext.irpo import IRPO
+from sb3_ext.zoo.environments import import_envs
+from sb3_ext.zoo.manager import ExperimentManager
+
+OUR_ALGOS = {"irpo": IRPO}
+
+
+def _extend_rl_zoo3() -> None:
+    import_envs()
+    ALGOS.update(OUR_ALGOS)
+    rl_zoo3.train.ExperimentManager = ExperimentManager
+    rl_zoo3.enjoy.ExperimentManager = ExperimentManager
+
+
+def train() -> None:
+    """``python -m rl_zoo3.train`` with ``--algo irpo``, ``sparse/…`` ids and vectorised environments."""
+    _extend_rl_zoo3()
+    # By design: training steps the vectorised form, evaluation a single environment.
+    warnings.filterwarnings("ignore", message="Training and eval env are not of the same type")
+    rl_zoo3.train.train()
+
+
+def enjoy() -> None:
+    """``python -m rl_zoo3.enjoy`` for what :func:`train` saved."""
+    _extend_rl_zoo3()
+    rl_zoo3.enjoy.enjoy()

@@ -1,0 +1,75 @@
+"""Our environments for rl_zoo3: their registration and their vectorised forms."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+from sb3_ext.common.vec_env import make_vec_env
+
+# What gym.make itself puts around an environment, which the vectorised forms include.
+_GYM_MAKE_WRAPPERS = (TimeLimit, OrderEnforcing, PassiveEnvChecker)
+
+
+def import_envs() -> None:
+    """Register our environments; many users have a folder of their own called ``envs``, so check whose it is.
+
+    Raises:
+        ImportError: naming the path that stands in front of ours.
+    """
+    module = importlib.import_module("envs")
+    if not hasattr(module, "GRID_LAYOUTS"):
+        path = getattr(module, "__file__", None) or list(getattr(module, "__path__", ["?"]))[0]
+        raise ImportError(
+            f"`import envs` found {path}, which stands in front of the `envs` package of irwrappers. Run from another folder, "
+            "rename that folder, or take it off PYTHONPATH."
+        )
+
+
+def native_vec_env(env_fns: Sequence[Callable[[], gym.Env]], **kwargs: Any) -> VecEnv:
+    """A ``vec_env_cls`` for SB3's ``make_vec_env``: the environment's own vector form where it has one, else DummyVecEnv.
+
+    rl_zoo3 hands over functions that make single environments, so the first is made and asked for its registration.
+    """
+    if len(env_fns) > 1 and not kwargs:
+        probe = env_fns[0]()
+        vec_env = _native_form(probe, len(env_fns))
+        probe.close()
+        if vec_env is not None:
+            return vec_env
+    return DummyVecEnv(list(env_fns), **kwargs)
+
+
+def _native_form(probe: gym.Env, n_envs: int) -> VecEnv | None:
+    inner: Any = probe
+    if not isinstance(inner, Monitor) or probe.spec is None:
+        return None
+    while isinstance(inner, gym.Wrapper):
+        if not isinstance(inner, (Monitor, *_GYM_MAKE_WRAPPERS)):
+            return None  # a wrapper of the user's, which the vector form would drop
+        inner = inner.env
+    writer, monitor_dir = probe.results_writer, None
+    if writer is not None:
+        monitor_dir = os.path.dirname(writer.file_handler.name)
+        writer.close()
+    spec = probe.spec
+    known = gym.spec(spec.id).kwargs
+    changed = {key: value for key, value in spec.kwargs.items() if key not in known or known[key] != value}
+    vec_env = make_vec_env(
+        spec.id,
+        n_envs=n_envs,
+        env_kwargs=changed,
+        monitor_dir=monitor_dir,
+        monitor_kwargs={"info_keywords": probe.info_keywords} if probe.info_keywords else None,
+    )
+    if isinstance(vec_env.unwrapped, DummyVecEnv):
+        vec_env.close()
+        return None
+    return vec_env

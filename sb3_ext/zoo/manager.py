@@ -1,0 +1,58 @@
+"""rl_zoo3's ExperimentManager with our hyperparameter files, our vectorised environments and a check of YAML keys."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from pathlib import Path
+from typing import Any
+
+import rl_zoo3.exp_manager
+import yaml
+from rl_zoo3.utils import ALGOS
+from stable_baselines3.common.vec_env import SubprocVecEnv
+
+from sb3_ext.zoo.environments import native_vec_env
+
+HYPERPARAMS = Path(__file__).parent / "hyperparams"
+
+
+def hyperparams_file(algo: str, env_id: str) -> str | None:
+    """Our file for ``algo`` if it knows ``env_id``; rl_zoo3's own (``None``) for its algorithms on other environments.
+
+    rl_zoo3's ``ppo.yml`` and ``trpo.yml`` would serve our environments with their ``default:`` entry, unasked.
+    """
+    path = HYPERPARAMS / f"{algo}.yml"
+    if not path.is_file():
+        return None
+    in_rl_zoo3 = (Path(rl_zoo3.exp_manager.__file__).parent / "hyperparams" / f"{algo}.yml").is_file()
+    return str(path) if not in_rl_zoo3 or env_id in yaml.safe_load(path.read_text()) else None
+
+
+class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
+    """Drop-in for rl_zoo3's."""
+
+    default_vec_env_cls = staticmethod(native_vec_env)  # type: ignore[assignment]
+
+    def __init__(self, args: Any, algo: str, env_id: str, *rest: Any, config: str | None = None, **kwargs: Any) -> None:
+        super().__init__(args, algo, env_id, *rest, config=config or hyperparams_file(algo, env_id), **kwargs)
+        if kwargs.get("vec_env_type") == "subproc":
+            self.vec_env_class = SubprocVecEnv
+
+    def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> Any:
+        result = super()._preprocess_hyperparams(hyperparams)
+        self._check_keys(result[0])
+        return result
+
+    def _check_keys(self, hyperparams: dict[str, Any]) -> None:
+        """Before a folder or an environment is made: every key left must be an argument of the algorithm."""
+        known = set(inspect.signature(ALGOS[self.algo].__init__).parameters) - {"self", "env", "_init_setup_model"}
+        known |= {"noise_type", "noise_std"}  # rl_zoo3 turns these into action_noise later
+        for key in hyperparams:
+            if key not in known:
+                close = difflib.get_close_matches(key, known, n=1)
+                hint = f" Did you mean {close[0]!r}?" if close else ""
+                raise ValueError(
+                    f"{self.config}: {key!r} for {self.env_name.gym_id} is no argument of {ALGOS[self.algo].__name__} and no "
+                    f"setting of rl_zoo3.{hint}"
+                )
