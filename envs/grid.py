@@ -28,7 +28,7 @@ def _observation_space(layout: GridLayout) -> spaces.Box:
 
 def _render(layout: GridLayout, state: int) -> np.ndarray:
     """One frame, uint8 ``[rows · TILE, columns · TILE, 3]``."""
-    image = np.where(layout.walls[..., None], np.uint8(WALL), np.uint8(FLOOR))
+    image = np.where(layout.walls[..., None], np.array(WALL, dtype=np.uint8), np.array(FLOOR, dtype=np.uint8))
     image[layout.cells[layout.goal][1], layout.cells[layout.goal][0]] = GOAL
     frame = image.repeat(TILE, axis=0).repeat(TILE, axis=1)
     left, top = layout.cells[state] * TILE
@@ -112,7 +112,7 @@ class GridMaze(_MazeHooks, gym.Env[np.ndarray, np.int64]):
         success = self._state == self.layout.goal and not self._ignore_goal
         return self.layout.observations[self._state].copy(), float(success), success, False, {"is_success": success}
 
-    def render(self) -> np.ndarray | None:  # type: ignore[override]
+    def render(self) -> np.ndarray | None:
         return _render(self.layout, self._state) if self.render_mode == "rgb_array" else None
 
 
@@ -179,7 +179,7 @@ class GridMazeVectorEnv(_MazeHooks, VectorEnv):
         if seeds is not None:
             if len(seeds) != self.num_envs:
                 raise ValueError(f"Expected one seed for each of the {self.num_envs} copies, got {len(seeds)}.")
-            for index in np.flatnonzero(mask):
+            for index in np.flatnonzero(mask).tolist():
                 if seeds[index] is not None:
                     self._seeds[index], self._rngs[index] = seeds[index], None
         self._reset_copies(mask, options)
@@ -225,7 +225,9 @@ class GridMazeVectorEnv(_MazeHooks, VectorEnv):
         self._ignore_goal[mask] = ignore_goal
         self._states[mask] = self.layout.start
         if self.random_start or options.get("random_start", False):
-            for index in np.flatnonzero(mask):  # each copy draws from a generator of its own, like the single environment
+            for index in np.flatnonzero(
+                mask
+            ).tolist():  # each copy draws from a generator of its own, like the single environment
                 self._states[index] = _draw_start(self.layout, ignore_goal, self._rng(index))
 
     def _rng(self, index: int) -> np.random.Generator:
@@ -261,5 +263,7 @@ class GridMazeVectorEnv(_MazeHooks, VectorEnv):
             )
         if actions.min() < 0 or actions.max() > 3:
             bad = np.flatnonzero((actions < 0) | (actions > 3))[0]
-            raise ValueError(f"Invalid action {actions[bad]} for copy {bad}; expected 0 (left), 1 (down), 2 (right) or 3 (up).")
+            raise ValueError(
+                f"Invalid action {actions[bad]} for copy {bad}; expected 0 (left), 1 (down), 2 (right) or 3 (up)."
+            )
         return actions

@@ -1,4 +1,4 @@
-"""The grid maps: ``#`` wall, space free, ``S`` start, ``G`` goal (IRPO, arXiv 2601.21391; FourRooms after Sutton et al., 1999).
+"""The grid maps: ``#`` wall, space free, ``S`` start, ``G`` goal (IRPO, arXiv 2601.21391).
 
 What is here: ``GRID_LAYOUTS`` (name → rows) and ``GridLayout``, which checks a map and turns it into lookup tables.
 """

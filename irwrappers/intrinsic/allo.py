@@ -84,7 +84,7 @@ class ALLO(FeatureDifference):
         super().__init__(observation_space, action_space, n_rewards, indices)
         if n_features <= (n_rewards + 1) // 2:
             raise ValueError(
-                f"{n_rewards} rewards need n_features > {(n_rewards + 1) // 2} (one for each pair and the constant), got {n_features}."
+                f"{n_rewards} rewards need n_features > {(n_rewards + 1) // 2} (one a pair and the constant), got {n_features}."
             )
         if not 0 <= discount < 1:
             raise ValueError(f"discount must be in [0, 1), got {discount}.")
@@ -140,9 +140,7 @@ class ALLO(FeatureDifference):
         scale = (self.high - self.low).clamp(min=1e-6)
         return self.network(2 * (inputs - self.low) / scale - 1)
 
-    def fit(
-        self, env: VecEnv | gym.Env, total_timesteps: int, seed: int | None = None, progress_bar: bool = False
-    ) -> int:
+    def fit(self, env: VecEnv | gym.Env, total_timesteps: int, seed: int | None = None, progress_bar: bool = False) -> int:
         """Collect random walks and train on them.
 
         The walks start anywhere and pass over the goal where the environment knows the reset options ``random_start`` and

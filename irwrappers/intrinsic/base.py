@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
-import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor, nn
@@ -74,9 +73,7 @@ class IntrinsicReward(nn.Module):
         """Learn from a batch; returns what to log."""
         return {}
 
-    def fit(
-        self, env: VecEnv | gym.Env, total_timesteps: int, seed: int | None = None, progress_bar: bool = False
-    ) -> int:
+    def fit(self, env: VecEnv | gym.Env, total_timesteps: int, seed: int | None = None, progress_bar: bool = False) -> int:
         """Train beforehand, on at most ``total_timesteps`` environment steps.
 
         Returns:

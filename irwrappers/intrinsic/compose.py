@@ -44,9 +44,7 @@ class Concat(IntrinsicReward):
     def update(self, batch: Transitions) -> dict[str, float]:
         return {f"{name}/{key}": value for name, part in self._parts() for key, value in part.update(batch).items()}
 
-    def fit(
-        self, env: VecEnv | gym.Env, total_timesteps: int, seed: int | None = None, progress_bar: bool = False
-    ) -> int:
+    def fit(self, env: VecEnv | gym.Env, total_timesteps: int, seed: int | None = None, progress_bar: bool = False) -> int:
         """Fit those that need it, the budget split evenly among them."""
         waiting = [part for _, part in self._parts() if part.needs_fit]
         share = total_timesteps // max(len(waiting), 1)

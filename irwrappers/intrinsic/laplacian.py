@@ -64,9 +64,7 @@ class ExactLaplacian(FeatureDifference):
     def needs_fit(self) -> bool:
         return len(self.states) == 0
 
-    def fit(
-        self, env: VecEnv | gym.Env, total_timesteps: int = 0, seed: int | None = None, progress_bar: bool = False
-    ) -> int:
+    def fit(self, env: VecEnv | gym.Env, total_timesteps: int = 0, seed: int | None = None, progress_bar: bool = False) -> int:
         env = as_vec_env(env)
         if not env.has_attr("transition_graph"):
             raise ValueError(
@@ -99,5 +97,3 @@ class ExactLaplacian(FeatureDifference):
         for name in ("states", "phi", "eigenvalues"):  # their size is the environment's
             setattr(self, name, torch.empty_like(state_dict[prefix + name], device=self.indices.device))
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import gymnasium as gym
 import torch
@@ -19,7 +20,7 @@ def mlp(sizes: Sequence[int], activation: type[nn.Module], seed: int) -> nn.Sequ
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layers: list[nn.Module] = []
-        for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
+        for n_in, n_out in pairwise(sizes):
             layers += [nn.Linear(n_in, n_out), activation()]
     return nn.Sequential(*layers[:-1])
 
@@ -49,9 +50,7 @@ class RandomNetworkReward(FeatureDifference):
     def needs_fit(self) -> bool:
         return not self._fitted
 
-    def fit(
-        self, env: VecEnv | gym.Env, total_timesteps: int = 0, seed: int | None = None, progress_bar: bool = False
-    ) -> int:
+    def fit(self, env: VecEnv | gym.Env, total_timesteps: int = 0, seed: int | None = None, progress_bar: bool = False) -> int:
         """Read which entries are positions, where the environment says; takes no step."""
         self._read_indices(as_vec_env(env))
         self._fitted = True

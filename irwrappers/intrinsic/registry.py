@@ -45,7 +45,7 @@ def make_intrinsic_reward(
         return INTRINSIC_REWARDS[reward](observation_space, action_space, **kwargs)
     if kwargs:
         raise ValueError(
-            f"Arguments {sorted(kwargs)} can only be given with a reward's name; in a list write {{name: {{argument: value}}}}."
+            f"Arguments {sorted(kwargs)} go with a reward's name only; in a list write {{name: {{argument: value}}}}."
         )
     if isinstance(reward, IntrinsicReward):
         return reward

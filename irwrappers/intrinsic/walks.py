@@ -39,7 +39,7 @@ def collect_walks(
     """
     if max_timesteps < env.num_envs:
         raise ValueError(
-            f"Random walks need at least one step for each of the {env.num_envs} copies, and the budget is {max_timesteps} steps; "
+            f"Random walks need a step for each of the {env.num_envs} copies, and the budget is {max_timesteps} steps; "
             "give fit() more steps or the environment fewer copies."
         )
     rng = np.random.default_rng(seed)

@@ -21,7 +21,13 @@ class IterationCheckpoint(BaseAlgorithm):
 
     _boundary: dict[str, Any] | None = None
     # Plain attributes that change within an iteration, beside the modules of _get_torch_save_params.
-    _boundary_attributes: tuple[str, ...] = ("num_timesteps", "_n_updates", "_iteration", "ep_info_buffer", "ep_success_buffer")
+    _boundary_attributes: tuple[str, ...] = (
+        "num_timesteps",
+        "_n_updates",
+        "_iteration",
+        "ep_info_buffer",
+        "ep_success_buffer",
+    )
 
     def _snapshot(self) -> dict[str, Any]:
         names = self._get_torch_save_params()[0]

@@ -14,7 +14,7 @@ class _ReverseScan(torch.autograd.Function):
     generate_vmap_rule = False
 
     @staticmethod
-    def forward(x: Tensor, decay: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(x: Tensor, decay: Tensor) -> Tensor:
         y = torch.empty_like(x)
         carry = torch.zeros_like(x[0])
         for t in range(len(x) - 1, -1, -1):  # over time, which is sequential; environments are batched
@@ -27,7 +27,7 @@ class _ReverseScan(torch.autograd.Function):
         ctx.save_for_backward(inputs[1])
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (decay,) = ctx.saved_tensors
         # x_t reaches y_s for s ≤ t through decay_s … decay_{t−1}: flip time and shift the decays by one step.
         shifted = torch.cat([torch.zeros_like(decay[:1]), decay[:-1]])

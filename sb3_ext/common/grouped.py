@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from irwrappers.unique import unique_rows
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
+
+from irwrappers.unique import unique_rows
 
 MAX_ROW_ENTRIES = 64  # larger rows (images) are rarely repeated and dear to compare
 
@@ -111,7 +113,8 @@ def minibatches(
         for number in range(n_minibatches):
             chosen = order.gather(1, (number * size[:, None] + column).clamp(max=m - 1))
             weights = (column < size[:, None]).to(targets.dtype) / size[:, None]
-            rows = tree_map(lambda x, i=grouped.index.gather(1, chosen): _take(x, i), grouped.rows)
+            index = grouped.index.gather(1, chosen)
+            rows = tree_map(partial(_take, index=index), grouped.rows)
             yield rows, weights, targets.gather(2, chosen.expand(len(targets), -1, -1))
         return
     rank = torch.empty_like(order).scatter_(1, order, torch.arange(m, device=order.device).expand(groups, m))

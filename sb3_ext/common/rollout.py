@@ -126,17 +126,29 @@ def collect_episodes(
             return None
         if len(steps) > give_up:
             raise RuntimeError(
-                f"No episode of copy {int(length.argmin())} ended within {len(steps)} steps; whole episodes are collected here, "
-                "so the environment needs a time limit: gymnasium.make(..., max_episode_steps=...)."
+                f"No episode of copy {int(length.argmin())} ended within {len(steps)} steps; whole episodes are collected "
+                "here, so the environment needs a time limit: gymnasium.make(..., max_episode_steps=...)."
             )
         observations, raw = new_observations, new_raw
 
     valid = np.arange(len(steps))[:, None] < length
-    columns = [_stack([step[i] for step in steps], device) for i in range(8)] if vec_normalize is not None else None
-    if columns is None:
-        obs, next_obs = (_stack([step[i] for step in steps], device) for i in range(2))
-        columns = [obs, next_obs, obs, next_obs, *(_stack([step[i] for step in steps], device) for i in range(4, 8))]
-    return Rollout(*columns, valid=torch.as_tensor(valid, device=device), n_policies=n_policies)
+    columns = [[step[i] for step in steps] for i in range(8)]
+    seen, following, actions_, rewards_, terminated_, truncated_ = (_stack(columns[i], device) for i in (0, 1, 4, 5, 6, 7))
+    original, original_following = seen, following
+    if vec_normalize is not None:
+        original, original_following = (_stack(columns[i], device) for i in (2, 3))
+    return Rollout(
+        observations=seen,
+        next_observations=following,
+        raw_observations=original,
+        raw_next_observations=original_following,
+        actions=actions_,
+        rewards=rewards_,
+        terminated=terminated_,
+        truncated=truncated_,
+        valid=torch.as_tensor(valid, device=device),
+        n_policies=n_policies,
+    )
 
 
 def _stack(values: list[Any], device: torch.device) -> Any:
@@ -158,9 +170,11 @@ class _FiniteCheck:
 
     def __init__(self, observations: Any) -> None:
         keys = observations.keys() if isinstance(observations, dict) else [None]
-        pick = (lambda x, key: x if key is None else x[key])
-        self._floating = [key for key in keys if np.issubdtype(pick(observations, key).dtype, np.floating)]
-        self._pick = pick
+        self._floating = [key for key in keys if np.issubdtype(self._pick(observations, key).dtype, np.floating)]
+
+    @staticmethod
+    def _pick(observations: Any, key: str | None) -> np.ndarray:
+        return observations if key is None else observations[key]
 
     def observations(self, observations: Any, when: str) -> None:
         for key in self._floating:
@@ -173,4 +187,6 @@ class _FiniteCheck:
     def rewards(self, rewards: np.ndarray, step: int) -> None:
         if not np.isfinite(rewards).all():
             copy = int(np.flatnonzero(~np.isfinite(rewards))[0])
-            raise ValueError(f"Environment copy {copy} gave a non-finite reward at step {step} of the collection: {rewards[copy]}.")
+            raise ValueError(
+                f"Environment copy {copy} gave a non-finite reward at step {step} of the collection: {rewards[copy]}."
+            )

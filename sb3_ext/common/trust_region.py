@@ -79,7 +79,9 @@ def trust_region_step(
     """
     g = flatten(gradient)
     if not torch.isfinite(g).all():
-        raise ValueError("The gradient of the trust-region step is not finite; check rewards, observations and learning rates.")
+        raise ValueError(
+            "The gradient of the trust-region step is not finite; check rewards, observations and learning rates."
+        )
     if not g.any():
         return TrustRegionResult(params, 0.0, 0, False)
 

@@ -40,6 +40,22 @@ def clip_by_global_norm(tree: Params, max_norm: float | None) -> Params:
     return {name: value * scale for name, value in tree.items()}
 
 
+@torch.no_grad()
+def clip_each_(parameters: Sequence[Tensor], max_norm: float | None, n_leading: int) -> None:
+    """Clip in place the gradients of stacked networks, each network by its own norm.
+
+    Args:
+        parameters: with ``.grad``, ``[*leading, ...]``; the first ``n_leading`` axes number the networks.
+    """
+    if max_norm is None:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norms = torch.stack([gradient.flatten(n_leading).norm(dim=-1) for gradient in gradients]).norm(dim=0)
+    scale = (max_norm / (norms + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(scale.view(*scale.shape, *[1] * (gradient.dim() - n_leading)))
+
+
 @dataclass(frozen=True)
 class SGD:
     """θ ← θ − lr · g."""
@@ -70,8 +86,8 @@ class RMSprop:
 
     def update(self, params: Params, grads: Params, state: State) -> tuple[Params, State]:
         v = _second_moment(state["v"], grads, self.decay, self.differentiate_second_moment)
-        new = {name: value - self.learning_rate * grads[name] / (_safe_sqrt(v[name]) + self.eps) for name, value in params.items()}
-        return new, {"v": v}
+        steps = {name: grads[name] / (_safe_sqrt(v[name]) + self.eps) for name in params}
+        return {name: value - self.learning_rate * steps[name] for name, value in params.items()}, {"v": v}
 
 
 @dataclass(frozen=True)
@@ -111,7 +127,9 @@ def _safe_sqrt(x: Tensor) -> Tensor:
     return torch.where(positive, torch.sqrt(torch.where(positive, x, torch.ones_like(x))), torch.zeros_like(x))
 
 
-def backpropagate_through_updates(updates: Sequence[Callable[[Params], Params]], inputs: Sequence[Params], *cotangents: Params):
+def backpropagate_through_updates(
+    updates: Sequence[Callable[[Params], Params]], inputs: Sequence[Params], *cotangents: Params
+) -> tuple[Params, ...]:
     """(∂θ_N/∂θ_0)ᵀ g for θ_{j+1} = updates[j](θ_j), by vector-Jacobian products from the last update to the first.
 
     No Jacobian is formed and only the θ_j are kept: each update is run once more for its own product, so memory does not
@@ -126,6 +144,6 @@ def backpropagate_through_updates(updates: Sequence[Callable[[Params], Params]],
         a tuple with one pulled-back gradient for each cotangent.
     """
     for update, params in zip(reversed(updates), reversed(inputs), strict=True):
-        _, pull_back = vjp(update, params)
+        pull_back: Callable[[Params], tuple[Params]] = vjp(update, params)[1]
         cotangents = tuple(pull_back(cotangent)[0] for cotangent in cotangents)
     return cotangents

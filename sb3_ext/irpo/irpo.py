@@ -24,9 +24,10 @@ from irwrappers import IntrinsicReward, RunningStd, Transitions, make_intrinsic_
 from sb3_ext.common.arguments import check_choice, check_range
 from sb3_ext.common.checkpoint import IterationCheckpoint
 from sb3_ext.common.grouped import minibatches
+from sb3_ext.common.normalization import frozen_statistics, update_statistics
 from sb3_ext.common.rollout import Rollout, collect_episodes, concatenate_policies
 from sb3_ext.common.trust_region import TrustRegionResult, trust_region_step
-from sb3_ext.common.updates import Params, backpropagate_through_updates, global_norm
+from sb3_ext.common.updates import Params, backpropagate_through_updates, clip_each_, global_norm
 from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.irpo.batch import EXTRINSIC, INTRINSIC, PolicyBatch, estimate_advantages, make_policy_batch
 from sb3_ext.irpo.gradient import Surrogate, SurrogateBatch, exploratory_update, surrogate_gradient
@@ -83,7 +84,7 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
     }
-    policy: IRPOPolicy  # type: ignore[assignment]
+    policy: IRPOPolicy
     intrinsic_reward: IntrinsicReward
     intrinsic_std: RunningStd
     _boundary_attributes = (*IterationCheckpoint._boundary_attributes, "_tracked_returns")
@@ -177,7 +178,7 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         )
         self._iteration = 0
         self._base_seed = seed if seed is not None else int(np.random.randint(2**31 - 1))
-        self._tracked_returns: np.ndarray | None = None
+        self._tracked_returns = np.zeros(0)  # EMA of the mean step reward, one for each exploratory policy
         if _init_setup_model:
             self._setup_model()
 
@@ -194,7 +195,9 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         return make_vec_env(env_id, n_envs=n_policies * min(copies, 256))
 
     def _make_intrinsic_reward(self, observation_space: spaces.Space, action_space: spaces.Space) -> IntrinsicReward:
-        return make_intrinsic_reward(self.intrinsic_reward_spec, observation_space, action_space, **self.intrinsic_reward_kwargs)
+        return make_intrinsic_reward(
+            self.intrinsic_reward_spec, observation_space, action_space, **self.intrinsic_reward_kwargs
+        )
 
     def _setup_model(self) -> None:
         self._setup_lr_schedule()
@@ -211,7 +214,7 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
             **self.policy_kwargs,
         ).to(self.device)
         self.policy.set_training_mode(False)
-        if self._tracked_returns is None:
+        if len(self._tracked_returns) != self.n_exploratory:
             self._tracked_returns = np.zeros(self.n_exploratory)
         self._maybe_recommend_cpu("IRPOPolicy")
 
@@ -250,18 +253,19 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         while self.num_timesteps < total_timesteps:
             self._boundary = self._snapshot()
             try:
-                finished = self._run_iteration(callback)
+                with frozen_statistics(self._vec_normalize_env) as was_training:
+                    rollouts = self._run_iteration(callback)
             except BaseException:
                 # Interrupted: as if this iteration had not begun, so that what is saved now resumes exactly.
                 self._restore(self._boundary)
                 raise
-            finally:
-                self._set_normalization_training(True)
-            if not finished:
+            if rollouts is None:
                 steps = self.num_timesteps
                 self._restore(self._boundary)
                 self.num_timesteps = steps  # a callback's stop: the steps were taken
                 break
+            if self._vec_normalize_env is not None and was_training:
+                update_statistics(self._vec_normalize_env, rollouts)
             self._boundary = None
             iteration += 1
             self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
@@ -271,13 +275,12 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         callback.on_training_end()
         return self
 
-    def _run_iteration(self, callback: BaseCallback) -> bool:
-        """One base update (Algorithm 1 of the paper). False when a callback stopped it."""
+    def _run_iteration(self, callback: BaseCallback) -> list[Rollout] | None:
+        """One base update (Algorithm 1 of the paper) and the rollouts it took; ``None`` when a callback stopped it."""
         assert self.env is not None
         seed = int(np.random.SeedSequence([self._base_seed, self._iteration]).generate_state(1)[0])
         self._generator = torch.Generator(self.device).manual_seed(seed)
         self.env.seed(seed)
-        self._set_normalization_training(False)
         self._update_learning_rate(self.policy.optimizer)
         callback.on_rollout_start()
 
@@ -285,7 +288,7 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         thetas = {name: value.expand(self.n_exploratory, *value.shape).clone() for name, value in theta.items()}
         rollout = self._collect({name: value[:1] for name, value in thetas.items()}, callback)
         if rollout is None:
-            return False
+            return None
         rollouts = [rollout]
         base = batch = make_policy_batch(rollout, self.policy, thetas)
 
@@ -298,7 +301,7 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
             thetas = self._exploratory_updates(surrogates[-1])(thetas)
             rollout = self._collect(thetas, callback)
             if rollout is None:
-                return False
+                return None
             rollouts.append(rollout)
             batch = make_policy_batch(rollout, self.policy, thetas)
         advantages, intrinsic_return = self._evaluate(batch)
@@ -311,7 +314,9 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
             thetas, batch.surrogate(advantages[EXTRINSIC])
         )
         extrinsic = {name: torch.einsum("k,k...->k...", rewarded, value) for name, value in extrinsic.items()}
-        raw = vmap(partial(self._surrogate_gradient, max_grad_norm=None))(thetas, batch.surrogate(batch.returns_to_go(self.gamma)))
+        raw = vmap(partial(self._surrogate_gradient, max_grad_norm=None))(
+            thetas, batch.surrogate(batch.returns_to_go(self.gamma))
+        )
         updates = [self._exploratory_updates(surrogate) for surrogate in surrogates]
         pulled_back, raw_pulled_back = backpropagate_through_updates(updates, inputs, extrinsic, raw)
 
@@ -323,10 +328,9 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
 
         self._iteration += 1
         self._n_updates += 1
-        self._update_normalization(rollouts)
         raw_gradient = {name: torch.einsum("k,k...->...", weights, value) for name, value in raw_pulled_back.items()}
         self._log(base, returns, intrinsic_return, weights, temperature, step, global_norm(raw_gradient))
-        return True
+        return rollouts
 
     # ------------------------------------------------------------------ pieces of an iteration
 
@@ -441,28 +445,23 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         """One pass of all 2K critics, side by side: their losses add up, so one backward pass gives each its own gradient."""
         optimizer = self.policy.optimizer
         losses = []
-        for rows, weights, target in minibatches(batch.states, targets, batch.valid, self.n_critic_minibatches, self._generator):
+        for rows, weights, target in minibatches(
+            batch.states, targets, batch.valid, self.n_critic_minibatches, self._generator
+        ):
             loss = (weights * (self._critic_values(rows) - target) ** 2).sum()
             optimizer.zero_grad()
             loss.backward()
-            self._clip_each_critic()
+            clip_each_(list(self.policy.critics.parameters()), self.max_grad_norm, n_leading=2)
             optimizer.step()
             losses.append(loss.detach())
         self.logger.record_mean("train/value_loss", float(torch.stack(losses).mean()) / (2 * self.n_exploratory))
 
-    @torch.no_grad()
-    def _clip_each_critic(self) -> None:
-        if self.max_grad_norm is None:
-            return
-        gradients = [parameter.grad for parameter in self.policy.critics.parameters()]
-        squared = sum(gradient.square().flatten(2).sum(2) for gradient in gradients if gradient is not None)  # [2, K]
-        scale = (self.max_grad_norm / (torch.as_tensor(squared).sqrt() + 1e-6)).clamp(max=1.0)
-        for gradient in gradients:
-            if gradient is not None:
-                gradient.mul_(scale.view(*scale.shape, *[1] * (gradient.dim() - 2)))
-
     def _surrogate_gradient(
-        self, params: Params, batch: SurrogateBatch, max_grad_norm: float | None | Literal["default"] = "default", ent_coef: float = 0.0
+        self,
+        params: Params,
+        batch: SurrogateBatch,
+        max_grad_norm: float | Literal["default"] | None = "default",
+        ent_coef: float = 0.0,
     ) -> Params:
         clip = self.max_grad_norm if max_grad_norm == "default" else max_grad_norm
         return surrogate_gradient(
@@ -538,27 +537,7 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         actor = theta if self.deploy == "base" else {name: value[best] for name, value in after.items()}
         self.policy.deploy(actor, {name: value[EXTRINSIC, best] for name, value in self.policy.critics.as_dict().items()})
 
-    # ------------------------------------------------------------------ normalisation, logs, checks
-
-    def _set_normalization_training(self, training: bool) -> None:
-        """Observation statistics stay frozen within an iteration: every policy of it sees the same inputs."""
-        if self._vec_normalize_env is None:
-            return
-        if not training:
-            self._normalization_was_training = self._vec_normalize_env.training
-        self._vec_normalize_env.training = training and self._normalization_was_training
-
-    def _update_normalization(self, rollouts: list[Rollout]) -> None:
-        normalize = self._vec_normalize_env
-        if normalize is None or not normalize.norm_obs or not self._normalization_was_training:
-            return
-        for rollout in rollouts:
-            raw = rollout.raw_observations
-            if isinstance(raw, dict):
-                for key in normalize.norm_obs_keys or ():
-                    normalize.obs_rms[key].update(raw[key][rollout.valid].cpu().numpy())  # type: ignore[index]
-            else:
-                normalize.obs_rms.update(raw[rollout.valid].cpu().numpy())  # type: ignore[union-attr]
+    # ------------------------------------------------------------------ logs, checks
 
     def _log(
         self,

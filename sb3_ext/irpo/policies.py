@@ -87,21 +87,25 @@ class IRPOPolicy(ActorCriticPolicy):
         action_space: spaces.Space,
         lr_schedule: Schedule,
         net_arch: list[int] | dict[str, list[int]] | None = None,
-        *args: Any,
         n_exploratory: int = 1,
         share_features_extractor: bool = False,
         **kwargs: Any,
     ) -> None:
         if kwargs.get("use_sde"):
-            raise ValueError("IRPO does not support gSDE (use_sde=True): its inner updates need a policy without hidden noise.")
+            raise ValueError("IRPO does not support gSDE (use_sde=True): inner updates need a policy without hidden noise.")
         if share_features_extractor:
-            raise ValueError("IRPO's actors and critics are updated by different rules: share_features_extractor must be False.")
+            raise ValueError("IRPO updates actors and critics by different rules: share_features_extractor must be False.")
         self.n_exploratory = n_exploratory
         self.distribution = make_action_distribution(action_space)
         if net_arch is None and kwargs.get("features_extractor_class", FlattenExtractor) is not NatureCNN:
             net_arch = dict(pi=[64, 64], vf=[256, 256])
         super().__init__(
-            observation_space, action_space, lr_schedule, net_arch, *args, share_features_extractor=share_features_extractor, **kwargs
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch,
+            share_features_extractor=share_features_extractor,
+            **kwargs,
         )
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
@@ -111,7 +115,8 @@ class IRPOPolicy(ActorCriticPolicy):
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
-        actor, critic = {}, {}
+        actor: Params = {}
+        critic: Params = {}
         for name, value in self.named_parameters():
             is_critic = "value" in name or name.startswith("vf_features_extractor")
             (critic if is_critic else actor)[name] = value
@@ -119,8 +124,8 @@ class IRPOPolicy(ActorCriticPolicy):
         self.base = TensorStore(actor, trainable=False)
         self.exploratory = TensorStore({n: v.expand(k, *v.shape) for n, v in actor.items()}, trainable=False)
         self.critics = TensorStore({n: v.expand(2, k, *v.shape) for n, v in critic.items()}, trainable=True)
-        for value in (*actor.values(), *critic.values()):  # written by deploy(), never by an optimiser
-            value.requires_grad_(False)
+        self.requires_grad_(False)  # the deployed weights are written by deploy(), θ by the base update:
+        self.critics.requires_grad_(True)  # only the critics have an optimiser
         self.optimizer = self.optimizer_class(self.critics.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def preprocess(self, observations: Any) -> Any:

@@ -18,8 +18,8 @@ OUR_ALGOS = {"irpo": IRPO}
 def _extend_rl_zoo3() -> None:
     import_envs()
     ALGOS.update(OUR_ALGOS)
-    rl_zoo3.train.ExperimentManager = ExperimentManager
-    rl_zoo3.enjoy.ExperimentManager = ExperimentManager
+    for module in (rl_zoo3.train, rl_zoo3.enjoy):
+        setattr(module, "ExperimentManager", ExperimentManager)  # noqa: B010 (mypy reads an assignment as a redefinition)
 
 
 def train() -> None:

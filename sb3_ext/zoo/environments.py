@@ -26,7 +26,7 @@ def import_envs() -> None:
     """
     module = importlib.import_module("envs")
     if not hasattr(module, "GRID_LAYOUTS"):
-        path = getattr(module, "__file__", None) or list(getattr(module, "__path__", ["?"]))[0]
+        path = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ["?"])))
         raise ImportError(
             f"`import envs` found {path}, which stands in front of the `envs` package of irwrappers. Run from another folder, "
             "rename that folder, or take it off PYTHONPATH."
@@ -48,9 +48,9 @@ def native_vec_env(env_fns: Sequence[Callable[[], gym.Env]], **kwargs: Any) -> V
 
 
 def _native_form(probe: gym.Env, n_envs: int) -> VecEnv | None:
-    inner: Any = probe
-    if not isinstance(inner, Monitor) or probe.spec is None:
+    if not isinstance(probe, Monitor) or probe.spec is None:
         return None
+    inner: Any = probe
     while isinstance(inner, gym.Wrapper):
         if not isinstance(inner, (Monitor, *_GYM_MAKE_WRAPPERS)):
             return None  # a wrapper of the user's, which the vector form would drop

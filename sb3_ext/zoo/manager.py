@@ -34,8 +34,9 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
 
     default_vec_env_cls = staticmethod(native_vec_env)  # type: ignore[assignment]
 
-    def __init__(self, args: Any, algo: str, env_id: str, *rest: Any, config: str | None = None, **kwargs: Any) -> None:
-        super().__init__(args, algo, env_id, *rest, config=config or hyperparams_file(algo, env_id), **kwargs)
+    def __init__(self, args: Any, algo: str, env_id: str, *rest: Any, **kwargs: Any) -> None:
+        kwargs["config"] = kwargs.get("config") or hyperparams_file(algo, env_id)
+        super().__init__(args, algo, env_id, *rest, **kwargs)
         if kwargs.get("vec_env_type") == "subproc":
             self.vec_env_class = SubprocVecEnv
 
