@@ -84,7 +84,7 @@ class ALLO(FeatureDifference):
         super().__init__(observation_space, action_space, n_rewards, indices)
         if n_features <= (n_rewards + 1) // 2:
             raise ValueError(
-                f"{n_rewards} rewards need n_features > {(n_rewards + 1) // 2} (one a pair and the constant), got {n_features}."
+                f"{n_rewards} rewards need n_features > {(n_rewards + 1) // 2} (one a pair, one constant), got {n_features}."
             )
         if not 0 <= discount < 1:
             raise ValueError(f"discount must be in [0, 1), got {discount}.")
