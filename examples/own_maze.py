@@ -1,0 +1,46 @@
+"""A maze of one's own: draw it, train IRPO in it, and look at an episode."""
+
+import argparse
+
+import envs  # noqa: F401 (registers sparse/…)
+import gymnasium as gym
+from PIL import Image
+
+from sb3_ext import IRPO
+from sb3_ext.common.vec_env import make_vec_env
+
+LAYOUT = [
+    "###############",
+    "#S  #     #   #",
+    "### # ### # # #",
+    "#   # #   # # #",
+    "# ### # ### # #",
+    "#     #     #G#",
+    "###############",
+]
+
+
+def main(timesteps: int = 4_000_000, gif: str = "own_maze.gif") -> bool:
+    env = make_vec_env("sparse/Maze-v1", n_envs=126, seed=0, env_kwargs={"layout": LAYOUT})
+    model = IRPO("MlpPolicy", env, batch_size=4096, target_kl=0.01, seed=0)
+    model.learn(timesteps, progress_bar=True)
+
+    maze = gym.make("sparse/Maze-v1", layout=LAYOUT, render_mode="rgb_array")
+    observation, info = maze.reset(seed=0)
+    frames, done = [maze.render()], False
+    while not done:
+        action, _ = model.predict(observation, deterministic=True)
+        observation, _, terminated, truncated, info = maze.step(action)
+        frames.append(maze.render())
+        done = terminated or truncated
+    images = [Image.fromarray(frame) for frame in frames]
+    images[0].save(gif, save_all=True, append_images=images[1:], duration=100, loop=0)
+    print(f"Success: {info['is_success']} after {len(frames) - 1} steps; the episode is in {gif}")
+    return bool(info["is_success"])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--timesteps", type=int, default=4_000_000)
+    parser.add_argument("--gif", default="own_maze.gif")
+    main(**vars(parser.parse_args()))

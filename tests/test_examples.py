@@ -1,0 +1,20 @@
+"""Every example runs as it stands, at a tiny budget."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+ARGUMENTS = {"quickstart": ["--path", "model"], "own_maze": ["--gif", "maze.gif"]}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.py")))
+def test_example_runs(name, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [name, "--timesteps", "50000", *ARGUMENTS.get(name, [])])
+    runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    assert "uccess" in capsys.readouterr().out
+    if name == "own_maze":
+        assert (tmp_path / "maze.gif").stat().st_size > 1000

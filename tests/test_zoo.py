@@ -1,0 +1,92 @@
+"""The command line: rl_zoo3's arguments and files with our algorithms, environments and hyperparameters."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+import yaml
+
+import envs
+from sb3_ext import IRPO
+from sb3_ext.common.vec_env import GymnasiumVecEnv
+from sb3_ext.zoo.environments import import_envs, native_vec_env
+from sb3_ext.zoo.manager import HYPERPARAMS, hyperparams_file
+
+GRID_IDS = [f"sparse/{name}" for name in envs.GRID_LAYOUTS]
+
+
+def run(module, *arguments, cwd, check=True):
+    command = [sys.executable, "-m", f"sb3_ext.{module}", *arguments]
+    return subprocess.run(command, cwd=cwd, check=check, capture_output=True, text=True)
+
+
+def test_train_then_enjoy(tmp_path):
+    log = run(
+        "train", "--algo", "irpo", "--env", "sparse/Maze-v1", "--seed", "0", "-n", "60000", "--eval-freq", "30000",
+        "-params", "batch_size:1000", "n_exploratory_updates:1", "-tb", "tb", "-P", cwd=tmp_path,
+    )  # fmt: skip
+    assert "irpo_gradient_norm" in log.stdout
+    folder = tmp_path / "logs" / "irpo" / "sparse-Maze-v1_1"
+    assert (folder / "sparse-Maze-v1.zip").is_file()
+    assert (folder / "best_model.zip").is_file() and (folder / "0.monitor.csv").is_file()
+    assert list((tmp_path / "tb").rglob("events.out*"))
+    out = run(
+        "enjoy", "--algo", "irpo", "--env", "sparse/Maze-v1", "-f", "logs", "--no-render", "-n", "500", cwd=tmp_path
+    ).stdout
+    assert "Success rate" in out and "Mean episode length" in out
+    model = IRPO.load(folder / "sparse-Maze-v1.zip")
+    assert 60_000 <= model.num_timesteps < 60_000 + 100_000
+
+
+@pytest.mark.parametrize("algo", [path.stem for path in HYPERPARAMS.glob("*.yml")])
+def test_every_grid_has_hyperparameters_that_the_algorithm_takes(algo):
+    entries = yaml.safe_load((HYPERPARAMS / f"{algo}.yml").read_text())
+    assert set(GRID_IDS) <= set(entries)
+    for env_id in GRID_IDS:
+        assert hyperparams_file(algo, env_id) == str(HYPERPARAMS / f"{algo}.yml")
+    assert algo == "irpo" or hyperparams_file(algo, "CartPole-v1") is None  # rl_zoo3's own
+
+
+def test_a_yaml_key_that_no_argument_takes_is_named_before_anything_is_made(tmp_path):
+    failed = run(
+        "train", "--algo", "irpo", "--env", "sparse/Maze-v1", "-n", "1000", "-params", "exploratory_lr:0.1",
+        cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert failed.returncode != 0
+    assert "'exploratory_lr' for sparse/Maze-v1 is no argument of IRPO" in failed.stderr
+    assert not (tmp_path / "logs").exists()
+
+
+def test_ppo_trains_on_the_vectorised_form_with_our_settings(tmp_path):
+    log = run(
+        "train", "--algo", "ppo", "--env", "sparse/Maze-v1", "-n", "8192", "--eval-freq", "-1", cwd=tmp_path
+    ).stdout
+    assert "('n_envs', 64)" in log
+
+
+def test_native_form_keeps_arguments_and_leaves_wrapped_environments_alone(tmp_path):
+    from stable_baselines3.common.monitor import Monitor
+
+    layout = ["#####", "#S G#", "#####"]
+    native = native_vec_env([lambda: Monitor(gym.make("sparse/Maze-v1", layout=layout))] * 3)
+    assert isinstance(native.unwrapped, GymnasiumVecEnv)
+    assert native.observation_space.high.tolist() == [4, 2, 4, 2]
+    wrapped = native_vec_env([lambda: Monitor(gym.wrappers.RescaleObservation(gym.make("sparse/Maze-v1"), -1, 1))] * 2)
+    assert not isinstance(wrapped.unwrapped, GymnasiumVecEnv)
+    assert not isinstance(native_vec_env([lambda: Monitor(gym.make("CartPole-v1"))] * 2).unwrapped, GymnasiumVecEnv)
+
+
+def test_somebody_elses_envs_folder_is_named(tmp_path):
+    (tmp_path / "envs").mkdir()
+    (tmp_path / "envs" / "__init__.py").write_text("")
+    failed = run("train", "--algo", "irpo", "--env", "sparse/Maze-v1", cwd=tmp_path, check=False)
+    assert failed.returncode != 0 and "stands in front of the `envs` package" in failed.stderr
+    import_envs()  # ours is found here
+
+
+def test_enjoy_and_train_know_rl_zoo3s_flags(tmp_path):
+    assert "--trained-agent" in run("train", "--help", cwd=tmp_path).stdout
+    assert "--load-best" in run("enjoy", "--help", cwd=tmp_path).stdout
+    assert Path(HYPERPARAMS).is_dir()
