@@ -2,10 +2,10 @@
 
 import argparse
 
-import envs  # noqa: F401 (registers sparse/…)
 import gymnasium as gym
 from PIL import Image
 
+import envs  # noqa: F401 (registers sparse/…)
 from sb3_ext import IRPO
 from sb3_ext.common.vec_env import make_vec_env
 

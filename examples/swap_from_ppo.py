@@ -2,10 +2,10 @@
 
 import argparse
 
-import envs  # noqa: F401 (registers sparse/…)
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 
+import envs  # noqa: F401 (registers sparse/…)
 from sb3_ext import IRPO
 from sb3_ext.common.vec_env import make_vec_env
 

@@ -60,9 +60,7 @@ def test_a_yaml_key_that_no_argument_takes_is_named_before_anything_is_made(tmp_
 
 
 def test_ppo_trains_on_the_vectorised_form_with_our_settings(tmp_path):
-    log = run(
-        "train", "--algo", "ppo", "--env", "sparse/Maze-v1", "-n", "8192", "--eval-freq", "-1", cwd=tmp_path
-    ).stdout
+    log = run("train", "--algo", "ppo", "--env", "sparse/Maze-v1", "-n", "8192", "--eval-freq", "-1", cwd=tmp_path).stdout
     assert "('n_envs', 64)" in log
 
 

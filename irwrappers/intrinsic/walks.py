@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from tqdm.auto import tqdm
+
+from irwrappers.original import OriginalView
 
 
 class Walks(NamedTuple):
@@ -43,14 +45,11 @@ def collect_walks(
             "give fit() more steps or the environment fewer copies."
         )
     rng = np.random.default_rng(seed)
-    normalize = unwrap_vec_normalize(env)
-
-    def original(observations: Any) -> Any:
-        return normalize.get_original_obs() if normalize is not None else observations
+    view = OriginalView(env)
 
     def restart() -> Any:
         env.set_options({"random_start": True, "ignore_goal": True})
-        return original(env.reset())
+        return view.reset()[1]
 
     env.seed(seed)
     positions, numbers = [np.asarray(restart())], [np.arange(env.num_envs)]
@@ -59,21 +58,20 @@ def collect_walks(
     timesteps = finished = 0
     with tqdm(total=max_timesteps, desc="Random walks", disable=not progress_bar, leave=False) as bar:
         while finished < n_walks and timesteps + env.num_envs <= max_timesteps:
-            observations, _, dones, infos = env.step(random_actions(env.action_space, env.num_envs, rng))
+            _, observations, _, dones, infos = view.step(random_actions(env.action_space, env.num_envs, rng))
             timesteps += env.num_envs
             bar.update(env.num_envs)
-            current = np.array(original(observations))
+            current = np.array(observations)
             ended = np.flatnonzero(dones)
             for i in ended:
-                terminal = infos[i]["terminal_observation"]
-                current[i] = terminal if normalize is None else normalize.unnormalize_obs(terminal)
+                current[i] = view.original_terminal(infos[i])
             positions.append(current)
             numbers.append(number.copy())
             if not len(ended):
                 continue
             finished += len(ended)
             waiting[ended] = False
-            again = original(observations) if waiting.any() else restart()
+            again = observations if waiting.any() else restart()
             starting = ended if waiting.any() else np.arange(env.num_envs)
             waiting |= not waiting.any()
             number[starting] = next_number + np.arange(len(starting))

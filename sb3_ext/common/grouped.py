@@ -65,7 +65,7 @@ def group_rows(values: Any, valid: Tensor) -> GroupedRows:
     label = torch.arange(groups, device=valid.device).view(groups, 1, 1).expand(groups, m, 1)
     table = torch.cat([label.double(), *[leaf.double() for leaf in flat]], -1)  # float64 holds every leaf exactly
     table = torch.where(valid[..., None], table, table[:, :1])
-    distinct, inverse = unique_rows(table.view(groups * m, -1))
+    distinct, inverse = unique_rows(table.reshape(groups * m, -1))
     group = distinct[:, 0].long()
     order = torch.argsort(group, stable=True)
     start = torch.searchsorted(group[order].contiguous(), torch.arange(groups, device=group.device))

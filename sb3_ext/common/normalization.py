@@ -1,31 +1,17 @@
-"""Observation statistics of ``VecNormalize`` that stay frozen while an iteration's policies act."""
+"""Observation statistics of ``VecNormalize``, updated between iterations."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ext.common.rollout import Rollout
 
 
-@contextmanager
-def frozen_statistics(normalize: VecNormalize | None) -> Iterator[bool]:
-    """Within the block nothing updates the statistics; yields whether they were being trained."""
-    was_training = normalize is not None and normalize.training
-    if normalize is not None:
-        normalize.training = False
-    try:
-        yield was_training
-    finally:
-        if normalize is not None:
-            normalize.training = was_training
-
-
-def update_statistics(normalize: VecNormalize, rollouts: Iterable[Rollout]) -> None:
-    """Take in the original observations of the valid transitions."""
-    if not normalize.norm_obs:
+def update_statistics(normalize: VecNormalize | None, rollouts: Iterable[Rollout]) -> None:
+    """Take in the original observations of the valid transitions, if ``normalize`` is training."""
+    if normalize is None or not normalize.training or not normalize.norm_obs:
         return
     for rollout in rollouts:
         raw = rollout.raw_observations

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.utils._pytree import tree_map
+
+from irwrappers.original import OriginalView
 
 Observations = Any  # a tensor [T, E, ...] or a dict of them
 
@@ -68,7 +70,6 @@ def concatenate_policies(rollouts: list[Rollout]) -> Rollout:
 
 def collect_episodes(
     env: VecEnv,
-    vec_normalize: VecNormalize | None,
     act: Callable[[Any], tuple[np.ndarray, np.ndarray]],
     on_step: Callable[[dict[str, Any]], bool],
     *,
@@ -93,8 +94,8 @@ def collect_episodes(
         ValueError: NaN or infinite rewards or observations, named with copy and step.
         RuntimeError: when episodes do not end.
     """
-    observations = env.reset()
-    raw = vec_normalize.get_original_obs() if vec_normalize is not None else observations
+    view = OriginalView(env)
+    observations, raw = view.reset()
     finite = _FiniteCheck(observations)
     finite.observations(raw, "after reset")
     n_envs = env.num_envs
@@ -103,10 +104,7 @@ def collect_episodes(
     give_up = 10 * min_steps + 100_000
     while length.min() < min_steps:
         actions, env_actions = act(observations)
-        new_observations, rewards, dones, infos = env.step(env_actions)
-        new_raw = new_observations
-        if vec_normalize is not None:
-            new_raw, rewards = vec_normalize.get_original_obs(), vec_normalize.get_original_reward()
+        new_observations, new_raw, rewards, dones, infos = view.step(env_actions)
         finite.rewards(rewards, len(steps))
         finite.observations(new_raw, f"at step {len(steps)}")
 
@@ -117,8 +115,9 @@ def collect_episodes(
             terminal = [infos[i]["terminal_observation"] for i in ended]
             next_observations = _substitute(new_observations, ended, terminal)
             next_raw = next_observations
-            if vec_normalize is not None:
-                next_raw = _substitute(new_raw, ended, [vec_normalize.unnormalize_obs(x) for x in terminal])
+            if view.normalize is not None:
+                next_raw = _substitute(new_raw, ended, [view.original_terminal(infos[i]) for i in ended])
+            finite.observations(next_raw, f"at step {len(steps)}")
             truncated[ended] = [infos[i].get("TimeLimit.truncated", False) for i in ended]
             length[ended] = np.where(length[ended] < min_steps, len(steps) + 1, length[ended])
         steps.append((observations, next_observations, raw, next_raw, actions, rewards, dones & ~truncated, truncated))
@@ -135,7 +134,7 @@ def collect_episodes(
     columns = [[step[i] for step in steps] for i in range(8)]
     seen, following, actions_, rewards_, terminated_, truncated_ = (_stack(columns[i], device) for i in (0, 1, 4, 5, 6, 7))
     original, original_following = seen, following
-    if vec_normalize is not None:
+    if view.normalize is not None:
         original, original_following = (_stack(columns[i], device) for i in (2, 3))
     return Rollout(
         observations=seen,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad, jvp
+from torch.func import grad, vjp
 
 from sb3_ext.common.updates import Params
 
@@ -85,10 +85,10 @@ def trust_region_step(
     if not g.any():
         return TrustRegionResult(params, 0.0, 0, False)
 
-    kl_gradient = grad(kl_divergence)
+    pull_back = vjp(grad(kl_divergence), params)[1]  # H v for every v; H is symmetric
 
     def damped_hessian_product(vector: Tensor) -> Tensor:
-        return flatten(jvp(kl_gradient, (params,), (unflatten(vector, params),))[1]).detach() + cg_damping * vector
+        return flatten(pull_back(unflatten(vector, params))[0]).detach() + cg_damping * vector
 
     direction = conjugate_gradients(damped_hessian_product, g, cg_max_steps)
     step = direction * torch.sqrt(2 * max_kl / (direction @ damped_hessian_product(direction)))

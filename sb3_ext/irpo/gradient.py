@@ -45,8 +45,9 @@ def surrogate_objective(
 ) -> Tensor:
     """E[π/π_old · Â] (``"ratio"``) or E[log π · Â] (``"log_prob"``), plus ``ent_coef`` times the mean entropy.
 
-    Both have the gradient of J at π = π_old. Only the ratio has its second derivative,
-    E[(∇² log π + ∇log π ∇log πᵀ) Â]: the log-probability form lacks the second term.
+    Both have the gradient of J at π = π_old. The ratio's second derivative is E[(∇² log π + ∇log π ∇log πᵀ) Â], the
+    log-probability form lacks the second term. For episodes of one step the former is ∇²J; for longer ones ∇²J has products
+    ∇log π_t ∇log π_t′ᵀ of different steps besides, which neither form has (tests/test_irpo_gradient.py).
     """
     outputs = actor(params, batch.observations)
     log_prob = distribution.log_prob(outputs, batch.actions)

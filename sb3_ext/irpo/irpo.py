@@ -21,10 +21,11 @@ from torch.func import vmap
 from torch.utils._pytree import tree_map
 
 from irwrappers import IntrinsicReward, RunningStd, Transitions, make_intrinsic_reward
+from irwrappers.original import frozen_statistics
 from sb3_ext.common.arguments import check_choice, check_range
 from sb3_ext.common.checkpoint import IterationCheckpoint
 from sb3_ext.common.grouped import minibatches
-from sb3_ext.common.normalization import frozen_statistics, update_statistics
+from sb3_ext.common.normalization import update_statistics
 from sb3_ext.common.rollout import Rollout, collect_episodes, concatenate_policies
 from sb3_ext.common.trust_region import TrustRegionResult, trust_region_step
 from sb3_ext.common.updates import Params, backpropagate_through_updates, clip_each_, global_norm
@@ -57,7 +58,8 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         n_critic_minibatches: disjoint minibatches of the one pass over each batch that each critic makes.
         ent_coef: entropy bonus of the extrinsic gradient.
         max_grad_norm: clip of every policy gradient (inside the graph) and of the critics'; ``None`` for none.
-        surrogate: ``"ratio"``, whose Hessian is that of J, or the authors' ``"log_prob"``, whose is not.
+        surrogate: ``"ratio"``, whose Hessian is that of J up to the terms between different steps of an episode, or the
+            authors' ``"log_prob"``, whose lacks those within a step too.
         weighting: of the K pulled-back gradients. ``"softmax"``: ω = softmax(J_R / τ) of this iteration's mean discounted
             returns (the paper); ``"ema"``: the authors' program, softmax then arg-max of an exponential average of step
             rewards with τ falling 1 → 0 over the first ``temperature_decay`` of training; ``"argmax"``; ``"uniform"``.
@@ -244,28 +246,28 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfIRPO:
-        total_timesteps, callback = self._setup_learn(
-            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
-        )
+        with frozen_statistics(self._vec_normalize_env):  # its reset must not count twice in a run that is continued
+            total_timesteps, callback = self._setup_learn(
+                total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+            )
         self._fit_intrinsic_reward(total_timesteps, progress_bar or self.verbose >= 1)
         callback.on_training_start(locals(), globals())
         iteration = 0
         while self.num_timesteps < total_timesteps:
             self._boundary = self._snapshot()
             try:
-                with frozen_statistics(self._vec_normalize_env) as was_training:
-                    rollouts = self._run_iteration(callback)
+                rollouts = self._run_iteration(callback)
             except BaseException:
                 # Interrupted: as if this iteration had not begun, so that what is saved now resumes exactly.
                 self._restore(self._boundary)
+                self._boundary = None
                 raise
             if rollouts is None:
                 steps = self.num_timesteps
                 self._restore(self._boundary)
                 self.num_timesteps = steps  # a callback's stop: the steps were taken
                 break
-            if self._vec_normalize_env is not None and was_training:
-                update_statistics(self._vec_normalize_env, rollouts)
+            update_statistics(self._vec_normalize_env, rollouts)
             self._boundary = None
             iteration += 1
             self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
@@ -329,7 +331,7 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         self._iteration += 1
         self._n_updates += 1
         raw_gradient = {name: torch.einsum("k,k...->...", weights, value) for name, value in raw_pulled_back.items()}
-        self._log(base, returns, intrinsic_return, weights, temperature, step, global_norm(raw_gradient))
+        self._log(theta, base, returns, intrinsic_return, weights, temperature, step, global_norm(raw_gradient))
         return rollouts
 
     # ------------------------------------------------------------------ pieces of an iteration
@@ -376,7 +378,6 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         copies = env.num_envs // n_policies
         return collect_episodes(
             env,
-            self._vec_normalize_env,
             act,
             on_step,
             n_policies=n_policies,
@@ -541,6 +542,7 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
 
     def _log(
         self,
+        theta: Params,
         base: PolicyBatch,
         returns: Tensor,
         intrinsic_return: Tensor,
@@ -549,7 +551,6 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         step: TrustRegionResult,
         gradient_norm: Tensor,
     ) -> None:
-        theta = tree_map(lambda x: x[0], self._copies_of_base())
         direct_batch = SurrogateBatch(*tree_map(lambda x: x[0], tuple(base.surrogate(base.returns_to_go(self.gamma)))))
         direct = self._surrogate_gradient(theta, direct_batch, max_grad_norm=None)
         record = self.logger.record
@@ -573,9 +574,10 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
     def _check_arguments(
         self, learning_rate: Any, gamma: float, gae_lambda: float, ent_coef: float, max_grad_norm: float | None
     ) -> None:
-        for name in ("batch_size", "n_critic_minibatches", "cg_max_steps", "line_search_max_iter"):
+        for name in ("batch_size", "cg_max_steps", "line_search_max_iter"):
             check_range(name, getattr(self, name), 1, integer=True)
         check_range("n_exploratory_updates", self.n_exploratory_updates, 1, integer=True)
+        check_range("n_critic_minibatches", self.n_critic_minibatches, 1, self.batch_size, integer=True)
         check_range("learning_rate", learning_rate, 0)
         for name in ("exploratory_learning_rate", "base_learning_rate", "target_kl", "temperature"):
             check_range(name, getattr(self, name), 0, open_low=True)
