@@ -12,7 +12,18 @@ ROOT = Path(__file__).resolve().parents[1]
 OURS = {"envs", "irwrappers", "sb3_ext", "tests", "examples"}
 ALLOWED = {"envs": {"envs"}, "irwrappers": {"irwrappers"}, "sb3_ext": {"sb3_ext", "irwrappers", "envs"}}
 # What a program that uses one environment or one reward should not wait for: imported where used, if at all.
-HEAVY = {"rl_zoo3", "metaworld", "minigrid", "gymnasium_robotics", "mujoco", "matplotlib", "ray", "envpool", "ale_py", "rliable"}
+HEAVY = {
+    "rl_zoo3",
+    "metaworld",
+    "minigrid",
+    "gymnasium_robotics",
+    "mujoco",
+    "matplotlib",
+    "ray",
+    "envpool",
+    "ale_py",
+    "rliable",
+}
 FILES = sorted(path for package in ALLOWED for path in (ROOT / package).rglob("*.py"))
 
 
@@ -73,7 +84,11 @@ def test_the_commands_are_thin(name):
 def test_nothing_else_of_ours_reaches_into_zoo():
     for path in FILES:
         inner = path.relative_to(ROOT).with_suffix("").parts
-        if inner[0] == "sb3_ext" and inner[1] != "zoo" and inner[1:] not in {("train",), ("enjoy",), ("benchmark",), ("plot",)}:
+        if (
+            inner[0] == "sb3_ext"
+            and inner[1] != "zoo"
+            and inner[1:] not in {("train",), ("enjoy",), ("benchmark",), ("plot",)}
+        ):
             assert not [module for module in imported_modules(path) if module.startswith("sb3_ext.zoo")], path
 
 

@@ -232,7 +232,12 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         budget = int(self.fit_fraction * (total_timesteps - self.num_timesteps))
         if self.verbose >= 1:
             print(f"Fitting the intrinsic reward {type(self.intrinsic_reward).__name__} on at most {budget} steps")
-        self.num_timesteps += self.intrinsic_reward.fit(self.env, budget, seed=self._base_seed, progress_bar=progress_bar)
+        try:
+            steps = self.intrinsic_reward.fit(self.env, budget, seed=self._base_seed, progress_bar=progress_bar)
+        except ValueError as error:
+            error.add_note(f"learn({total_timesteps}) with fit_fraction={self.fit_fraction} gives fit() {budget} steps.")
+            raise
+        self.num_timesteps += steps
         self.intrinsic_reward.to(self.device)
 
     # ------------------------------------------------------------------ learning

@@ -1,0 +1,290 @@
+"""What holds for every intrinsic reward: a new one in ``INTRINSIC_REWARDS`` is tested by being there."""
+
+import copy
+import subprocess
+import sys
+
+import cloudpickle
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+import envs  # noqa: F401  (registers sparse/…)
+from irwrappers import INTRINSIC_REWARDS, Concat, IntrinsicReward, RunningStd, Transitions, make_intrinsic_reward
+from irwrappers.unique import unique_rows
+
+# Arguments that make a reward quick to fit; one that needs none need not be here.
+QUICK = {"allo": dict(n_rewards=4, gradient_steps=10, hidden_sizes=(16,), n_walks=4), "random": dict(hidden_sizes=(32, 32))}
+T, B = 12, 3
+
+
+def make_env(n=2):
+    return DummyVecEnv([lambda: gym.make("sparse/Maze-v1")] * n)
+
+
+def build(name):
+    env = make_env(1)
+    if name == "concat":
+        return make_intrinsic_reward(["laplacian", {"allo": QUICK["allo"]}, "laplacian"], env.observation_space, env.action_space)
+    return make_intrinsic_reward(name, env.observation_space, env.action_space, **QUICK.get(name, {}))
+
+
+def fitted(name):
+    reward = build(name)
+    if reward.needs_fit:
+        reward.fit(make_env(), 2000, seed=0)
+    return reward
+
+
+def random_steps(seed=0, n_steps=T, n_envs=B):
+    """Uniformly random actions in Maze-v1, the observations before any reset."""
+    env, rng = make_env(n_envs), np.random.default_rng(seed)
+    env.seed(seed)
+    observations, steps = env.reset(), []
+    for _ in range(n_steps):
+        actions = rng.integers(4, size=n_envs)
+        following, _, dones, infos = env.step(actions)
+        last = np.stack([infos[i]["terminal_observation"] if dones[i] else following[i] for i in range(n_envs)])
+        truncated = np.array([info.get("TimeLimit.truncated", False) for info in infos])
+        steps.append((observations, actions, last, dones & ~truncated, truncated))
+        observations = following
+    return Transitions(*(torch.as_tensor(np.stack(part)) for part in zip(*steps, strict=True)))
+
+
+def part_of(batch, steps=slice(None), copies=slice(None)):
+    return Transitions(*(value[steps, copies] for value in vars(batch).values()))
+
+
+everyone = pytest.mark.parametrize("name", [*INTRINSIC_REWARDS, "concat"])
+
+
+@everyone
+def test_shape_type_and_names(name):
+    reward, batch = fitted(name), random_steps()
+    paid = reward.compute(batch)
+    assert paid.shape == (T, B, reward.n_rewards)
+    assert paid.dtype == torch.float32 and not paid.requires_grad and paid.isfinite().all()
+    assert len(set(reward.channel_names)) == reward.n_rewards
+
+
+@everyone
+def test_compute_changes_nothing(name):
+    reward, batch = fitted(name), random_steps()
+    before = {key: value.clone() for key, value in reward.state_dict().items()}
+    inputs = {key: value.clone() for key, value in vars(batch).items()}
+    generator = torch.get_rng_state()
+    assert torch.equal(reward.compute(batch), reward.compute(batch))
+    assert torch.equal(generator, torch.get_rng_state())
+    assert all(torch.equal(value, before[key]) for key, value in reward.state_dict().items())
+    assert all(torch.equal(value, inputs[key]) for key, value in vars(batch).items())
+
+
+@everyone
+def test_copies_are_paid_apart(name):
+    # What one copy is paid does not depend on which other copies share its batch.
+    reward, batch = fitted(name), random_steps()
+    whole = reward.compute(batch)
+    one_by_one = torch.cat([reward.compute(part_of(batch, copies=slice(b, b + 1))) for b in range(B)], 1)
+    torch.testing.assert_close(one_by_one, whole, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["allo", "laplacian", "random", "concat"])
+def test_a_state_difference_does_not_depend_on_how_time_is_split(name):
+    reward, batch = fitted(name), random_steps()
+    halves = [reward.compute(part_of(batch, steps=steps)) for steps in (slice(0, 5), slice(5, T))]
+    torch.testing.assert_close(torch.cat(halves), reward.compute(batch), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["allo", "laplacian", "random"])
+def test_differences_come_in_pairs_and_telescope(name):
+    reward, batch = fitted(name), random_steps()
+    paid = reward.compute(batch)
+    torch.testing.assert_close(paid[..., 0::2], -paid[..., 1::2])  # −phi_i and +phi_i
+    ends = Transitions(batch.observations[:1], batch.actions[:1], batch.next_observations[-1:], *[batch.terminated[:1]] * 2)
+    torch.testing.assert_close(paid.sum(0), reward.compute(ends)[0], atol=1e-4, rtol=1e-4)  # no episode ends in 12 steps
+
+
+@everyone
+def test_state_dict_makes_a_new_module_the_old_one(name):
+    reward, batch = fitted(name), random_steps()
+    reward.update(batch)
+    new = build(name)
+    new.load_state_dict(reward.state_dict(), strict=True)
+    assert not new.needs_fit
+    assert torch.equal(new.compute(batch), reward.compute(batch))
+    assert new.update(batch) == pytest.approx(reward.update(batch), nan_ok=True)
+    assert torch.equal(new.compute(batch), reward.compute(batch))
+
+
+@everyone
+def test_copies_and_pickles(name):
+    reward, batch = fitted(name), random_steps()
+    for twin in (copy.deepcopy(reward), cloudpickle.loads(cloudpickle.dumps(reward))):
+        assert torch.equal(twin.compute(batch), reward.compute(batch))
+        assert not twin.needs_fit
+
+
+@everyone
+def test_same_seed_same_reward(name):
+    first, second, batch = fitted(name), fitted(name), random_steps()
+    assert torch.equal(first.compute(batch), second.compute(batch))
+
+
+@everyone
+def test_update_returns_numbers_to_log(name):
+    logged = fitted(name).update(random_steps())
+    assert all(isinstance(key, str) and np.isfinite(value) for key, value in logged.items())
+
+
+@everyone
+def test_fit_takes_a_single_environment_and_counts_steps(name):
+    reward = build(name)
+    steps = reward.fit(gym.make("sparse/Maze-v1"), 1000, seed=0)
+    assert isinstance(steps, int) and 0 <= steps <= 1000
+    assert not reward.needs_fit
+
+
+@pytest.mark.parametrize("name", [name for name in INTRINSIC_REWARDS if build(name).needs_fit])
+def test_fit_says_what_it_takes(name):
+    with pytest.raises(TypeError, match="GridMazeVectorEnv.*GymnasiumVecEnv"):
+        build(name).fit(gym.make_vec("sparse/Maze-v1", num_envs=2), 1000)
+    with pytest.raises(TypeError, match="str"):
+        build(name).fit("sparse/Maze-v1", 1000)
+
+
+# Composition
+
+
+def test_concat_is_its_parts_side_by_side():
+    env, batch = make_env(), random_steps()
+    parts = [fitted("laplacian"), fitted("random")]
+    both = Concat(parts)
+    assert both.n_rewards == sum(part.n_rewards for part in parts)
+    assert torch.equal(both.compute(batch), torch.cat([part.compute(batch) for part in parts], -1))
+    assert not both.needs_fit and both.fit(env, 1000) == 0
+    with pytest.raises(ValueError, match="at least one"):
+        Concat([])
+
+
+def test_concat_logs_each_part_under_its_own_name():
+    class Counting(IntrinsicReward):
+        n_rewards = 1
+
+        def update(self, batch):
+            return {"steps": float(batch.n_steps * batch.n_envs)}
+
+    space = make_env().observation_space
+    logged = Concat([Counting(space, spaces.Discrete(4)), Counting(space, spaces.Discrete(4))]).update(random_steps())
+    assert len(logged) == 2 and set(logged.values()) == {float(T * B)}
+
+
+def test_concat_stays_within_the_budget():
+    env = make_env()
+    parts = [{"allo": QUICK["allo"] | {"n_walks": 1000}}] * 2
+    both = make_intrinsic_reward(parts, env.observation_space, env.action_space)
+    assert 0 < both.fit(env, 1000, seed=0) <= 1000
+
+
+def test_by_name_by_instance_by_list():
+    env = make_env()
+    space = (env.observation_space, env.action_space)
+    instance = build("random")
+    assert make_intrinsic_reward(instance, *space) is instance
+    mixed = make_intrinsic_reward(["laplacian", {"random": {"n_rewards": 2}}, instance], *space)
+    assert mixed.n_rewards == 6 + 2 + instance.n_rewards
+    with pytest.raises(ValueError, match=r"'alo'.*allo.*Did you mean 'allo'"):
+        make_intrinsic_reward("alo", *space)
+    with pytest.raises(ValueError, match="n_rewards"):
+        make_intrinsic_reward(instance, *space, n_rewards=2)
+    with pytest.raises(ValueError, match=r"\[\]"):
+        make_intrinsic_reward([], *space)
+
+
+@pytest.mark.parametrize(
+    "space", [spaces.Dict(a=spaces.Box(0, 1, (2,))), spaces.Box(0, 255, (84, 84, 3), np.uint8)], ids=["dict", "image"]
+)
+@pytest.mark.parametrize("name", ["allo", "laplacian", "random"])
+def test_spaces_that_do_not_fit_are_named(name, space):
+    with pytest.raises(ValueError) as error:
+        make_intrinsic_reward(name, space, spaces.Discrete(2))
+    assert str(space) in str(error.value)
+
+
+def test_discrete_observations_are_one_hot():
+    space = spaces.Discrete(5, start=2)
+    reward = make_intrinsic_reward("random", space, spaces.Discrete(2), hidden_sizes=(8,), indices=range(5))
+    flags = torch.zeros(1, 3, dtype=torch.bool)
+    observations, following = torch.tensor([[2, 3, 6]]), torch.tensor([[3, 3, 2]])
+    paid = reward.compute(Transitions(observations, torch.zeros(1, 3), following, flags, flags))
+    eye = torch.eye(5)
+    expected = (reward.network(eye[[1, 1, 0]]) - reward.network(eye[[0, 1, 4]]))[:, 1]
+    torch.testing.assert_close(paid[0, :, 1], expected)
+    with_axis = Transitions(observations[..., None], torch.zeros(1, 3), following[..., None], flags, flags)
+    torch.testing.assert_close(reward.compute(with_axis), paid)  # SB3 stores them [T, B, 1]
+
+
+def test_import_is_light():
+    code = (
+        "import sys, irwrappers; "
+        "heavy = {'envs', 'sb3_ext', 'mujoco', 'metaworld', 'minigrid', 'rl_zoo3', 'sb3_contrib', 'ray'} & set(sys.modules); "
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Running deviation, distinct rows
+
+
+def test_running_std_equals_numpy_on_everything_seen():
+    rng, std, parts = np.random.default_rng(0), RunningStd(3), []
+    for shape in ((7, 2), (1, 1), (40, 3), (0, 2)):
+        parts.append(1e3 + rng.normal(size=(*shape, 3)) * [1, 10, 0.01])
+        std.update(torch.as_tensor(parts[-1]))
+    seen = np.concatenate([part.reshape(-1, 3) for part in parts])
+    np.testing.assert_allclose(std.std, seen.std(0), rtol=1e-9)
+    np.testing.assert_allclose(std.mean, seen.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(std.count, len(seen))
+    x = torch.ones(2, 3)
+    torch.testing.assert_close(std.normalize(x), x / torch.as_tensor(seen.std(0), dtype=torch.float32), rtol=1e-5, atol=0)
+
+
+def test_running_std_counts_each_channel_by_its_mask():
+    rng, std = np.random.default_rng(0), RunningStd(2)
+    x, mask = rng.normal(size=(6, 4, 2)), rng.random((6, 4, 2)) < 0.5
+    mask[..., 1] = False
+    std.update(torch.as_tensor(x), torch.as_tensor(mask))
+    assert std.std[0] == pytest.approx(x[..., 0][mask[..., 0]].std())
+    assert std.std[1] == 1 and std.count[1] == 0  # nothing seen
+
+
+def test_running_std_ignores_whatever_lies_under_the_mask():
+    std = RunningStd(1)
+    std.update(torch.tensor([[1.0], [float("nan")], [float("inf")], [3.0]]), torch.tensor([[True], [False], [False], [True]]))
+    assert std.mean.item() == 2 and std.std.item() == 1
+
+
+def test_running_std_takes_a_mask_without_the_channel_axis_expanded():
+    std = RunningStd(2)
+    std.update(torch.tensor([[1.0, 10.0], [3.0, 30.0], [9.0, 9.0]]), torch.tensor([[True], [True], [False]]))
+    assert std.std.tolist() == [1, 10]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.int64, torch.uint8, torch.bool])
+@pytest.mark.parametrize("shape", [(1, 1), (500, 2), (5000, 4), (300, 40), (0, 3)])
+def test_unique_rows_equals_torch(dtype, shape):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 2 if dtype == torch.bool else 12, shape, generator=generator).to(dtype)
+    rows, inverse = unique_rows(x)
+    assert torch.equal(rows[inverse], x)
+    if len(x):
+        assert torch.equal(torch.unique(rows, dim=0), torch.unique(x, dim=0))
+        assert len(rows) == len(torch.unique(x, dim=0))
+
+
+def test_unique_rows_of_continuous_states():
+    x = torch.randn(1000, 8, generator=torch.Generator().manual_seed(0))
+    rows, inverse = unique_rows(torch.cat([x, x[:100]]))
+    assert len(rows) == 1000 and torch.equal(inverse[1000:], inverse[:100])
