@@ -160,7 +160,7 @@ def test_the_time_limit_truncates(env_id):
     while not flags or not any(flags[-1]):
         # A start with no wall beside it (FourRooms-v0): back and forth.
         action = 2 * (len(flags) % 2) if into_a_wall is None else into_a_wall
-        observation, reward, terminated, truncated, info = env.step(action)
+        _, reward, terminated, truncated, info = env.step(action)
         flags.append((terminated, truncated))
         assert reward == 0 and info["is_success"] is False
     assert len(flags) == horizon(env_id) and flags[-1] == (False, True)
@@ -169,10 +169,10 @@ def test_the_time_limit_truncates(env_id):
 def test_moves_are_left_down_right_up_and_walls_hold(env_id):
     env = gym.make(env_id).unwrapped
     observations, next_states = env.transition_graph()
-    for state, position in enumerate(observations[:, :2].astype(int)):
+    for state, (x, y) in enumerate(observations[:, :2].astype(int)):
         for action, (dx, dy) in enumerate([(-1, 0), (0, 1), (1, 0), (0, -1)]):
-            column, row = position + (dx, dy)
-            expected = position if env.layout.walls[row, column] else (column, row)
+            column, row = x + dx, y + dy
+            expected = (x, y) if env.layout.walls[row, column] else (column, row)
             assert tuple(observations[next_states[state, action], :2]) == tuple(expected)
 
 

@@ -28,7 +28,8 @@ def make_env(n=2):
 def build(name):
     env = make_env(1)
     if name == "concat":
-        return make_intrinsic_reward(["laplacian", {"allo": QUICK["allo"]}, "laplacian"], env.observation_space, env.action_space)
+        parts = ["laplacian", {"allo": QUICK["allo"]}, "laplacian"]
+        return make_intrinsic_reward(parts, env.observation_space, env.action_space)
     return make_intrinsic_reward(name, env.observation_space, env.action_space, **QUICK.get(name, {}))
 
 
@@ -149,7 +150,7 @@ def test_fit_takes_a_single_environment_and_counts_steps(name):
 
 @pytest.mark.parametrize("name", [name for name in INTRINSIC_REWARDS if build(name).needs_fit])
 def test_fit_says_what_it_takes(name):
-    with pytest.raises(TypeError, match="GridMazeVectorEnv.*GymnasiumVecEnv"):
+    with pytest.raises(TypeError, match=r"GridMazeVectorEnv.*GymnasiumVecEnv"):
         build(name).fit(gym.make_vec("sparse/Maze-v1", num_envs=2), 1000)
     with pytest.raises(TypeError, match="str"):
         build(name).fit("sparse/Maze-v1", 1000)

@@ -95,6 +95,13 @@ class ALLO(FeatureDifference):
         for name, value in positive.items():
             if not value > 0:
                 raise ValueError(f"{name} must be positive, got {value!r}.")
+        for name, value in dict(dual_learning_rate=dual_learning_rate, barrier_growth=barrier_growth).items():
+            if not value >= 0:
+                raise ValueError(f"{name} must not be negative, got {value!r}.")
+        if not max_barrier >= barrier:
+            raise ValueError(f"max_barrier must be at least barrier = {barrier}, got {max_barrier}.")
+        if not all(isinstance(size, int) and size > 0 for size in hidden_sizes):
+            raise ValueError(f"hidden_sizes must be positive integers, got {tuple(hidden_sizes)}.")
         self.n_features = n_features
         self.discount = discount
         self.n_walks = n_walks
@@ -137,7 +144,8 @@ class ALLO(FeatureDifference):
         return self._forward(inputs)
 
     def _forward(self, inputs: Tensor) -> Tensor:
-        scale = (self.high - self.low).clamp(min=1e-6)
+        scale = self.high - self.low
+        scale = torch.where(scale > 1e-6, scale, 2.0)  # an entry that never changed may do so later: as it is, not × 1e6
         return self.network(2 * (inputs - self.low) / scale - 1)
 
     def fit(self, env: VecEnv | gym.Env, total_timesteps: int, seed: int | None = None, progress_bar: bool = False) -> int:

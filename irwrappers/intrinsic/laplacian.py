@@ -32,9 +32,20 @@ def laplacian_eigenvectors(next_states: np.ndarray) -> tuple[np.ndarray, np.ndar
     transition = np.zeros((n_states, n_states))
     np.add.at(transition, (np.arange(n_states)[:, None], next_states), 1 / n_actions)
     eigenvalues, eigenvectors = np.linalg.eigh(np.eye(n_states) - (transition + transition.T) / 2)
-    eigenvectors *= np.sqrt(n_states)
+    eigenvectors = _constant_first(eigenvalues, eigenvectors) * np.sqrt(n_states)
     largest = np.argmax(np.abs(eigenvectors).round(6), axis=0)
     return eigenvalues, eigenvectors * np.sign(eigenvectors[largest, np.arange(n_states)])
+
+
+def _constant_first(eigenvalues: np.ndarray, eigenvectors: np.ndarray) -> np.ndarray:
+    """Where the graph falls into parts, eigenvalue 0 repeats and its eigenvectors are any basis: one that begins with 1."""
+    null = np.abs(eigenvalues) < 1e-9
+    constant = eigenvectors[:, null].mean(0) * np.sqrt(len(eigenvectors))  # its coordinates in that basis
+    if null.sum() < 2 or abs(np.linalg.norm(constant) - 1) > 1e-6:
+        return eigenvectors
+    rotation, _ = np.linalg.qr(np.column_stack([constant, np.eye(len(constant))]))
+    eigenvectors[:, null] = eigenvectors[:, null] @ rotation
+    return eigenvectors
 
 
 class ExactLaplacian(FeatureDifference):

@@ -32,6 +32,8 @@ class RandomNetworkReward(FeatureDifference):
         hidden_sizes: of the network. seed: of its weights.
     """
 
+    fitted: Tensor
+
     def __init__(
         self,
         observation_space: spaces.Space,
@@ -42,18 +44,18 @@ class RandomNetworkReward(FeatureDifference):
         seed: int = 0,
     ) -> None:
         super().__init__(observation_space, action_space, n_rewards, indices)
-        self._fitted = self._given_indices
+        self.register_buffer("fitted", torch.tensor(self._given_indices))
         # All entries are inputs and those not chosen are zeroed, so the weights do not depend on what the hook says.
         self.network = mlp([self.n_entries, *hidden_sizes, n_rewards // 2 + 2], nn.Tanh, seed).requires_grad_(False)
 
     @property
     def needs_fit(self) -> bool:
-        return not self._fitted
+        return not bool(self.fitted)
 
     def fit(self, env: VecEnv | gym.Env, total_timesteps: int = 0, seed: int | None = None, progress_bar: bool = False) -> int:
         """Read which entries are positions, where the environment says; takes no step."""
         self._read_indices(as_vec_env(env))
-        self._fitted = True
+        self.fitted.fill_(True)
         return 0
 
     def features(self, inputs: Tensor) -> Tensor:

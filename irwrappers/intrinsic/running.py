@@ -26,9 +26,12 @@ class RunningStd(nn.Module):
 
     @torch.no_grad()
     def update(self, x: Tensor, mask: Tensor | None = None) -> None:
-        """Take in ``x`` ``[..., n]``, only where ``mask`` (same shape) is True."""
-        values = x.reshape(-1, x.shape[-1]).double()
-        weight = torch.ones_like(values) if mask is None else mask.expand_as(x).reshape(values.shape).double()
+        """Take in ``x`` ``[..., n]``, only where ``mask`` (broadcast to ``x``) is True."""
+        seen = torch.ones_like(x, dtype=torch.bool) if mask is None else mask.expand_as(x)
+        seen = seen.reshape(-1, x.shape[-1])
+        # What is masked out may be anything, NaN too: zero times NaN would still be NaN.
+        values = x.reshape(seen.shape).double().masked_fill(~seen, 0)
+        weight = seen.double()
         count = weight.sum(0)
         safe = count.clamp(min=1)
         mean = (values * weight).sum(0) / safe

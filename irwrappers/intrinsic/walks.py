@@ -52,7 +52,7 @@ def collect_walks(
         return view.reset()[1]
 
     env.seed(seed)
-    positions, numbers = [np.asarray(restart())], [np.arange(env.num_envs)]
+    positions, numbers, real = [np.asarray(restart())], [np.arange(env.num_envs)], [np.ones(env.num_envs, dtype=bool)]
     number, next_number = numbers[0].copy(), env.num_envs
     waiting = np.ones(env.num_envs, dtype=bool)
     timesteps = finished = 0
@@ -67,6 +67,7 @@ def collect_walks(
                 current[i] = view.original_terminal(infos[i])
             positions.append(current)
             numbers.append(number.copy())
+            real.append(np.ones(env.num_envs, dtype=bool))
             if not len(ended):
                 continue
             finished += len(ended)
@@ -76,14 +77,26 @@ def collect_walks(
             waiting |= not waiting.any()
             number[starting] = next_number + np.arange(len(starting))
             next_number += len(starting)
-            # A row for the new walks' first observations; the copies that go on repeat theirs, which is one more visit.
-            positions.append(np.where(np.isin(np.arange(env.num_envs), starting)[:, None], again, current))
+            # A row for the new walks' first observations; the copies that go on have none, and theirs is taken out below.
+            first = current.copy()
+            first[starting] = again[starting]
+            positions.append(first)
             numbers.append(number.copy())
+            real.append(np.isin(np.arange(env.num_envs), starting))
     env.set_options()
     table = torch.as_tensor(np.stack(positions), device=device)
     same_walk = torch.as_tensor(np.stack(numbers), device=device)
-    flat = select(table.flatten(0, 1))
-    return Walks(flat.view(*same_walk.shape, -1), same_walk, _last_rows(same_walk), timesteps)
+    flat = select(table.flatten(0, 1)).view(*same_walk.shape, -1)
+    flat, same_walk = _without_gaps(flat, same_walk, torch.as_tensor(np.stack(real), device=device))
+    return Walks(flat, same_walk, _last_rows(same_walk), timesteps)
+
+
+def _without_gaps(positions: Tensor, same_walk: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    """Each column's real rows moved together, all columns cut to the shortest: two rows in a walk are then a step apart."""
+    if real.all():
+        return positions, same_walk
+    order = (~real).byte().argsort(dim=0, stable=True)[: int(real.sum(0).min())]
+    return positions.gather(0, order[..., None].expand(-1, -1, positions.shape[-1])), same_walk.gather(0, order)
 
 
 def _last_rows(same_walk: Tensor) -> Tensor:
