@@ -155,7 +155,7 @@ def test_the_time_limit_truncates(env_id):
     into_a_wall = next(
         (a for a, (dx, dy) in enumerate([(-1, 0), (0, 1), (1, 0), (0, -1)]) if walls[row + dy, column + dx]), None
     )
-    observation, _ = env.reset(seed=0)
+    env.reset(seed=0)
     flags = []
     while not flags or not any(flags[-1]):
         # A start with no wall beside it (FourRooms-v0): back and forth.

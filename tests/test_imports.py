@@ -1,4 +1,4 @@
-"""Who may import whom: envs and irwrappers nothing of ours, sb3_ext both, rl_zoo3 in sb3_ext/zoo only; nothing heavy at import."""
+"""Who may import whom: envs and irwrappers nothing of ours, sb3_ext both, rl_zoo3 in its zoo only; nothing heavy at import."""
 
 import ast
 import json
