@@ -45,7 +45,10 @@ class Concat(IntrinsicReward):
         return {f"{name}/{key}": value for name, part in self._parts() for key, value in part.update(batch).items()}
 
     def fit(self, env: VecEnv | gym.Env, total_timesteps: int, seed: int | None = None, progress_bar: bool = False) -> int:
-        """Fit those that need it, the budget split evenly among them."""
+        """Fit those that need it in turn; each may take an even share of what the ones before it left."""
         waiting = [part for _, part in self._parts() if part.needs_fit]
-        share = total_timesteps // max(len(waiting), 1)
-        return sum(part.fit(env, share, seed=seed, progress_bar=progress_bar) for part in waiting)
+        used = 0
+        for number, part in enumerate(waiting):
+            share = (total_timesteps - used) // (len(waiting) - number)
+            used += part.fit(env, share, seed=seed, progress_bar=progress_bar)
+        return used
