@@ -8,6 +8,8 @@ from torch import Tensor
 
 def _words(x: Tensor) -> Tensor:
     """The bits of each entry as int64, high bits folded into low ones: ``[n, d]``."""
+    if x.is_floating_point():
+        x = x + 0.0  # −0.0 becomes 0.0: they are equal, so their bits must be
     if x.dtype == torch.float64:
         bits = x.contiguous().view(torch.int64)
         return bits ^ (bits >> 32)

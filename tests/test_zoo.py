@@ -4,16 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import gymnasium as gym
 import pytest
 import yaml
 
 import envs
+import sb3_ext
 from sb3_ext import IRPO
-from sb3_ext.common.vec_env import GymnasiumVecEnv
-from sb3_ext.zoo.environments import import_envs, native_vec_env
-from sb3_ext.zoo.manager import HYPERPARAMS, hyperparams_file
 
+# rl_zoo3 replaces Gymnasium's TimeLimit for the whole process, so nothing here imports it: it runs in processes of its own.
+HYPERPARAMS = Path(sb3_ext.__file__).parent / "zoo" / "hyperparams"
 GRID_IDS = [f"sparse/{name}" for name in envs.GRID_LAYOUTS]
 
 
@@ -44,9 +43,14 @@ def test_train_then_enjoy(tmp_path):
 def test_every_grid_has_hyperparameters_that_the_algorithm_takes(algo):
     entries = yaml.safe_load((HYPERPARAMS / f"{algo}.yml").read_text())
     assert set(GRID_IDS) <= set(entries)
-    for env_id in GRID_IDS:
-        assert hyperparams_file(algo, env_id) == str(HYPERPARAMS / f"{algo}.yml")
-    assert algo == "irpo" or hyperparams_file(algo, "CartPole-v1") is None  # rl_zoo3's own
+
+
+def test_our_hyperparameters_serve_our_environments_and_rl_zoo3s_the_others(tmp_path):
+    script = "from sb3_ext.zoo.manager import *; print([hyperparams_file(a, e) for a in ('irpo', 'ppo') for e in %r])"
+    ids = ["sparse/Maze-v1", "CartPole-v1"]
+    out = subprocess.run([sys.executable, "-c", script % ids], cwd=tmp_path, check=True, capture_output=True, text=True)
+    irpo, ppo = str(HYPERPARAMS / "irpo.yml"), str(HYPERPARAMS / "ppo.yml")
+    assert out.stdout.strip() == str([irpo, irpo, ppo, None])
 
 
 def test_a_yaml_key_that_no_argument_takes_is_named_before_anything_is_made(tmp_path):
@@ -64,16 +68,26 @@ def test_ppo_trains_on_the_vectorised_form_with_our_settings(tmp_path):
     assert "('n_envs', 64)" in log
 
 
-def test_native_form_keeps_arguments_and_leaves_wrapped_environments_alone(tmp_path):
-    from stable_baselines3.common.monitor import Monitor
+NATIVE = """
+import gymnasium as gym, envs
+from stable_baselines3.common.monitor import Monitor
+from sb3_ext.common.vec_env import GymnasiumVecEnv
+from sb3_ext.zoo import train
+from sb3_ext.zoo.environments import import_envs, native_vec_env
 
-    layout = ["#####", "#S G#", "#####"]
-    native = native_vec_env([lambda: Monitor(gym.make("sparse/Maze-v1", layout=layout))] * 3)
-    assert isinstance(native.unwrapped, GymnasiumVecEnv)
-    assert native.observation_space.high.tolist() == [4, 2, 4, 2]
-    wrapped = native_vec_env([lambda: Monitor(gym.wrappers.RescaleObservation(gym.make("sparse/Maze-v1"), -1, 1))] * 2)
-    assert not isinstance(wrapped.unwrapped, GymnasiumVecEnv)
-    assert not isinstance(native_vec_env([lambda: Monitor(gym.make("CartPole-v1"))] * 2).unwrapped, GymnasiumVecEnv)
+import_envs()
+maze = lambda **kwargs: gym.make("sparse/Maze-v1", **kwargs)
+is_native = lambda make: isinstance(native_vec_env([lambda: Monitor(make())] * 2).unwrapped, GymnasiumVecEnv)
+native = native_vec_env([lambda: Monitor(maze(layout=["#####", "#S G#", "#####"]))] * 3)
+assert isinstance(native.unwrapped, GymnasiumVecEnv) and native.observation_space.high.tolist() == [4, 2, 4, 2]
+assert is_native(maze)
+assert not is_native(lambda: gym.wrappers.RescaleObservation(maze(), -1, 1))
+assert not is_native(lambda: gym.make("CartPole-v1"))
+"""
+
+
+def test_native_form_keeps_arguments_and_leaves_wrapped_environments_alone(tmp_path):
+    subprocess.run([sys.executable, "-W", "ignore", "-c", NATIVE], cwd=tmp_path, check=True)
 
 
 def test_somebody_elses_envs_folder_is_named(tmp_path):
@@ -81,10 +95,8 @@ def test_somebody_elses_envs_folder_is_named(tmp_path):
     (tmp_path / "envs" / "__init__.py").write_text("")
     failed = run("train", "--algo", "irpo", "--env", "sparse/Maze-v1", cwd=tmp_path, check=False)
     assert failed.returncode != 0 and "stands in front of the `envs` package" in failed.stderr
-    import_envs()  # ours is found here
 
 
 def test_enjoy_and_train_know_rl_zoo3s_flags(tmp_path):
     assert "--trained-agent" in run("train", "--help", cwd=tmp_path).stdout
     assert "--load-best" in run("enjoy", "--help", cwd=tmp_path).stdout
-    assert Path(HYPERPARAMS).is_dir()

@@ -240,7 +240,9 @@ def _random_pairs(walks: Walks, n: int, discount: float, generator: torch.Genera
         return torch.randint(high, (size,), generator=generator, device=device)
 
     t, column = draw(length, 2 * n), draw(n_columns, 2 * n)
-    gap = torch.empty(n, device=device).geometric_(1 - discount, generator=generator).long()
+    gap = torch.ones(n, dtype=torch.int64, device=device)
+    if discount > 0:
+        gap.geometric_(1 - discount, generator=generator)
     start, later = t[:n], (t[:n] + gap).clamp(max=length - 1)
     # Past the end of its walk a pair is cut to its last step; where that leaves no step it is (s, s) and weighs nothing.
     later = torch.minimum(later, walks.last[start, column[:n]])

@@ -18,7 +18,7 @@ from irwrappers.intrinsic.features import FeatureDifference
 def mlp(sizes: Sequence[int], activation: type[nn.Module], seed: int) -> nn.Sequential:
     """A multilayer perceptron with torch's default initialisation drawn from ``seed``, the global generator untouched."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed CUDA's generators too
         layers: list[nn.Module] = []
         for n_in, n_out in pairwise(sizes):
             layers += [nn.Linear(n_in, n_out), activation()]

@@ -117,6 +117,6 @@ def random_actions(space: spaces.Space, n: int, rng: np.random.Generator) -> np.
         return space.start + rng.integers(space.nvec, size=(n, *space.nvec.shape))
     if isinstance(space, spaces.MultiBinary):
         return rng.integers(2, size=(n, *space.shape), dtype=np.int8)
-    if isinstance(space, spaces.Box):
+    if isinstance(space, spaces.Box) and space.is_bounded():
         return rng.uniform(space.low, space.high, size=(n, *space.shape)).astype(space.dtype)
-    raise ValueError(f"Cannot draw random actions of {space}; expected Box, Discrete, MultiDiscrete or MultiBinary.")
+    raise ValueError(f"Cannot draw random actions of {space}; expected a bounded Box, Discrete, MultiDiscrete or MultiBinary.")
