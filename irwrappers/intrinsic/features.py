@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
@@ -98,7 +97,3 @@ def flatten_observations(space: spaces.Space, observations: Tensor) -> Tensor:
     if isinstance(space, spaces.Discrete):
         return torch.nn.functional.one_hot((observations - int(space.start)).long().flatten(), int(space.n)).float()
     return observations.float()
-
-
-def to_tensor(observations: np.ndarray, device: torch.device) -> Tensor:
-    return torch.as_tensor(observations, device=device)
