@@ -212,8 +212,8 @@ def _all_pairs(rows: Tensor, index: Tensor, same_walk: Tensor, discount: float) 
     """Every pair of the walks with its geometric weight, added up by distinct pair.
 
     The weights of the pairs that begin in a state are scaled to add up to the same for every state: visit counts of a
-    finite walk are the larger part of the estimate's error (on FourRooms the least |cos| of six goes from 0.975 to 0.988 at 200 000
-    steps, from 0.990 to 0.997 at 500 000).
+    finite walk are the larger part of the estimate's error (on FourRooms the least |cos| of six goes from
+    0.975 to 0.988 at 200 000 steps, from 0.990 to 0.997 at 500 000).
 
     Args:
         index: int ``[L, W]``, the row at each step of each walk. same_walk: int ``[L, W]``, which walk it belongs to.
