@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
+from gymnasium.vector import AutoresetMode
 
 from envs.layouts import GridLayout
+from envs.vector import BatchedEnv, check_render_mode
 
 TILE = 16  # pixels a cell
 WALL, FLOOR, GOAL, AGENT = (40, 42, 54), (240, 240, 236), (72, 170, 96), (52, 101, 214)
@@ -35,11 +35,6 @@ def _render(layout: GridLayout, state: int) -> np.ndarray:
     margin = TILE // 4
     frame[top + margin : top + TILE - margin, left + margin : left + TILE - margin] = AGENT
     return frame
-
-
-def _check_render_mode(render_mode: str | None) -> None:
-    if render_mode not in (None, "rgb_array"):
-        raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}.")
 
 
 class _MazeHooks:
@@ -86,7 +81,7 @@ class GridMaze(_MazeHooks, gym.Env[np.ndarray, np.int64]):
     def __init__(
         self, layout: str | Sequence[str] = "Maze-v1", random_start: bool = False, render_mode: str | None = None
     ) -> None:
-        _check_render_mode(render_mode)
+        check_render_mode(render_mode)
         self.layout = GridLayout.parse(layout)
         self.random_start = random_start
         self.render_mode = render_mode
@@ -123,18 +118,14 @@ def _draw_start(layout: GridLayout, ignore_goal: bool, rng: np.random.Generator)
     return state + (state >= layout.goal)  # skip the goal
 
 
-class GridMazeVectorEnv(_MazeHooks, VectorEnv):
+class GridMazeVectorEnv(_MazeHooks, BatchedEnv):
     """``num_envs`` copies of :class:`GridMaze` under a time limit, stepped at once by table lookup.
 
     Every copy has its own seed, may be reset alone through ``reset(options={"reset_mask": mask})`` in every autoreset
     mode, and reports ``info`` in the layout of Gymnasium's ``SyncVectorEnv``.
 
     Args:
-        num_envs: number of copies n.
-        layout, random_start, render_mode: as in :class:`GridMaze`.
-        max_episode_steps: time limit of an episode, ``None`` for none.
-        autoreset_mode: ``NEXT_STEP`` (Gymnasium's default), ``SAME_STEP`` or ``DISABLED``; a constructor argument because
-            ``gym.make_vec`` takes no ``vector_kwargs`` for native vector environments.
+        layout, random_start: as in :class:`GridMaze`; the others as in :class:`envs.vector.BatchedEnv`.
     """
 
     def __init__(
@@ -146,124 +137,52 @@ class GridMazeVectorEnv(_MazeHooks, VectorEnv):
         render_mode: str | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
     ) -> None:
-        _check_render_mode(render_mode)
-        if num_envs < 1:
-            raise ValueError(f"num_envs must be at least 1, got {num_envs}.")
         self.layout = GridLayout.parse(layout)
-        self.num_envs = num_envs
         self.random_start = random_start
-        self.max_episode_steps = max_episode_steps
-        self.render_mode = render_mode
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
-        self.metadata = {**GridMaze.metadata, "autoreset_mode": self.autoreset_mode, "independent_copies": True}
-        self.single_observation_space = _observation_space(self.layout)
-        self.single_action_space = spaces.Discrete(4)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
-
+        super().__init__(
+            num_envs,
+            _observation_space(self.layout),
+            spaces.Discrete(4),
+            GridMaze.metadata,
+            max_episode_steps,
+            render_mode,
+            autoreset_mode,
+        )
         self._next_state = self.layout.next_state.ravel()  # one flat lookup is twice as fast as a two-dimensional one
-        self._seeds: list[int | None] = [None] * num_envs
-        self._rngs: list[np.random.Generator | None] = [None] * num_envs
         self._states = np.full(num_envs, self.layout.start)
-        self._elapsed = np.zeros(num_envs, dtype=np.int64)
         self._ignore_goal = np.zeros(num_envs, dtype=bool)
-        self._done = np.zeros(num_envs, dtype=bool)
-        self._everyone = np.ones(num_envs, dtype=bool)
-
-    def reset(
-        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        options = options or {}
-        mask = self._check_mask(options.get("reset_mask", self._everyone))
-        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, (int, np.integer)) else seed
-        if seeds is not None:
-            if len(seeds) != self.num_envs:
-                raise ValueError(f"Expected one seed for each of the {self.num_envs} copies, got {len(seeds)}.")
-            for index in np.flatnonzero(mask).tolist():
-                if seeds[index] is not None:
-                    self._seeds[index], self._rngs[index] = seeds[index], None
-        self._reset_copies(mask, options)
-        return self.layout.observations[self._states], {"is_success": np.zeros(self.num_envs, dtype=bool), "_is_success": mask}
-
-    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        actions = self._check_actions(actions)
-        layout, resetting = self.layout, None
-        if self.autoreset_mode is AutoresetMode.NEXT_STEP and self._done.any():
-            resetting = self._done.copy()
-        elif self.autoreset_mode is AutoresetMode.DISABLED and self._done.any():
-            raise RuntimeError(
-                f"Copies {np.flatnonzero(self._done).tolist()} are done; with autoreset_mode=DISABLED reset them first: "
-                "reset(options={'reset_mask': done})."
-            )
-
-        self._states = self._next_state[self._states * 4 + actions]
-        self._elapsed += 1
-        success = (self._states == layout.goal) & ~self._ignore_goal
-        truncated = self._elapsed >= self.max_episode_steps if self.max_episode_steps else np.zeros(self.num_envs, dtype=bool)
-        if resetting is not None:
-            self._reset_copies(resetting)
-            success &= ~resetting
-            truncated &= ~resetting
-        self._done = success | truncated
-
-        info: dict[str, Any] = {"is_success": success.copy(), "_is_success": self._everyone.copy()}
-        if self.autoreset_mode is AutoresetMode.SAME_STEP and self._done.any():
-            info = self._final_info(info, self._done)
-            self._reset_copies(self._done.copy())
-        return layout.observations[self._states], success.astype(np.float64), success, truncated, info
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         if self.render_mode != "rgb_array":
             return None
         return tuple(_render(self.layout, state) for state in self._states)
 
-    def _reset_copies(self, mask: np.ndarray, options: dict[str, Any] | None = None) -> None:
-        options = options or {}
+    def _begin(self, copies: np.ndarray, options: dict[str, Any]) -> None:
         ignore_goal = bool(options.get("ignore_goal", False))
-        self._elapsed[mask] = 0
-        self._done[mask] = False
-        self._ignore_goal[mask] = ignore_goal
-        self._states[mask] = self.layout.start
+        self._ignore_goal[copies] = ignore_goal
+        self._states[copies] = self.layout.start
         if self.random_start or options.get("random_start", False):
-            for index in np.flatnonzero(
-                mask
-            ).tolist():  # each copy draws from a generator of its own, like the single environment
+            for index in copies.tolist():  # each copy draws from a generator of its own, like the single environment
                 self._states[index] = _draw_start(self.layout, ignore_goal, self._rng(index))
 
-    def _rng(self, index: int) -> np.random.Generator:
-        rng = self._rngs[index]
-        if rng is None:  # made on the first draw: most mazes never draw, and a generator costs 10 µs
-            rng, self._seeds[index] = gym.utils.seeding.np_random(self._seeds[index])
-            self._rngs[index] = rng
-        return rng
+    def _advance(self, actions: np.ndarray, active: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        self._states = self._next_state[self._states * 4 + actions]
+        success = (self._states == self.layout.goal) & ~self._ignore_goal
+        return success.astype(np.float64), success, success.copy()
 
-    def _final_info(self, info: dict[str, Any], done: np.ndarray) -> dict[str, Any]:
-        final_obs = np.full(self.num_envs, None, dtype=object)
-        for index, observation in zip(np.flatnonzero(done), self.layout.observations[self._states[done]], strict=True):
-            final_obs[index] = observation
-        return {
-            "final_obs": final_obs,
-            "_final_obs": done.copy(),
-            "final_info": {"is_success": info["is_success"] & done, "_is_success": done.copy()},
-            "_final_info": done.copy(),
-            "is_success": info["is_success"] & ~done,  # the reset's info stands here for a copy that just ended
-            "_is_success": info["_is_success"],
-        }
-
-    def _check_mask(self, mask: Any) -> np.ndarray:
-        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (self.num_envs,):
-            raise ValueError(f"options['reset_mask'] must be a bool array of shape ({self.num_envs},), got {mask!r}.")
-        return mask.copy()
+    def _observe(self, copies: np.ndarray | slice = slice(None)) -> np.ndarray:
+        return self.layout.observations[self._states[copies]]
 
     def _check_actions(self, actions: Any) -> np.ndarray:
-        actions = np.asarray(actions)
-        if actions.shape != (self.num_envs,) or not np.issubdtype(actions.dtype, np.integer):
-            raise ValueError(
-                f"Expected integer actions of shape ({self.num_envs},), got shape {actions.shape} of {actions.dtype}."
-            )
-        if actions.min() < 0 or actions.max() > 3:
-            bad = np.flatnonzero((actions < 0) | (actions > 3))[0]
-            raise ValueError(
-                f"Invalid action {actions[bad]} for copy {bad}; expected 0 (left), 1 (down), 2 (right) or 3 (up)."
-            )
-        return actions
+        return check_moves(actions, self.num_envs)
+
+
+def check_moves(actions: Any, num_envs: int) -> np.ndarray:
+    """Moves 0 to 3 as an int array ``[n]``, or a ValueError."""
+    actions = np.asarray(actions)
+    if actions.shape != (num_envs,) or not np.issubdtype(actions.dtype, np.integer):
+        raise ValueError(f"Expected integer actions of shape ({num_envs},), got shape {actions.shape} of {actions.dtype}.")
+    if actions.min() < 0 or actions.max() > 3:
+        bad = np.flatnonzero((actions < 0) | (actions > 3))[0]
+        raise ValueError(f"Invalid action {actions[bad]} for copy {bad}; expected 0 (left), 1 (down), 2 (right) or 3 (up).")
+    return actions
