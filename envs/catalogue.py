@@ -1,0 +1,204 @@
+"""The catalogue: every task that ``import envs`` registers, as data.
+
+Names and horizons of other libraries' tasks stand here as tables, so that registering them imports none of those
+libraries; ``tests/test_catalogue.py`` checks the tables against the libraries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.registration import WrapperSpec
+
+from envs.layouts import GRID_LAYOUTS
+
+
+@dataclass(frozen=True)
+class Family:
+    """Tasks of one kind: where they come from, how they are made, and their names with their horizons in steps."""
+
+    source: str
+    entry_point: str | dict[str, str]  # one for all, or by name
+    horizons: dict[str, int]
+    vector_entry_point: str | None = None
+    kwargs: dict[str, dict[str, Any]] = field(default_factory=dict)  # by name
+    additional_wrappers: tuple[WrapperSpec, ...] = ()
+
+    def register(self) -> None:
+        for name, horizon in self.horizons.items():
+            gym.register(
+                id=name,
+                entry_point=self.entry_point if isinstance(self.entry_point, str) else self.entry_point[name],
+                vector_entry_point=self.vector_entry_point,
+                max_episode_steps=horizon,
+                kwargs=self.kwargs.get(name, {}),
+                additional_wrappers=self.additional_wrappers,
+            )
+
+
+# --- Meta-World's 50 tasks; an episode is 500 steps.
+METAWORLD_TASKS = tuple("""
+    assembly basketball bin-picking box-close button-press button-press-topdown button-press-topdown-wall button-press-wall
+    coffee-button coffee-pull coffee-push dial-turn disassemble door-close door-lock door-open door-unlock drawer-close
+    drawer-open faucet-close faucet-open hammer hand-insert handle-press handle-press-side handle-pull handle-pull-side
+    lever-pull peg-insert-side peg-unplug-side pick-out-of-hole pick-place pick-place-wall plate-slide plate-slide-back
+    plate-slide-back-side plate-slide-side push push-back push-wall reach reach-wall shelf-place soccer stick-pull stick-push
+    sweep sweep-into window-close window-open
+    """.split())
+
+# --- MiniGrid's tasks and their own max_steps. Left out: Playground, which never pays, and the WFC mazes, whose pattern
+# images MiniGrid's wheel (3.2.0) lacks, so that they can't be made.
+MINIGRID_HORIZONS: dict[str, int] = {
+    "MiniGrid-BlockedUnlockPickup-v0": 576,
+    "MiniGrid-DistShift1-v0": 252,
+    "MiniGrid-DistShift2-v0": 252,
+    "MiniGrid-DoorKey-16x16-v0": 2560,
+    "MiniGrid-DoorKey-5x5-v0": 250,
+    "MiniGrid-DoorKey-6x6-v0": 360,
+    "MiniGrid-DoorKey-8x8-v0": 640,
+    "MiniGrid-Dynamic-Obstacles-16x16-v0": 1024,
+    "MiniGrid-Dynamic-Obstacles-5x5-v0": 100,
+    "MiniGrid-Dynamic-Obstacles-6x6-v0": 144,
+    "MiniGrid-Dynamic-Obstacles-8x8-v0": 256,
+    "MiniGrid-Dynamic-Obstacles-Random-5x5-v0": 100,
+    "MiniGrid-Dynamic-Obstacles-Random-6x6-v0": 144,
+    "MiniGrid-Empty-16x16-v0": 1024,
+    "MiniGrid-Empty-5x5-v0": 100,
+    "MiniGrid-Empty-6x6-v0": 144,
+    "MiniGrid-Empty-8x8-v0": 256,
+    "MiniGrid-Empty-Random-5x5-v0": 100,
+    "MiniGrid-Empty-Random-6x6-v0": 144,
+    "MiniGrid-Fetch-5x5-N2-v0": 125,
+    "MiniGrid-Fetch-6x6-N2-v0": 180,
+    "MiniGrid-Fetch-8x8-N3-v0": 320,
+    "MiniGrid-FourRooms-v0": 100,
+    "MiniGrid-GoToDoor-5x5-v0": 100,
+    "MiniGrid-GoToDoor-6x6-v0": 144,
+    "MiniGrid-GoToDoor-8x8-v0": 256,
+    "MiniGrid-GoToObject-6x6-N2-v0": 180,
+    "MiniGrid-GoToObject-8x8-N2-v0": 320,
+    "MiniGrid-KeyCorridorS3R1-v0": 270,
+    "MiniGrid-KeyCorridorS3R2-v0": 270,
+    "MiniGrid-KeyCorridorS3R3-v0": 270,
+    "MiniGrid-KeyCorridorS4R3-v0": 480,
+    "MiniGrid-KeyCorridorS5R3-v0": 750,
+    "MiniGrid-KeyCorridorS6R3-v0": 1080,
+    "MiniGrid-LavaCrossingS11N5-v0": 484,
+    "MiniGrid-LavaCrossingS9N1-v0": 324,
+    "MiniGrid-LavaCrossingS9N2-v0": 324,
+    "MiniGrid-LavaCrossingS9N3-v0": 324,
+    "MiniGrid-LavaGapS5-v0": 100,
+    "MiniGrid-LavaGapS6-v0": 144,
+    "MiniGrid-LavaGapS7-v0": 196,
+    "MiniGrid-LockedRoom-v0": 190,
+    "MiniGrid-MemoryS11-v0": 605,
+    "MiniGrid-MemoryS13-v0": 845,
+    "MiniGrid-MemoryS13Random-v0": 845,
+    "MiniGrid-MemoryS17Random-v0": 1445,
+    "MiniGrid-MemoryS7-v0": 245,
+    "MiniGrid-MemoryS9-v0": 405,
+    "MiniGrid-MultiRoom-N2-S4-v0": 40,
+    "MiniGrid-MultiRoom-N4-S5-v0": 120,
+    "MiniGrid-MultiRoom-N4-S5-v1": 80,
+    "MiniGrid-MultiRoom-N6-v0": 120,
+    "MiniGrid-ObstructedMaze-1Dl-v0": 288,
+    "MiniGrid-ObstructedMaze-1Dlh-v0": 288,
+    "MiniGrid-ObstructedMaze-1Dlhb-v0": 288,
+    "MiniGrid-ObstructedMaze-1Q-v0": 720,
+    "MiniGrid-ObstructedMaze-1Q-v1": 720,
+    "MiniGrid-ObstructedMaze-2Dl-v0": 576,
+    "MiniGrid-ObstructedMaze-2Dlh-v0": 576,
+    "MiniGrid-ObstructedMaze-2Dlhb-v0": 576,
+    "MiniGrid-ObstructedMaze-2Dlhb-v1": 576,
+    "MiniGrid-ObstructedMaze-2Q-v0": 1584,
+    "MiniGrid-ObstructedMaze-2Q-v1": 1584,
+    "MiniGrid-ObstructedMaze-Full-v0": 3600,
+    "MiniGrid-ObstructedMaze-Full-v1": 3600,
+    "MiniGrid-PutNear-6x6-N2-v0": 30,
+    "MiniGrid-PutNear-8x8-N3-v0": 40,
+    "MiniGrid-RedBlueDoors-6x6-v0": 720,
+    "MiniGrid-RedBlueDoors-8x8-v0": 1280,
+    "MiniGrid-SimpleCrossingS11N5-v0": 484,
+    "MiniGrid-SimpleCrossingS9N1-v0": 324,
+    "MiniGrid-SimpleCrossingS9N2-v0": 324,
+    "MiniGrid-SimpleCrossingS9N3-v0": 324,
+    "MiniGrid-Unlock-v0": 288,
+    "MiniGrid-UnlockPickup-v0": 288,
+}
+
+# --- LIRPG's delayed MuJoCo (arXiv 1804.06459)
+DELAY = 20  # steps between payments
+_MUJOCO = {
+    "Ant": "ant_v5:AntEnv",
+    "HalfCheetah": "half_cheetah_v5:HalfCheetahEnv",
+    "Hopper": "hopper_v5:HopperEnv",
+    "Humanoid": "humanoid_v5:HumanoidEnv",
+    "Walker2d": "walker2d_v5:Walker2dEnv",
+}
+
+# --- IRPO's tasks (arXiv 2601.21391) and their horizons
+_GRID_HORIZONS = {"FourRooms": 100, "Maze": 200}
+_ANT_HORIZONS = (1000, 1000, 1500, 1500, 2000, 2000)
+
+CATALOGUE: dict[str, Family] = {
+    "grid mazes": Family(
+        source="IRPO, arXiv 2601.21391",
+        entry_point="envs.grid:GridMaze",
+        vector_entry_point="envs.grid:GridMazeVectorEnv",
+        horizons={f"sparse/{name}": _GRID_HORIZONS[name.rpartition("-")[0]] for name in GRID_LAYOUTS},
+        kwargs={f"sparse/{name}": {"layout": name} for name in GRID_LAYOUTS},
+    ),
+    "random mazes": Family(
+        source="irwrappers",
+        entry_point="envs.random_maze:RandomMaze",
+        vector_entry_point="envs.random_maze:RandomMazeVectorEnv",
+        horizons={"sparse/RandomMaze-v0": 200},
+    ),
+    "point mazes": Family(
+        source="Gymnasium-Robotics, maps of IRPO",
+        entry_point="envs.point_maze:PointMaze",
+        vector_entry_point="envs.point_maze:PointMazeVectorEnv",
+        horizons={f"sparse/PointMaze-v{i}": 500 for i in range(2)},
+        kwargs={f"sparse/PointMaze-v{i}": {"maze_map": f"PointMaze-v{i}"} for i in range(2)},
+    ),
+    "ant mazes": Family(
+        source="Gymnasium-Robotics, maps of IRPO",
+        entry_point="envs.ant_maze:AntMaze",
+        vector_entry_point="envs.ant_maze:AntMazeVectorEnv",
+        horizons={f"sparse/AntMaze-v{i}": steps for i, steps in enumerate(_ANT_HORIZONS)},
+        kwargs={f"sparse/AntMaze-v{i}": {"maze_map": f"AntMaze-v{i}"} for i in range(6)},
+    ),
+    "Fetch": Family(
+        source="Gymnasium-Robotics",
+        entry_point={"sparse/FetchReach-v0": "envs.fetch:FetchReach", "sparse/FetchPush-v0": "envs.fetch:FetchPush"},
+        horizons={"sparse/FetchReach-v0": 50, "sparse/FetchPush-v0": 200},
+    ),
+    "Meta-World": Family(
+        source="Meta-World",
+        entry_point="envs.meta_world:MetaWorldTask",
+        horizons={f"sparse/MetaWorld-{name}-v3": 500 for name in METAWORLD_TASKS},
+        kwargs={f"sparse/MetaWorld-{name}-v3": {"task_name": name} for name in METAWORLD_TASKS},
+    ),
+    # rl_zoo3 takes any entry point with "minigrid" in it for MiniGrid's own and evaluates it stochastically.
+    "MiniGrid": Family(
+        source="MiniGrid",
+        entry_point="envs.mini_grid:MiniGridTask",
+        horizons={f"sparse/{name}": steps for name, steps in MINIGRID_HORIZONS.items()},
+        kwargs={f"sparse/{name}": {"task_name": name} for name in MINIGRID_HORIZONS},
+    ),
+    "point goal": Family(
+        source="irwrappers",
+        entry_point="envs.point_goal:PointGoal",
+        vector_entry_point="envs.point_goal:PointGoalVectorEnv",
+        horizons={"sparse/PointGoal-v0": 100},
+    ),
+    "delayed MuJoCo": Family(
+        source="Gymnasium, delay of LIRPG (arXiv 1804.06459)",
+        entry_point={f"delayed/{name}-v5": f"gymnasium.envs.mujoco.{path}" for name, path in _MUJOCO.items()},
+        horizons={f"delayed/{name}-v5": 1000 for name in _MUJOCO},
+        # By name, because `envs` imports nothing of ours; outside the time limit, so that the rest is paid there too.
+        additional_wrappers=(WrapperSpec("DelayedReward", "irwrappers.extrinsic:DelayedReward", {"delay": DELAY}),),
+    ),
+}
