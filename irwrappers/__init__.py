@@ -1,5 +1,6 @@
-"""What the agent is paid: intrinsic rewards for any environment."""
+"""What the agent is paid: intrinsic rewards for any environment, and wrappers of its own reward."""
 
+from irwrappers.extrinsic import DelayedReward, VectorDelayedReward
 from irwrappers.intrinsic import (
     ALLO,
     INTRINSIC_REWARDS,
@@ -18,10 +19,12 @@ __all__ = [
     "ALLO",
     "INTRINSIC_REWARDS",
     "Concat",
+    "DelayedReward",
     "ExactLaplacian",
     "IntrinsicReward",
     "RandomNetworkReward",
     "RunningStd",
     "Transitions",
+    "VectorDelayedReward",
     "make_intrinsic_reward",
 ]

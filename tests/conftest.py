@@ -1,5 +1,13 @@
-"""One thread: the networks here are small, and two threads on a busy machine wait for each other."""
+"""What every test needs before the libraries are imported."""
+
+import os
+import sys
 
 import torch
 
+# One thread: the networks here are small, and two threads on a busy machine wait for each other.
 torch.set_num_threads(1)
+
+# Pictures of MuJoCo without a screen.
+if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+    os.environ.setdefault("MUJOCO_GL", "egl")

@@ -68,7 +68,8 @@ def test_the_arrows(path):
     in_zoo = package == "sb3_ext" and inner[:1] == ["zoo"]
     if not in_zoo:
         assert "rl_zoo3" not in packages(modules)
-        assert not packages(imported_modules(path, top_level_only=True)) & HEAVY
+        # envs: what gym.make loads may, what `import envs` loads may not (test_catalogue.py).
+        assert package == "envs" or not packages(imported_modules(path, top_level_only=True)) & HEAVY
     if package == "envs":
         assert not packages(modules) & {"torch", "stable_baselines3"}
     if package == "irwrappers":
