@@ -19,6 +19,7 @@ from envs.vector import BatchedEnv, check_render_mode
 
 TILE = 16  # pixels a cell
 WALL, FLOOR, GOAL, AGENT = (40, 42, 54), (240, 240, 236), (72, 170, 96), (52, 101, 214)
+MOVE_SPACE = spaces.Discrete(4)
 
 
 def _observation_space(layout: GridLayout) -> spaces.Box:
@@ -26,19 +27,19 @@ def _observation_space(layout: GridLayout) -> spaces.Box:
     return spaces.Box(0, np.array([columns - 1, rows - 1] * 2, dtype=np.float32), dtype=np.float32)
 
 
-def _render(layout: GridLayout, state: int) -> np.ndarray:
-    """One frame, uint8 ``[rows · TILE, columns · TILE, 3]``."""
-    image = np.where(layout.walls[..., None], np.array(WALL, dtype=np.uint8), np.array(FLOOR, dtype=np.uint8))
-    image[layout.cells[layout.goal][1], layout.cells[layout.goal][0]] = GOAL
+def render_maze(walls: np.ndarray, goal: np.ndarray, agent: np.ndarray) -> np.ndarray:
+    """One frame, uint8 ``[rows · TILE, columns · TILE, 3]``; ``goal`` and ``agent`` are (column, row)."""
+    image = np.where(walls[..., None], np.array(WALL, dtype=np.uint8), np.array(FLOOR, dtype=np.uint8))
+    image[goal[1], goal[0]] = GOAL
     frame = image.repeat(TILE, axis=0).repeat(TILE, axis=1)
-    left, top = layout.cells[state] * TILE
+    left, top = agent * TILE
     margin = TILE // 4
     frame[top + margin : top + TILE - margin, left + margin : left + TILE - margin] = AGENT
     return frame
 
 
 class _MazeHooks:
-    """What a reward model may ask of a maze without importing it."""
+    """What both forms have: the layout's frames, and what a reward model may ask of a maze without importing it."""
 
     layout: GridLayout
     position_indices: ClassVar[tuple[int, ...]] = (0, 1)  # the entries of the observation that say where the agent is
@@ -51,6 +52,10 @@ class _MazeHooks:
             next_states: int ``[S, 4]``, indices into ``observations``.
         """
         return self.layout.observations.copy(), self.layout.next_state.copy()
+
+    def _frame(self, state: int) -> np.ndarray:
+        cells = self.layout.cells
+        return render_maze(self.layout.walls, cells[self.layout.goal], cells[state])
 
 
 class GridMaze(_MazeHooks, gym.Env[np.ndarray, np.int64]):
@@ -95,27 +100,27 @@ class GridMaze(_MazeHooks, gym.Env[np.ndarray, np.int64]):
         options = options or {}
         self._ignore_goal = bool(options.get("ignore_goal", False))
         if self.random_start or options.get("random_start", False):
-            self._state = _draw_start(self.layout, self._ignore_goal, self.np_random)
+            self._state = draw_start(len(self.layout.cells), self.layout.goal, self._ignore_goal, self.np_random)
         else:
             self._state = self.layout.start
         return self.layout.observations[self._state].copy(), {"is_success": False}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        if not self.action_space.contains(action):
-            raise ValueError(f"Invalid action {action!r}; expected an integer 0 (left), 1 (down), 2 (right) or 3 (up).")
+        check_move(action)
         self._state = int(self.layout.next_state[self._state, action])
         success = self._state == self.layout.goal and not self._ignore_goal
         return self.layout.observations[self._state].copy(), float(success), success, False, {"is_success": success}
 
     def render(self) -> np.ndarray | None:
-        return _render(self.layout, self._state) if self.render_mode == "rgb_array" else None
+        return self._frame(self._state) if self.render_mode == "rgb_array" else None
 
 
-def _draw_start(layout: GridLayout, ignore_goal: bool, rng: np.random.Generator) -> int:
+def draw_start(n_cells: int, goal: int, ignore_goal: bool, rng: np.random.Generator) -> int:
+    """The index of a free cell, uniformly, other than the goal's unless that does not count."""
     if ignore_goal:
-        return int(rng.integers(len(layout.cells)))
-    state = int(rng.integers(len(layout.cells) - 1))
-    return state + (state >= layout.goal)  # skip the goal
+        return int(rng.integers(n_cells))
+    state = int(rng.integers(n_cells - 1))
+    return state + (state >= goal)  # skip the goal
 
 
 class GridMazeVectorEnv(_MazeHooks, BatchedEnv):
@@ -155,7 +160,7 @@ class GridMazeVectorEnv(_MazeHooks, BatchedEnv):
     def render(self) -> tuple[np.ndarray, ...] | None:
         if self.render_mode != "rgb_array":
             return None
-        return tuple(_render(self.layout, state) for state in self._states)
+        return tuple(self._frame(state) for state in self._states)
 
     def _begin(self, copies: np.ndarray, options: dict[str, Any]) -> None:
         ignore_goal = bool(options.get("ignore_goal", False))
@@ -163,7 +168,7 @@ class GridMazeVectorEnv(_MazeHooks, BatchedEnv):
         self._states[copies] = self.layout.start
         if self.random_start or options.get("random_start", False):
             for index in copies.tolist():  # each copy draws from a generator of its own, like the single environment
-                self._states[index] = _draw_start(self.layout, ignore_goal, self._rng(index))
+                self._states[index] = draw_start(len(self.layout.cells), self.layout.goal, ignore_goal, self._rng(index))
 
     def _advance(self, actions: np.ndarray, active: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         self._states = self._next_state[self._states * 4 + actions]
@@ -175,6 +180,12 @@ class GridMazeVectorEnv(_MazeHooks, BatchedEnv):
 
     def _check_actions(self, actions: Any) -> np.ndarray:
         return check_moves(actions, self.num_envs)
+
+
+def check_move(action: Any) -> None:
+    """A ValueError unless ``action`` is an integer 0 to 3."""
+    if not MOVE_SPACE.contains(action):
+        raise ValueError(f"Invalid action {action!r}; expected an integer 0 (left), 1 (down), 2 (right) or 3 (up).")
 
 
 def check_moves(actions: Any, num_envs: int) -> np.ndarray:

@@ -117,16 +117,7 @@ class GridLayout:
         walls = grid == "#"
         start_row, start_column = _find(rows, "S", "start")
         goal_row, goal_column = _find(rows, "G", "goal")
-        cells = np.argwhere(~walls)[:, ::-1]
-        index = np.full(walls.shape, -1)
-        index[cells[:, 1], cells[:, 0]] = np.arange(len(cells))
-
-        targets = cells[:, None, :] + np.array(MOVES)
-        column, row = targets[..., 0], targets[..., 1]
-        inside = (0 <= column) & (column < walls.shape[1]) & (0 <= row) & (row < walls.shape[0])
-        target_index = np.where(inside, index[np.where(inside, row, 0), np.where(inside, column, 0)], -1)
-        next_state = np.where(target_index >= 0, target_index, np.arange(len(cells))[:, None])
-
+        cells, index, next_state = walk_tables(walls)
         start, goal = int(index[start_row, start_column]), int(index[goal_row, goal_column])
         if not _reachable(next_state, start)[goal]:
             raise ValueError(
@@ -135,6 +126,24 @@ class GridLayout:
             )
         observations = np.concatenate([cells, np.broadcast_to(cells[goal], cells.shape)], axis=1).astype(np.float32)
         return cls(walls, cells, next_state, observations, start, goal)
+
+
+def walk_tables(walls: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where one can be and where each move leads, for bool ``walls`` ``[rows, columns]`` with S free cells.
+
+    Returns:
+        cells: int ``[S, 2]``, (column, row) of each free cell, row by row.
+        index: int ``[rows, columns]``, each cell's place in ``cells``, -1 for walls.
+        next_state: int ``[S, 4]``, the cell after each move; a move into a wall or off the map stays.
+    """
+    cells = np.argwhere(~walls)[:, ::-1]
+    index = np.full(walls.shape, -1)
+    index[cells[:, 1], cells[:, 0]] = np.arange(len(cells))
+    targets = cells[:, None, :] + np.array(MOVES)
+    column, row = targets[..., 0], targets[..., 1]
+    inside = (0 <= column) & (column < walls.shape[1]) & (0 <= row) & (row < walls.shape[0])
+    target_index = np.where(inside, index[np.where(inside, row, 0), np.where(inside, column, 0)], -1)
+    return cells, index, np.where(target_index >= 0, target_index, np.arange(len(cells))[:, None])
 
 
 def _rows(layout: str | Sequence[str]) -> list[str]:

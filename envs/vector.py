@@ -84,6 +84,10 @@ class BatchedEnv(VectorEnv):
     def _observe(self, copies: np.ndarray | slice = slice(None)) -> np.ndarray:
         """The observations of ``copies``, in an array of its own."""
 
+    def _extra_info(self) -> dict[str, np.ndarray]:
+        """What ``info`` holds besides ``is_success``, after a reset as after a step: arrays ``[n, …]`` of their own."""
+        return {}
+
     def _check_actions(self, actions: Any) -> np.ndarray:
         """Actions as an array ``[n, …]`` of the action space, or a ValueError; finite ``Box`` actions by default."""
         actions = np.asarray(actions)
@@ -111,7 +115,7 @@ class BatchedEnv(VectorEnv):
                 if seeds[index] is not None:
                     self._seeds[index], self._rngs[index] = seeds[index], None
         self._reset_copies(mask, options)
-        return self._observe(), {"is_success": np.zeros(self.num_envs, dtype=bool), "_is_success": mask}
+        return self._observe(), self._info(np.zeros(self.num_envs, dtype=bool), mask)
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         actions = self._check_actions(actions)
@@ -135,13 +139,14 @@ class BatchedEnv(VectorEnv):
         self._done = terminated | truncated
 
         observations = self._observe()
-        info: dict[str, Any] = {"is_success": success, "_is_success": self._everyone.copy()}
         if self.autoreset_mode is AutoresetMode.SAME_STEP and self._done.any():
             ended = np.flatnonzero(self._done)
-            info = self._final_info(info, ended, observations)
+            final = self._final(ended, observations, success)
+            success = success & ~self._done  # the reset's info stands in info for a copy that just ended
             self._reset_copies(self._done.copy(), {})
             observations[ended] = self._observe(ended)
-        return observations, rewards, terminated, truncated, info
+            return observations, rewards, terminated, truncated, self._info(success, self._everyone) | final
+        return observations, rewards, terminated, truncated, self._info(success, self._everyone)
 
     # --- the machinery
 
@@ -157,18 +162,26 @@ class BatchedEnv(VectorEnv):
             self._rngs[index] = rng
         return rng
 
-    def _final_info(self, info: dict[str, Any], ended: np.ndarray, observations: np.ndarray) -> dict[str, Any]:
-        done, success = self._done.copy(), info["is_success"]
+    def _info(self, success: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
+        """The info of the copies in ``mask`` in Gymnasium's layout: zeros for the others."""
+        info: dict[str, Any] = {}
+        for key, value in {"is_success": success, **self._extra_info()}.items():
+            if not mask.all():
+                value = value.copy()
+                value[~mask] = 0
+            info[key], info["_" + key] = value, mask.copy()
+        return info
+
+    def _final(self, ended: np.ndarray, observations: np.ndarray, success: np.ndarray) -> dict[str, Any]:
+        """What SAME_STEP mode tells of the episodes that just ended, before their copies are reset."""
         final_obs = np.full(self.num_envs, None, dtype=object)
         for index, observation in zip(ended, observations[ended], strict=True):  # a copy: those rows are overwritten
             final_obs[index] = observation
         return {
             "final_obs": final_obs,
-            "_final_obs": done,
-            "final_info": {"is_success": success & done, "_is_success": done.copy()},
-            "_final_info": done.copy(),
-            "is_success": success & ~done,  # the reset's info stands here for a copy that just ended
-            "_is_success": info["_is_success"],
+            "_final_obs": self._done.copy(),
+            "final_info": self._info(success, self._done),
+            "_final_info": self._done.copy(),
         }
 
     def _check_mask(self, mask: Any) -> np.ndarray:
