@@ -1,0 +1,245 @@
+"""Families of tasks for meta-learning: ``PointGoal``, ``MetaWorldML1``, ``MetaWorldML10``, ``MetaWorldML45``.
+
+A family draws tasks and makes their environments; a task is plain data, so that it can be hashed, sent to a worker, or
+written to JSON and read back:
+
+>>> import dataclasses, json, numpy as np
+>>> from envs.tasks import PointGoal, PointGoalTask
+>>> family = PointGoal(split="train")
+>>> task = family.sample(np.random.default_rng(0))
+>>> PointGoalTask(**json.loads(json.dumps(dataclasses.asdict(task)))) == task
+True
+>>> env = family.make(task)
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Generic, Protocol, TypeVar
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+__all__ = [
+    "MetaWorldGoal",
+    "MetaWorldML1",
+    "MetaWorldML10",
+    "MetaWorldML45",
+    "PointGoal",
+    "PointGoalTask",
+    "TaskDistribution",
+]
+
+ARCS = 16  # PointGoal's circle is cut into
+TEST_EVERY = 4  # of which this many-th is for testing
+
+
+class Task(Protocol):
+    """What every task says: the registered id of its environment and what to make that with."""
+
+    @property
+    def env_id(self) -> str: ...
+
+    @property
+    def env_kwargs(self) -> dict[str, Any]: ...
+
+
+T = TypeVar("T", bound=Task)
+
+
+class TaskDistribution(ABC, Generic[T]):
+    """A family of tasks, of which a meta-learner sees the ``"train"`` split and is judged on the ``"test"`` split.
+
+    All environments of a family have the same ``observation_space`` and ``action_space``.
+
+    Args:
+        split: ``"train"`` or ``"test"``; no task is in both.
+
+    Attributes:
+        tasks: all tasks of the split, in a fixed order, if there are finitely many; else ``None``.
+    """
+
+    tasks: tuple[T, ...] | None = None
+
+    def __init__(self, split: str = "train") -> None:
+        if split not in ("train", "test"):
+            raise ValueError(f"split must be 'train' or 'test', got {split!r}.")
+        self.split = split
+
+    @abstractmethod
+    def sample(self, rng: np.random.Generator) -> T:
+        """A task of the split, drawn uniformly."""
+
+    def make(self, task: T, **kwargs: Any) -> gym.Env:
+        """The environment of ``task``, from ``gym.make``: its registered time limit, and ``kwargs`` passed on."""
+        return gym.make(task.env_id, **{**task.env_kwargs, **kwargs})
+
+    @property
+    def observation_space(self) -> spaces.Space:
+        return self._spaces[0]
+
+    @property
+    def action_space(self) -> spaces.Space:
+        return self._spaces[1]
+
+    @property
+    @abstractmethod
+    def _example_id(self) -> str:
+        """The id of one of the family's environments."""
+
+    @cached_property
+    def _spaces(self) -> tuple[spaces.Space, spaces.Space]:
+        env = gym.make(self._example_id)
+        env.close()
+        return env.observation_space, env.action_space
+
+
+@dataclass(frozen=True)
+class PointGoalTask:
+    """``sparse/PointGoal-v0`` with the goal at ``goal_angle`` radians."""
+
+    goal_angle: float
+
+    @property
+    def env_id(self) -> str:
+        return "sparse/PointGoal-v0"
+
+    @property
+    def env_kwargs(self) -> dict[str, Any]:
+        return {"goal_angle": self.goal_angle}
+
+
+class PointGoal(TaskDistribution[PointGoalTask]):
+    """Goals anywhere on a circle, which is cut into 16 equal arcs: every fourth one is the test split.
+
+    So a test goal lies up to 11° from the nearest training goal, on every side of the circle, and training covers three
+    quarters of it. There are infinitely many tasks.
+    """
+
+    _example_id = "sparse/PointGoal-v0"
+
+    def sample(self, rng: np.random.Generator) -> PointGoalTask:
+        arcs = [arc for arc in range(ARCS) if (arc % TEST_EVERY == TEST_EVERY - 1) == (self.split == "test")]
+        return PointGoalTask(float((rng.choice(arcs) + rng.random()) * 2 * math.pi / ARCS))
+
+
+@dataclass(frozen=True)
+class MetaWorldGoal:
+    """``sparse/MetaWorld-<task_name>-v3`` with object and goal where ``rand_vec`` says."""
+
+    task_name: str
+    rand_vec: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rand_vec", tuple(self.rand_vec))  # JSON has lists only
+
+    @property
+    def env_id(self) -> str:
+        return f"sparse/MetaWorld-{self.task_name}-v3"
+
+    @property
+    def env_kwargs(self) -> dict[str, Any]:
+        return {"rand_vec": list(self.rand_vec)}
+
+
+class _MetaWorldBenchmark(TaskDistribution[MetaWorldGoal]):
+    """One of Meta-World's benchmarks: the goals that its own class draws from ``seed``, 50 for each task name.
+
+    They are drawn when they are first asked for, once in a process.
+    """
+
+    def __init__(self, split: str, seed: int) -> None:
+        super().__init__(split)
+        from envs.meta_world import check_seed
+
+        check_seed("seed", seed)
+        self.seed = seed
+
+    @property
+    @abstractmethod
+    def task_names(self) -> tuple[str, ...]:
+        """The names of the split's tasks, in Meta-World's order."""
+
+    @property
+    def _goal_seed(self) -> int:
+        return self.seed
+
+    @cached_property
+    def tasks(self) -> tuple[MetaWorldGoal, ...]:  # type: ignore[override]
+        from envs.meta_world import benchmark_rand_vecs
+
+        goals = benchmark_rand_vecs(self.task_names, self._goal_seed)
+        return tuple(MetaWorldGoal(name, vec) for name, vecs in zip(self.task_names, goals, strict=True) for vec in vecs)
+
+    def sample(self, rng: np.random.Generator) -> MetaWorldGoal:
+        return self.tasks[rng.integers(len(self.tasks))]
+
+    @property
+    def _example_id(self) -> str:
+        return f"sparse/MetaWorld-{self.task_names[0]}-v3"
+
+
+class MetaWorldML1(_MetaWorldBenchmark):
+    """One task with 50 goals for training and 50 others for testing; equal to ``metaworld.ML1(f"{name}-v3", seed=seed)``.
+
+    Args:
+        name: one of ``envs.catalogue.METAWORLD_TASKS``.
+        split: ``"train"`` or ``"test"``. As in Meta-World, the test goals of ``seed`` are the training goals of ``seed + 1``.
+        seed: what the goals are drawn from.
+    """
+
+    def __init__(self, name: str, split: str = "train", seed: int = 0) -> None:
+        from envs.meta_world import check_task_name
+
+        check_task_name(name)
+        super().__init__(split, seed)
+        self.name = name
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    @property
+    def _goal_seed(self) -> int:
+        return self.seed + (self.split == "test")
+
+
+class _MetaWorldSplit(_MetaWorldBenchmark):
+    """A benchmark whose splits are different task names."""
+
+    _benchmark: str
+
+    def __init__(self, split: str = "train", seed: int = 0) -> None:
+        super().__init__(split, seed)
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        from metaworld import env_dict
+
+        return tuple(name.removesuffix("-v3") for name in getattr(env_dict, self._benchmark)[self.split])
+
+
+class MetaWorldML10(_MetaWorldSplit):
+    """10 tasks for training and 5 others for testing, 50 goals each; equal to ``metaworld.ML10(seed=seed)``.
+
+    Args:
+        split: ``"train"`` or ``"test"``.
+        seed: what the goals are drawn from.
+    """
+
+    _benchmark = "ML10_V3"
+
+
+class MetaWorldML45(_MetaWorldSplit):
+    """45 tasks for training and 5 others for testing, 50 goals each; equal to ``metaworld.ML45(seed=seed)``.
+
+    Args:
+        split: ``"train"`` or ``"test"``.
+        seed: what the goals are drawn from.
+    """
+
+    _benchmark = "ML45_V3"
