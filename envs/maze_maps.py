@@ -1,0 +1,160 @@
+"""The maps of the MuJoCo mazes: ``1`` wall, ``0`` free, ``r`` start, ``g`` goal, ``c`` start or goal.
+
+The letters are Gymnasium-Robotics'. What is here: ``MAZE_MAPS`` (name → rows; IRPO, arXiv 2601.21391) and
+``parse_maze_map``, which checks a map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+MAZE_MAPS: dict[str, tuple[str, ...]] = {
+    "PointMaze-v0": (
+        "111111",
+        "1r1g01",
+        "101101",
+        "100001",
+        "111111",
+    ),
+    "PointMaze-v1": (
+        "111111",
+        "1g0001",
+        "111101",
+        "1r0001",
+        "111111",
+    ),
+    "AntMaze-v0": (
+        "1111",
+        "1r11",
+        "10g1",
+        "1111",
+    ),
+    "AntMaze-v1": (
+        "11111",
+        "1r0g1",
+        "11111",
+    ),
+    "AntMaze-v2": (
+        "11111",
+        "1g111",
+        "100r1",
+        "11111",
+    ),
+    "AntMaze-v3": (
+        "11111",
+        "1r011",
+        "110g1",
+        "11111",
+    ),
+    "AntMaze-v4": (
+        "11111",
+        "1r111",
+        "10111",
+        "100g1",
+        "11111",
+    ),
+    "AntMaze-v5": (
+        "11111",
+        "1g011",
+        "11011",
+        "110r1",
+        "11111",
+    ),
+}
+
+Cell = tuple[int, int]  # (row, column), as in Gymnasium-Robotics
+
+WALL, FREE, START, GOAL, EITHER = 1, 0, "r", "g", "c"
+_CELLS: dict[Any, int | str] = {1: WALL, 0: FREE, "1": WALL, "0": FREE, "r": START, "g": GOAL, "c": EITHER}
+_HELP = "1 (wall), 0 (free), 'r' (start), 'g' (goal), 'c' (start or goal)"
+
+
+def parse_maze_map(maze_map: str | Sequence[Sequence[int | str]]) -> list[list[int | str]]:
+    """Gymnasium-Robotics' form of a map, checked.
+
+    Args:
+        maze_map: a name in ``MAZE_MAPS``; rows, each a string or a sequence of cells; or one string with line breaks.
+
+    Raises:
+        ValueError: for an unknown name, or for a map that is ragged, open at its border, without a start or a goal, or in
+            which a goal can't be reached from a start; naming the row and column.
+    """
+    cells = _cells(maze_map)
+    _check_border(cells)
+    starts, goals = find_cells(cells, START, EITHER), find_cells(cells, GOAL, EITHER)
+    if not starts:
+        raise ValueError("A maze map has at least one start; mark a free cell with 'r' (or 'c', start or goal).")
+    if not goals:
+        raise ValueError("A maze map has at least one goal; mark a free cell with 'g' (or 'c', start or goal).")
+    if starts == goals and len(starts) == 1:
+        row, column = starts[0]
+        raise ValueError(
+            f"The only start is the only goal: 'c' at row {row}, column {column}; mark another cell 'r', 'g' or 'c'."
+        )
+    for start in starts:
+        reached = _reachable(cells, start)
+        for row, column in goals:
+            if (row, column) not in reached:
+                raise ValueError(
+                    f"The goal {cells[row][column]!r} at row {row}, column {column} cannot be reached from the start "
+                    f"{cells[start[0]][start[1]]!r} at row {start[0]}, column {start[1]}; open a path of 0s between them."
+                )
+    return cells
+
+
+def find_cells(cells: Sequence[Sequence[int | str]], *kinds: int | str) -> list[Cell]:
+    """The (row, column) of every cell of the given kinds, row by row."""
+    return [(number, column) for number, row in enumerate(cells) for column, cell in enumerate(row) if cell in kinds]
+
+
+def _cells(maze_map: Any) -> list[list[int | str]]:
+    if isinstance(maze_map, str):
+        if maze_map in MAZE_MAPS:
+            maze_map = MAZE_MAPS[maze_map]
+        elif "\n" in maze_map:
+            maze_map = maze_map.strip("\n").split("\n")
+        else:
+            closest = get_close_matches(maze_map, MAZE_MAPS, n=1)
+            raise ValueError(
+                f"Unknown maze_map {maze_map!r}{f'; did you mean {closest[0]!r}?' if closest else '.'} "
+                f"Expected one of {list(MAZE_MAPS)} or a map as a list of rows of {_HELP}."
+            )
+    try:
+        rows = [list(row) for row in maze_map]
+    except TypeError:
+        rows = []
+    if not rows or not rows[0]:
+        raise ValueError(f"A maze map is a non-empty list of rows of {_HELP}; got {maze_map!r}.")
+    for number, row in enumerate(rows):
+        if len(row) != len(rows[0]):
+            raise ValueError(
+                f"Every row of a maze map has the same length: row 0 has {len(rows[0])} cells, row {number} has {len(row)}."
+            )
+        for column, cell in enumerate(row):
+            if cell not in list(_CELLS):  # a list, because a cell may be anything, unhashable too
+                raise ValueError(f"Unknown cell {cell!r} at row {number}, column {column}; use {_HELP}.")
+    return [[_CELLS[cell] for cell in row] for row in rows]
+
+
+def _check_border(cells: list[list[int | str]]) -> None:
+    last_row, last_column = len(cells) - 1, len(cells[0]) - 1
+    for row, column in find_cells(cells, FREE, START, GOAL, EITHER):
+        if row in (0, last_row) or column in (0, last_column):
+            raise ValueError(
+                f"The border of a maze map is wall; the cell at row {row}, column {column} is {cells[row][column]!r}. "
+                "Put 1s around the map."
+            )
+
+
+def _reachable(cells: list[list[int | str]], start: Cell) -> set[Cell]:
+    """The free cells that a walk over sides (not corners) leads to; the border is known to be wall."""
+    reached, frontier = {start}, [start]
+    while frontier:
+        row, column = frontier.pop()
+        for neighbour in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)):
+            if neighbour not in reached and cells[neighbour[0]][neighbour[1]] != WALL:
+                reached.add(neighbour)
+                frontier.append(neighbour)
+    return reached
