@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import inspect
 import io
 import math
@@ -30,6 +29,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import load_env_creator
 from tqdm import tqdm
 
+from envs.arguments import did_you_mean
 from envs.catalogue import CATALOGUE
 
 FAMILY_OF = {env_id: name for name, family in CATALOGUE.items() for env_id in family.horizons}
@@ -160,10 +160,7 @@ def _line(cells: tuple[str, ...], widths: list[int]) -> str:
 def _unknown(task: str, pattern: bool) -> str:
     if pattern:
         return f"No task matches {task!r}; `python -m envs` lists them all."
-    closest = difflib.get_close_matches(task, FAMILY_OF, n=3, cutoff=0.5)
-    return f"Unknown task {task!r}; " + (
-        f"the closest are {', '.join(closest)}." if closest else "`python -m envs` lists them all."
-    )
+    return f"Unknown task {task!r}. {did_you_mean(task, FAMILY_OF, '`python -m envs` lists them all.')}"
 
 
 # --- recording

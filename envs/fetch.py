@@ -15,6 +15,8 @@ from gymnasium.utils import EzPickle
 from gymnasium_robotics.envs.fetch.push import MujocoFetchPushEnv
 from gymnasium_robotics.envs.fetch.reach import MujocoFetchReachEnv
 
+from envs.arguments import check_action, check_render_mode
+
 RENDER_MODES = ("human", "rgb_array")
 START_STEPS = 12  # enough for the gripper to cross half the box of goals
 
@@ -27,8 +29,7 @@ class _Fetch(gym.Env[np.ndarray, np.ndarray], EzPickle):
     source: Any
 
     def _make_source(self, render_mode: str | None, width: int, height: int) -> None:
-        if render_mode not in (None, *RENDER_MODES):
-            raise ValueError(f"render_mode must be None, {' or '.join(map(repr, RENDER_MODES))}, got {render_mode!r}.")
+        check_render_mode(render_mode, RENDER_MODES)
         self.render_mode = render_mode
         self.source = self.source_class(render_mode=render_mode, width=width, height=height)
         size = sum(space.shape[0] for space in self.source.observation_space.spaces.values())
@@ -44,9 +45,7 @@ class _Fetch(gym.Env[np.ndarray, np.ndarray], EzPickle):
         return _flat(observation), {"is_success": False}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        action = np.asarray(action)
-        if action.shape != (4,) or action.dtype.kind not in "iuf" or not np.isfinite(action).all():
-            raise ValueError(f"Invalid action {action!r}; expected four finite numbers in [-1, 1]: dx, dy, dz, fingers.")
+        action = check_action(action, (4,), "dx, dy, dz, fingers, in [-1, 1]")
         observation, _, _, _, info = self.source.step(action)
         success = bool(info["is_success"]) and not self._ignore_goal
         return _flat(observation), float(success), success, False, {**info, "is_success": success}

@@ -14,8 +14,9 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
+from envs.arguments import check_render_mode
 from envs.layouts import GridLayout
-from envs.vector import BatchedEnv, check_render_mode
+from envs.vector import BatchedEnv
 
 TILE = 16  # pixels a cell
 WALL, FLOOR, GOAL, AGENT = (40, 42, 54), (240, 240, 236), (72, 170, 96), (52, 101, 214)

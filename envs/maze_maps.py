@@ -7,8 +7,9 @@ The letters are Gymnasium-Robotics'. What is here: ``MAZE_MAPS`` (name → rows;
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any
+
+from envs.arguments import did_you_mean
 
 MAZE_MAPS: dict[str, tuple[str, ...]] = {
     "PointMaze-v0": (
@@ -116,11 +117,8 @@ def _cells(maze_map: Any) -> list[list[int | str]]:
         elif "\n" in maze_map:
             maze_map = maze_map.strip("\n").split("\n")
         else:
-            closest = get_close_matches(maze_map, MAZE_MAPS, n=1)
-            raise ValueError(
-                f"Unknown maze_map {maze_map!r}{f'; did you mean {closest[0]!r}?' if closest else '.'} "
-                f"Expected one of {list(MAZE_MAPS)} or a map as a list of rows of {_HELP}."
-            )
+            hint = did_you_mean(maze_map, MAZE_MAPS, f"There are {', '.join(MAZE_MAPS)}.")
+            raise ValueError(f"Unknown maze_map {maze_map!r}. {hint} A map of one's own is a list of rows of {_HELP}.")
     try:
         rows = [list(row) for row in maze_map]
     except TypeError:

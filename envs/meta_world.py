@@ -7,7 +7,6 @@ object and goal.
 
 from __future__ import annotations
 
-import difflib
 import pickle
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from gymnasium.utils import EzPickle
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.types import Task
 
+from envs.arguments import check_action, check_render_mode, did_you_mean
 from envs.catalogue import METAWORLD_TASKS
 
 RENDER_MODES = ("human", "rgb_array", "depth_array")
@@ -83,8 +83,7 @@ class MetaWorldTask(gym.Env[np.ndarray, np.ndarray], EzPickle):
     ) -> None:
         check_task_name(task_name)
         check_seed("task_seed", task_seed)
-        if render_mode not in (None, *RENDER_MODES):
-            raise ValueError(f"render_mode must be None, {' or '.join(map(repr, RENDER_MODES))}, got {render_mode!r}.")
+        check_render_mode(render_mode, RENDER_MODES)
         if rand_vec is not None and (resample_task or task_seed != 0):
             raise ValueError(
                 f"rand_vec is the task itself; leave out task_seed={task_seed} and resample_task={resample_task}, or rand_vec."
@@ -128,9 +127,7 @@ class MetaWorldTask(gym.Env[np.ndarray, np.ndarray], EzPickle):
         return self._clip(observation), {**info, "is_success": False}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        action = np.asarray(action)
-        if action.shape != (4,) or action.dtype.kind not in "iuf" or not np.isfinite(action).all():
-            raise ValueError(f"Invalid action {action!r}; expected four finite numbers in [-1, 1]: dx, dy, dz, grip.")
+        action = check_action(action, (4,), "dx, dy, dz, grip, in [-1, 1]")
         observation, shaped_reward, _, _, info = self.source.step(action)
         first_success = bool(info["success"]) and not self._succeeded
         self._succeeded |= first_success
@@ -161,8 +158,9 @@ class MetaWorldTask(gym.Env[np.ndarray, np.ndarray], EzPickle):
 def check_task_name(task_name: str) -> None:
     """Refuse what is not in ``METAWORLD_TASKS``, with the names that come closest."""
     if task_name not in METAWORLD_TASKS:
-        close = difflib.get_close_matches(str(task_name).removesuffix("-v3"), METAWORLD_TASKS, n=3, cutoff=0.4)
-        hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else f"Meta-World has {', '.join(METAWORLD_TASKS)}."
+        hint = did_you_mean(
+            str(task_name).removesuffix("-v3"), METAWORLD_TASKS, f"Meta-World has {', '.join(METAWORLD_TASKS)}."
+        )
         raise ValueError(f"Unknown Meta-World task {task_name!r}. {hint}")
 
 

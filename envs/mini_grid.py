@@ -8,7 +8,6 @@ The file is not called ``minigrid``: rl_zoo3 takes an entry point with that word
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from functools import cache
 from itertools import product
@@ -19,8 +18,8 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import load_env_creator
 
+from envs.arguments import check_render_mode, did_you_mean
 from envs.catalogue import MINIGRID_HORIZONS
-from envs.vector import check_render_mode
 
 VIEW = 7  # cells: the agent sees a square of this side before it
 TILE = 8  # pixels a cell
@@ -198,8 +197,7 @@ def _check_option(name: str, value: Any, options: Any) -> None:
 def _make_minigrid(task_name: str, render_mode: str | None) -> Any:
     """The bare ``MiniGridEnv``, without ``gym.make``'s wrappers and its notice that a later version exists."""
     if task_name not in MINIGRID_HORIZONS:
-        close = difflib.get_close_matches(str(task_name), MINIGRID_HORIZONS, n=3, cutoff=0.4)
-        hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else "python -m envs lists them."
+        hint = did_you_mean(task_name, MINIGRID_HORIZONS, "`python -m envs` lists them.")
         raise ValueError(f"Unknown MiniGrid task {task_name!r}. {hint}")
     import minigrid  # noqa: F401 (registers its tasks)
 

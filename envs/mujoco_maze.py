@@ -22,8 +22,9 @@ from gymnasium.vector import AutoresetMode
 from gymnasium_robotics.envs.maze import maze_v4
 from gymnasium_robotics.envs.maze.maze_v4 import MazeEnv
 
+from envs.arguments import check_action, check_render_mode
 from envs.maze_maps import EITHER, FREE, GOAL, START, WALL, Cell, find_cells, parse_maze_map
-from envs.vector import BatchedEnv, check_render_mode
+from envs.vector import BatchedEnv
 
 MazeMap = str | Sequence[Sequence[int | str]]
 _BUILDING = threading.Lock()
@@ -141,9 +142,7 @@ class MujocoMaze(gym.Env[np.ndarray, np.ndarray], EzPickle):
         return self._flat(observation), {"is_success": False}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        action = np.asarray(action)
-        if action.shape != self.action_space.shape or not np.isfinite(action).all():
-            raise ValueError(f"Expected finite numbers of shape {self.action_space.shape} as the action, got {action!r}.")
+        action = check_action(action, self.action_space.shape or (), "forces, in [-1, 1]")
         observation = self._flat(self.source.step(action)[0])
         success = self.reached(observation) and not self._ignore_goal
         reward, terminated = self.pay(observation, np.bool_(success))

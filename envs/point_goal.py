@@ -15,8 +15,9 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
+from envs.arguments import check_action, check_render_mode
 from envs.grid import AGENT, FLOOR, GOAL, WALL
-from envs.vector import BatchedEnv, check_render_mode
+from envs.vector import BatchedEnv
 
 PIXELS = 240  # height and width of a frame
 _NUMBERS = (int, float, np.integer, np.floating)
@@ -167,9 +168,7 @@ class PointGoal(gym.Env[np.ndarray, np.ndarray]):
         return self._point.astype(np.float32), {"is_success": False, "shaped_reward": 0.0}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        velocity = np.asarray(action)
-        if velocity.shape != (2,) or velocity.dtype.kind not in "iuf" or not np.isfinite(velocity).all():
-            raise ValueError(f"Invalid action {action!r}; expected two finite numbers, the velocity in [-1, 1]².")
+        velocity = check_action(action, (2,), "the velocity, in [-1, 1]")
         before = self._circle.distance(self._point, self._goal)
         self._point = self._circle.move(self._point, velocity)
         distance = self._circle.distance(self._point, self._goal)

@@ -151,9 +151,9 @@ def test_where_nothing_can_be_drawn_it_says_what_to_set(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["sparse/PointMaz-v1"], r"Unknown task 'sparse/PointMaz-v1'; the closest are sparse/PointMaze-v1, .*\.\n"),
-        (["PointGoal-v0"], r"Unknown task 'PointGoal-v0'; the closest are .*sparse/PointGoal-v0.*\n"),
-        (["@"], "Unknown task '@'; `python -m envs` lists them all.\n"),
+        (["sparse/PointMaz-v1"], r"Unknown task 'sparse/PointMaz-v1'. Did you mean 'sparse/PointMaze-v1' or .*\n"),
+        (["PointGoal-v0"], r"Unknown task 'PointGoal-v0'. Did you mean .*'sparse/PointGoal-v0.*\n"),
+        (["@"], "Unknown task '@'. `python -m envs` lists them all.\n"),
         (["sparse/Metaworld-*"], r"No task matches 'sparse/Metaworld-\*'; `python -m envs` lists them all.\n"),
         (["sparse/P*", "--render", "a.gif"], r"--render records one task; 'sparse/P\*' is a pattern.\n"),
         (["--render", "a.gif"], r"--render records one task; '\*' is a pattern.\n"),

@@ -145,5 +145,5 @@ def test_bad_input_is_refused(name, source_class, horizon):
     env = gym.make(name)
     env.reset(seed=0)
     for action in (np.zeros(3), np.zeros((1, 4)), 0.0, [np.nan, 0, 0, 0], ["a"] * 4):
-        with pytest.raises(ValueError, match="four finite numbers"):
+        with pytest.raises(ValueError, match="finite numbers of shape"):
             env.step(action)

@@ -194,7 +194,7 @@ def test_dynamic_obstacles_have_three_actions():
     ("kwargs", "message"),
     [
         ({"task_name": "MiniGrid-DoorKey-7x7-v0"}, "Did you mean 'MiniGrid-DoorKey-8x8-v0' or"),
-        ({"task_name": "chess"}, "python -m envs lists them"),
+        ({"task_name": "chess"}, "`python -m envs` lists them"),
         ({"obs": "image"}, "obs must be one of 'flat', 'rgb', got 'image'"),
         ({"reward": "dense"}, "reward must be one of 'success', 'time', got 'dense'"),
         ({"render_mode": "ansi"}, "render_mode must be None or 'rgb_array'"),

@@ -94,7 +94,7 @@ def test_the_planned_path_through_a_point_maze_returns_1(maze_map, seed):
         ([[1, 1, 1], [1, None, 1], [1, 1, 1]], "Unknown cell None at row 1, column 1"),
         ([], "non-empty list of rows"),
         (7, "non-empty list of rows"),
-        ("PointMaze-v7", "did you mean 'PointMaze-v"),
+        ("PointMaze-v7", "Did you mean 'PointMaze-v"),
         ("", "Unknown maze_map ''"),
     ],
 )
@@ -144,7 +144,7 @@ def test_a_vector_form_needs_a_copy_and_a_thread(kwargs):
 def test_wrong_actions_raise(maze, action):
     env = maze()
     env.reset(seed=0)
-    with pytest.raises(ValueError, match="Expected finite numbers of shape"):
+    with pytest.raises(ValueError, match="expected finite numbers of shape"):
         env.step(action)
 
 
