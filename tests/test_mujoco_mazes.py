@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import gymnasium as gym
 import numpy as np
 import pytest
+from ant_planner import walk
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium_robotics.envs.maze.ant_maze_v5 import AntMazeEnv
 from gymnasium_robotics.envs.maze.point_maze import PointMazeEnv
@@ -72,6 +73,16 @@ def test_the_planned_path_through_a_point_maze_returns_1(maze_map, seed):
     rewards, terminated, truncated, info = follow(env, observation, shortest_path(env.unwrapped))
     assert terminated and not truncated and info == {"is_success": True}
     assert rewards == [0.0] * (len(rewards) - 1) + [1.0]
+
+
+ANT_TASKS = [task for task in TASKS if "Ant" in task]
+
+
+@pytest.mark.parametrize("task", [ANT_TASKS[0], *(pytest.param(task, marks=pytest.mark.slow) for task in ANT_TASKS[1:])])
+def test_the_ant_can_be_walked_to_the_goal(task):
+    env = gym.make(task)
+    env.reset(seed=0)
+    assert walk(env, shortest_path(env.unwrapped)[1:]) == (1.0, {"is_success": True})
 
 
 # --- maps
