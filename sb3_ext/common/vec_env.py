@@ -27,6 +27,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 from stable_baselines3.common.vec_env.util import dict_to_obs, obs_space_info
 
 TRUNCATED = "TimeLimit.truncated"
+BACKENDS = (None, "auto", "envpool")
 # What a batched info holds besides the copies' own entries: SAME_STEP's report of the episode that ended, and the one
 # key that SB3's conventions define.
 _RESERVED = frozenset({"final_obs", "_final_obs", "final_info", "_final_info", TRUNCATED})
@@ -377,6 +378,7 @@ def make_vec_env(
     vec_env_kwargs: dict[str, Any] | None = None,
     monitor_kwargs: dict[str, Any] | None = None,
     wrapper_kwargs: dict[str, Any] | None = None,
+    backend: str | None = None,
 ) -> VecEnv:
     """``n_envs`` monitored copies of an environment, seeded, in whichever form with SB3's behaviour is fastest.
 
@@ -387,12 +389,27 @@ def make_vec_env(
 
     Args:
         env_id: an id (``"sparse/Maze-v1"``, or ``"module:id"`` to import ``module`` first), an ``EnvSpec``, or what makes a
-            single environment. The rest is as in SB3's ``make_vec_env``.
+            single environment.
+        backend: ``None`` as above. ``"envpool"``: EnvPool's C++ environments, or an error that says why not; the tasks are
+            the same, the episodes drawn from a seed are others (``sb3_ext.common.envpool`` tells what was compared), and
+            nothing is rendered. ``"auto"``: EnvPool where it can be used, else as with ``None``, and a line is printed that
+            says which. The rest is as in SB3's ``make_vec_env``.
     """
-    vectorized = None
-    plain = wrapper_class is None and vec_env_cls is None and not vec_env_kwargs
-    if n_envs > 1 and plain and set(monitor_kwargs or ()) <= {"info_keywords"}:
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {backend!r}.")
+    special: dict[str, Any] = {
+        "wrapper_class": wrapper_class,
+        "vec_env_cls": vec_env_cls,
+        "vec_env_kwargs": vec_env_kwargs,
+        "monitor_kwargs": {key: value for key, value in (monitor_kwargs or {}).items() if key != "info_keywords"},
+    }
+    special = {name: value for name, value in special.items() if value}  # what only single environments can fulfil
+    vectorized, reason = _make_pooled(env_id, n_envs, env_kwargs or {}, special, backend)
+    if vectorized is None and n_envs > 1 and not special:
         vectorized = _make_native(env_id, n_envs, env_kwargs or {})
+    if backend == "auto":
+        form = "single environments" if vectorized is None else type(vectorized.unwrapped).__name__
+        print(f"make_vec_env: {form if reason else 'EnvPool'} for {_name(env_id)}. {reason}".rstrip())
     if vectorized is None:
         return env_util.make_vec_env(
             partial(_make_single, env_id) if isinstance(env_id, EnvSpec) else env_id,
@@ -415,6 +432,28 @@ def make_vec_env(
         env.action_space.seed(seed + start_index)
     env.seed(seed)  # without start_index, as SB3 does
     return env
+
+
+def _make_pooled(
+    env_id: Any, n_envs: int, env_kwargs: dict[str, Any], special: dict[str, Any], backend: str | None
+) -> tuple[VectorEnv | None, str]:
+    """The task in an EnvPool, or None and why not (with ``backend="envpool"`` an error)."""
+    if backend is None:
+        return None, ""
+    from sb3_ext.common.envpool import make_envpool
+
+    try:
+        if special:
+            raise ValueError(f"EnvPool takes no {', '.join(special)}; leave out either that or the backend.")
+        return make_envpool(_find_spec(env_id), n_envs, env_kwargs), ""
+    except (ImportError, ValueError) as reason:
+        if backend == "envpool":
+            raise
+        return None, str(reason)
+
+
+def _name(env_id: Any) -> str:
+    return env_id if isinstance(env_id, str) else getattr(env_id, "id", "environment")
 
 
 def _make_native(env_id: Any, n_envs: int, env_kwargs: dict[str, Any]) -> VectorEnv | None:
