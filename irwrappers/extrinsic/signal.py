@@ -1,0 +1,145 @@
+"""The success signal of the black-box meta-learning paper: the earlier, the more."""
+
+from __future__ import annotations
+
+from typing import Any, SupportsFloat
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.core import ActType, ObsType
+from gymnasium.vector import VectorEnv
+
+from irwrappers.extrinsic.success import SUCCESS, Criterion, Episode, Predicate, VectorSuccess
+from irwrappers.extrinsic.vector import ORIGINAL, VectorStep
+
+
+class SuccessSignal(gym.Wrapper[ObsType, ActType, ObsType, ActType], gym.utils.RecordConstructorArgs):
+    """Pays 1 − 0.7 t/T at the first success of an episode, −0.2 at the end of an episode without one, and 0 otherwise.
+
+    t counts the steps of the episode before this one, as the authors' program does: a success in the very first step pays 1.
+    T is the most steps an episode can have; from there on t stays at T. Success does not end the episode.
+    ``info["is_success"]`` says whether this episode has succeeded yet, ``info["original_reward"]`` what the environment
+    paid in this step. Put the wrapper around ``TimeLimit``, not inside it: it needs to see the end. A vector version of the
+    wrapper exists: :class:`VectorSuccessSignal`.
+
+    Source: Pappalardo, Ramele & Santos, arXiv 2407.21546: what the learned rewards and the sparse baseline are fed.
+
+    Args:
+        env: the environment.
+        success, threshold, predicate: what a success is, as in :class:`SparseReward`.
+        max_episode_steps: T; ``None`` for the environment's own, ``env.spec.max_episode_steps``.
+
+    Raises:
+        ValueError: as in :class:`SparseReward`, or T is no integer of at least 1 or neither given nor known.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> from irwrappers.extrinsic import SuccessSignal
+        >>> env = SuccessSignal(gym.make("FrozenLake-v1", is_slippery=False, max_episode_steps=10), threshold=1.0)
+        >>> _ = env.reset(seed=0)
+        >>> [round(env.step(action)[1], 2) for action in (1, 1, 2, 2, 1, 2)]  # the shortest path
+        [0.0, 0.0, 0.0, 0.0, 0.0, 0.65]
+        >>> _ = env.reset()
+        >>> env.step(2)[1], env.step(1)[1]  # a hole
+        (0.0, -0.2)
+    """
+
+    def __init__(
+        self,
+        env: gym.Env[ObsType, ActType],
+        success: str | None = None,
+        threshold: float | None = None,
+        predicate: Predicate | None = None,
+        max_episode_steps: int | None = None,
+    ) -> None:
+        criterion = Criterion(success, threshold, predicate)
+        self.max_episode_steps = _check_horizon(max_episode_steps, env)
+        gym.utils.RecordConstructorArgs.__init__(
+            self,
+            _disable_deepcopy=True,
+            success=success,
+            threshold=threshold,
+            predicate=predicate,
+            max_episode_steps=max_episode_steps,
+        )
+        gym.Wrapper.__init__(self, env)
+        self._episode = Episode(criterion)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[ObsType, dict[str, Any]]:
+        observation, info = super().reset(seed=seed, options=options)
+        self._episode.begin(observation)
+        return observation, info
+
+    def step(self, action: ActType) -> tuple[ObsType, SupportsFloat, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = super().step(action)
+        elapsed = self._episode.steps
+        first = self._episode.first_success(action, observation, float(reward), terminated, truncated, info)
+        paid = 0.0
+        if first:
+            paid = 1.0 - 0.7 * (min(elapsed, self.max_episode_steps) / self.max_episode_steps)
+        elif (terminated or truncated) and not self._episode.succeeded:
+            paid = -0.2
+        info = {ORIGINAL: float(reward), **info, SUCCESS: self._episode.succeeded}
+        return observation, paid, terminated, truncated, info
+
+
+class VectorSuccessSignal(VectorSuccess[ObsType, ActType]):
+    """:class:`SuccessSignal` around a vector environment; rewards and infos are those of wrapped copies.
+
+    Args:
+        env: the vector environment.
+        success, threshold, max_episode_steps: as in :class:`SuccessSignal`.
+        predicate: of batches, as in :class:`VectorSparseReward`.
+
+    Raises:
+        ValueError: as in :class:`SuccessSignal`, or ``env.metadata["autoreset_mode"]`` is missing.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> from irwrappers.extrinsic import VectorSuccessSignal
+        >>> envs = gym.make_vec("FrozenLake-v1", num_envs=2, vectorization_mode="sync", is_slippery=False)
+        >>> envs = VectorSuccessSignal(envs, threshold=1.0, max_episode_steps=10)
+        >>> _ = envs.reset(seed=0)
+        >>> [envs.step(actions)[1].round(2).tolist() for actions in ((1, 2), (1, 1), (2, 0), (2, 0), (1, 0), (2, 0))][1::4]
+        [[0.0, -0.2], [0.65, 0.0]]
+    """
+
+    def __init__(
+        self,
+        env: VectorEnv[ObsType, ActType, np.ndarray],
+        success: str | None = None,
+        threshold: float | None = None,
+        predicate: Predicate | None = None,
+        max_episode_steps: int | None = None,
+    ) -> None:
+        criterion = Criterion(success, threshold, predicate)
+        self.max_episode_steps = _check_horizon(max_episode_steps, env)
+        gym.utils.RecordConstructorArgs.__init__(
+            self,
+            _disable_deepcopy=True,
+            success=success,
+            threshold=threshold,
+            predicate=predicate,
+            max_episode_steps=max_episode_steps,
+        )
+        super().__init__(env, criterion)
+
+    def _pay(self, step: VectorStep) -> np.ndarray:
+        elapsed = np.minimum(self._steps, self.max_episode_steps)  # before this step is counted
+        first = self._first_success(step)
+        failed = step.done & ~self._succeeded
+        return np.where(first, 1.0 - 0.7 * (elapsed / self.max_episode_steps), np.where(failed, -0.2, 0.0))
+
+
+def _check_horizon(steps: Any, env: Any) -> int:
+    if steps is None and env.spec is not None:
+        steps = env.spec.max_episode_steps
+        if isinstance(env, VectorEnv):  # gym.make_vec leaves a limit of one's own among the arguments
+            steps = env.spec.kwargs.get("max_episode_steps", steps)
+    if steps is None:
+        raise ValueError(
+            f"{env} does not say how long its episodes are at most (spec.max_episode_steps); give max_episode_steps."
+        )
+    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
+        raise ValueError(f"max_episode_steps must be an integer of at least 1, got {steps!r}.")
+    return int(steps)

@@ -1,0 +1,469 @@
+"""Extrinsic reward wrappers: what they pay and when, that shaping leaves policies alone, and n copies paid like n singles."""
+
+import doctest
+import importlib
+import json
+from functools import partial
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.utils.env_checker import check_env, data_equivalence
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import TimeLimit
+
+import envs  # noqa: F401
+from irwrappers.extrinsic import (
+    DelayedReward,
+    EpisodicReward,
+    PotentialShaping,
+    SparseReward,
+    SuccessSignal,
+    VectorDelayedReward,
+    VectorEpisodicReward,
+    VectorPotentialShaping,
+    VectorSparseReward,
+    VectorSuccessSignal,
+)
+
+LIMIT = 9
+
+
+class Chance(gym.Env):
+    """Everything is drawn: observations, rewards, success (1/6 a step) and the end of the episode (1/12 a step)."""
+
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, as_dict=False):
+        place = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+        self.as_dict = as_dict
+        self.observation_space = spaces.Dict({"place": place, "cell": spaces.Discrete(5)}) if as_dict else place
+
+    def _observation(self):
+        place = self.np_random.normal(size=2).astype(np.float32)
+        return {"place": place, "cell": self.np_random.integers(5)} if self.as_dict else place
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self._observation(), {"draw": self.np_random.random(), "nested": {"begins": True}}
+
+    def step(self, action):
+        reward, success = self.np_random.normal() + action, bool(self.np_random.random() < 1 / 6)
+        info = {"is_success": success, "score": {"deep": self.np_random.normal(size=2)}, "word": "yes" if success else "no"}
+        return self._observation(), reward, bool(self.np_random.random() < 1 / 12), False, info
+
+
+def limited(wrap=None, as_dict=False):
+    env = TimeLimit(Chance(as_dict), LIMIT)
+    return env if wrap is None else wrap(env)
+
+
+class Script(gym.Env):
+    """Plays a list of (reward, terminated, success)."""
+
+    observation_space = spaces.Box(0, 100, (1,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, *steps):
+        self.steps = steps
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.at = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        reward, terminated, success = self.steps[self.at]
+        self.at += 1
+        return np.full(1, self.at, np.float32), reward, terminated, False, {"is_success": success, "other": 1}
+
+
+def rewards_of(env, n):
+    env.reset(seed=0)
+    return [env.step(0)[1] for _ in range(n)]
+
+
+# --- what is paid
+
+
+def test_sparse_reward_pays_the_first_success_only():
+    script = Script((5.0, False, False), (2.0, False, True), (-1.0, False, True), (3.0, True, False))
+    env = SparseReward(script, reward=2.5)
+    for _ in range(2):  # a new episode can succeed again
+        env.reset()
+        steps = [env.step(0) for _ in range(4)]
+        assert [step[1] for step in steps] == [0.0, 2.5, 0.0, 0.0]
+        assert [step[2] for step in steps] == [False, False, False, True]
+        assert [step[4]["is_success"] for step in steps] == [False, True, True, True]  # at the end SB3 reads the last
+        assert [step[4]["original_reward"] for step in steps] == [5.0, 2.0, -1.0, 3.0]
+
+
+def test_sparse_reward_by_threshold_predicate_and_key():
+    script = [(5.0, False, False), (2.0, False, True), (7.0, False, False), (3.0, True, False)]
+    assert rewards_of(SparseReward(Script(*script), threshold=5.5), 4) == [0, 0, 1, 0]
+    assert rewards_of(SparseReward(Script(*script), threshold=5.0), 4) == [1, 0, 0, 0]
+    assert rewards_of(SparseReward(Script(*script), success="other"), 4) == [1, 0, 0, 0]
+    seen = []
+
+    def predicate(*step):
+        seen.append(step)
+        return step[2][0] == 3
+
+    assert rewards_of(SparseReward(Script(*script), predicate=predicate), 4) == [0, 0, 1, 0]
+    before, action, after, reward, terminated, truncated, info = seen[1]
+    assert (before[0], action, after[0], reward, terminated, truncated) == (1, 0, 2, 2.0, False, False)
+    assert info["is_success"] is True
+
+
+def test_success_ends_the_episode_if_told_to():
+    env = SparseReward(Script((0.0, False, False), (0.0, False, True)), terminate_on_success=True)
+    env.reset()
+    assert [env.step(0)[1:4] for _ in range(2)] == [(0.0, False, False), (1.0, True, False)]
+
+
+def test_episodic_reward_pays_the_return_at_termination_and_at_the_time_limit():
+    script = [(1.0, False, False), (2.0, False, False), (4.0, True, False)]
+    assert rewards_of(EpisodicReward(Script(*script)), 3) == [0.0, 0.0, 7.0]
+    env = EpisodicReward(TimeLimit(Script(*script), 2))
+    assert rewards_of(env, 2) == [0.0, 3.0] and rewards_of(env, 2) == [0.0, 3.0]
+    env.reset(), env.step(0)  # left in the middle: nothing is carried over
+    assert rewards_of(env, 2) == [0.0, 3.0]
+
+
+def test_success_signal():
+    """1 − 0.7 t/T with t = 0 in the first step, −0.2 without success, once an episode."""
+    quiet = (0.0, False, False)
+    steps = [quiet] * 3 + [(0.0, False, True)] * 2 + [(0.0, True, False)]
+    assert rewards_of(SuccessSignal(Script(*steps), max_episode_steps=10), 6) == [0, 0, 0, 1 - 0.7 * 0.3, 0, 0]
+    assert rewards_of(SuccessSignal(Script((0.0, True, True)), max_episode_steps=10), 1) == [1.0]
+    assert rewards_of(SuccessSignal(Script(*[quiet] * 4, (0.0, True, False)), max_episode_steps=5), 5) == [0, 0, 0, 0, -0.2]
+    late = SuccessSignal(Script(*[quiet] * 9, (0.0, True, True)), max_episode_steps=5)
+    assert rewards_of(late, 10)[-1] == pytest.approx(0.3)
+    assert rewards_of(SuccessSignal(TimeLimit(Script(*[quiet] * 9), 3), max_episode_steps=3), 3) == [0, 0, -0.2]
+
+
+def test_success_signal_takes_the_horizon_from_the_spec():
+    assert SuccessSignal(gym.make("sparse/Maze-v0", max_episode_steps=17)).max_episode_steps == 17
+    vector = gym.make_vec("sparse/Maze-v0", num_envs=2, max_episode_steps=17)
+    assert VectorSuccessSignal(vector).max_episode_steps == 17
+    with pytest.raises(ValueError, match="max_episode_steps"):
+        SuccessSignal(Script())
+
+
+def test_success_signal_in_meta_world_where_success_ends_nothing():
+    env = SuccessSignal(gym.make("sparse/MetaWorld-reach-v3", max_episode_steps=12))
+    env.reset(seed=0)
+    rewards = [env.step(np.zeros(4, np.float32))[1] for _ in range(12)]
+    assert rewards == [0.0] * 11 + [-0.2]
+
+
+# --- potential-based shaping
+
+
+class Tabular(gym.Env):
+    """A corridor of 6 cells with a hole at one end, a goal at the other, and a shortcut; ``options["state"]`` is the first."""
+
+    observation_space = spaces.Discrete(6)
+    action_space = spaces.Discrete(3)
+    terminal = (0, 5)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.state = (options or {}).get("state", 2)
+        return self.state, {}
+
+    def step(self, action):
+        before, self.state = self.state, [self.state - 1, self.state + 1, self.state * 3 % 5 + 1][action]
+        reward = {0: -1.0, 5: 1.0}.get(self.state, -0.01 * before)
+        return self.state, reward, self.state in self.terminal, False, {}
+
+
+PHI = np.array([3.0, -1.0, 0.5, 2.0, -4.0, 7.0])  # not zero in the terminal states: the wrapper's task
+GAMMA = 0.9
+INNER = [1, 2, 3, 4]
+
+
+def tables(env):
+    """R [S, A] and P [S, A, S] (rows of terminated steps are 0) of the inner states, read off the environment's steps."""
+    rewards, transition = np.zeros((6, 3)), np.zeros((6, 3, 6))
+    for state in INNER:
+        for action in range(3):
+            env.reset(options={"state": state})
+            after, rewards[state, action], terminated, *_ = env.step(action)
+            transition[state, action, after] = not terminated
+    return rewards, transition
+
+
+def optimal_values(rewards, transition):
+    values = np.zeros(6)
+    for _ in range(1000):
+        values = (rewards + GAMMA * transition @ values).max(1)
+    return values
+
+
+def test_shaping_moves_every_policys_values_by_the_potential():
+    plain, transition = tables(Tabular())
+    shaped, same = tables(PotentialShaping(Tabular(), lambda state: PHI[state], GAMMA))
+    np.testing.assert_array_equal(transition, same)
+    assert np.abs(plain - shaped).max() > 1  # the shaping is no small change
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        policy = rng.dirichlet(np.ones(3), size=6)
+        step = np.eye(6) - GAMMA * np.einsum("sa,sat->st", policy, transition)
+        values, shaped_values = (np.linalg.solve(step, (policy * table).sum(1)) for table in (plain, shaped))
+        np.testing.assert_allclose((shaped_values - values)[INNER], -PHI[INNER], atol=1e-12)
+    values, shaped_values = optimal_values(plain, transition), optimal_values(shaped, transition)
+    np.testing.assert_allclose((shaped_values - values)[INNER], -PHI[INNER], atol=1e-9)
+    greedy, shaped_greedy = (
+        (table + GAMMA * transition @ v).round(9)[INNER] for table, v in ((plain, values), (shaped, shaped_values))
+    )
+    np.testing.assert_array_equal(greedy == greedy.max(1, keepdims=True), shaped_greedy == shaped_greedy.max(1, keepdims=True))
+
+
+@pytest.mark.parametrize("limit", [4, 5])
+@pytest.mark.parametrize("terminates", [True, False])
+def test_shaping_telescopes(limit, terminates):
+    """Σ γᵗ F_t = −Φ(s₀) over a terminated episode, γᵀ Φ(s_T) − Φ(s₀) over a truncated one; both at once is terminated."""
+    script = [(0.0, terminates and step == 3, False) for step in range(5)]
+    phi = lambda observation: 2.0 + observation[0] ** 2  # noqa: E731
+    env = PotentialShaping(TimeLimit(Script(*script), limit), phi, GAMMA)
+    env.reset()
+    total, steps, done = 0.0, 0, False
+    while not done:
+        _, reward, terminated, truncated, info = env.step(0)
+        assert info["original_reward"] == 0.0
+        total += GAMMA**steps * reward
+        steps, done = steps + 1, terminated or truncated
+    assert terminated == terminates and steps == (4 if terminates else limit)
+    assert total == pytest.approx(-2.0 if terminated else GAMMA**limit * (2.0 + limit**2) - 2.0)
+
+
+def test_potential_may_be_a_tensors_number_but_must_be_finite():
+    network = torch.nn.Linear(1, 1)
+    env = PotentialShaping(Script((0.0, False, False)), lambda o: network(torch.as_tensor(o)).detach(), 1.0)
+    env.reset()
+    assert env.step(0)[1] == pytest.approx(network.weight.item(), abs=1e-6)
+    for bad in (np.nan, np.inf, np.zeros(2)):
+        with pytest.raises(ValueError, match="potential must give a finite number"):
+            PotentialShaping(Script(), lambda _, bad=bad: bad).reset()
+
+
+# --- vector forms
+
+
+def potential(observation):
+    """Of one observation or a batch of them."""
+    if isinstance(observation, dict):
+        return np.float64(observation["place"][..., 0]) * 2.0 + observation["cell"]
+    return observation[..., 0] * 2.0 - observation[..., 1]
+
+
+def predicate(before, action, after, reward, terminated, truncated, info):
+    """Of one step or a batch of them; looks at everything."""
+    low = potential(before) + action < potential(after)
+    return low & (reward > -1) & np.logical_not(terminated) & (info["score"]["deep"][..., 0] < 1)
+
+
+FORMS = {
+    "delayed": (partial(DelayedReward, delay=4), partial(VectorDelayedReward, delay=4)),
+    "episodic": (EpisodicReward, VectorEpisodicReward),
+    "shaped": (partial(PotentialShaping, potential=potential), partial(VectorPotentialShaping, potential=potential)),
+    "key": (partial(SparseReward, reward=3), partial(VectorSparseReward, reward=3)),
+    "threshold": (partial(SparseReward, threshold=1.5), partial(VectorSparseReward, threshold=1.5)),
+    "predicate": (partial(SparseReward, predicate=predicate), partial(VectorSparseReward, predicate=predicate)),
+    "signal": (partial(SuccessSignal, max_episode_steps=LIMIT), partial(VectorSuccessSignal, max_episode_steps=LIMIT)),
+    "stacked": (
+        lambda env: EpisodicReward(SparseReward(PotentialShaping(env, potential), threshold=1.0)),
+        lambda env: VectorEpisodicReward(VectorSparseReward(VectorPotentialShaping(env, potential), threshold=1.0)),
+    ),
+    "ending": (
+        partial(SparseReward, terminate_on_success=True),
+        partial(VectorSparseReward, terminate_on_success=True),
+    ),
+}
+
+
+def assert_same(ours, copies, where):
+    assert data_equivalence(ours, copies, exact=True), (where, ours, copies)
+
+
+def play_both(ours, copies, mode, steps, seed=0):
+    """The same actions and resets in both, compared step by step; how many episodes ended."""
+    n, ended, rng = ours.num_envs, 0, np.random.default_rng(seed)
+    assert_same(ours.reset(seed=seed), copies.reset(seed=seed), "reset")
+    for step in range(steps):
+        actions = rng.integers(2, size=n)
+        result, expected = ours.step(actions), copies.step(actions)
+        assert_same(result, expected, step)
+        assert result[1].dtype == np.float64
+        mask = result[2] | result[3]
+        ended += mask.sum()
+        if mode is AutoresetMode.DISABLED and mask.any():
+            mask |= rng.random(n) < 0.2  # some in the middle of their episodes
+        elif mode is AutoresetMode.DISABLED or rng.random() < 0.8:
+            continue
+        else:  # now and then a reset by hand, of some in the middle of their episodes and some about to be reset anyway
+            mask |= rng.random(n) < 0.5
+        if mask.any():
+            options = ({"reset_mask": mask.copy()} for _ in range(2))  # SyncVectorEnv takes the mask out
+            assert_same(ours.reset(options=next(options)), copies.reset(options=next(options)), (step, "mask"))
+    return ended
+
+
+@pytest.mark.parametrize("as_dict", [False, True], ids=["box", "dict"])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_vector_form_equals_wrapped_copies(mode, form, as_dict):
+    single, vector = FORMS[form]
+    make = lambda wrap=None: SyncVectorEnv([partial(limited, wrap, as_dict)] * 5, autoreset_mode=mode)  # noqa: E731
+    if form == "ending" and mode is AutoresetMode.NEXT_STEP:
+        with pytest.raises(ValueError, match=r"NEXT_STEP can't reset a copy .* Expected SAME_STEP or DISABLED"):
+            vector(make())
+        return
+    assert play_both(vector(make()), make(single), mode, steps=150) > 50
+
+
+@pytest.mark.parametrize("mode", AutoresetMode)
+@pytest.mark.parametrize("copy", [True, False])
+def test_a_shared_buffer_of_observations_is_not_taken_for_the_past(mode, copy):
+    make = lambda wrap=None, copy=True: SyncVectorEnv([partial(limited, wrap)] * 3, copy, autoreset_mode=mode)  # noqa: E731
+    single, vector = FORMS["predicate"]
+    play_both(vector(make(copy=copy)), make(single), mode, steps=60)
+
+
+@pytest.mark.parametrize("form", ["key", "signal", "shaped", "ending"])
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_vector_form_around_a_native_vector_environment(mode, form):
+    single, vector = FORMS[form]
+    if form == "shaped":
+        single, vector = (partial(cls, potential=lambda o: -np.abs(o[..., :2] - o[..., 2:]).sum(-1)) for cls in FORMS[form])
+    if form == "ending" and mode is AutoresetMode.NEXT_STEP:
+        return
+    layout = ["######", "#S G #", "######"]
+    arguments = {"layout": layout, "max_episode_steps": LIMIT, "random_start": True}
+    ours = vector(gym.make_vec("sparse/Maze-v0", num_envs=4, autoreset_mode=mode, **arguments))
+    copies = SyncVectorEnv([lambda: single(gym.make("sparse/Maze-v0", **arguments))] * 4, autoreset_mode=mode)
+    rng, paid = np.random.default_rng(0), 0.0
+    np.testing.assert_array_equal(ours.reset(seed=0)[0], copies.reset(seed=0)[0])
+    for _ in range(120):
+        actions = rng.integers(4, size=4)
+        result, expected = ours.step(actions), copies.step(actions)
+        for index in range(4):
+            np.testing.assert_array_equal(result[index], expected[index])
+        for infos, others in ((result[4], expected[4]), (result[4].get("final_info", {}), expected[4].get("final_info", {}))):
+            for key in ("original_reward", "is_success"):
+                np.testing.assert_array_equal(infos.get(key, np.zeros(4)), others.get(key, np.zeros(4)))
+        paid += np.abs(result[1]).sum()
+        done = result[2] | result[3]
+        if mode is AutoresetMode.DISABLED and done.any():
+            ours.reset(options={"reset_mask": done.copy()}), copies.reset(options={"reset_mask": done.copy()})
+    assert paid > 3
+
+
+def test_ending_episodes_of_worker_processes():
+    single, vector = FORMS["ending"]
+    workers = AsyncVectorEnv([limited] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
+    copies = SyncVectorEnv([partial(limited, single)] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
+    try:
+        assert play_both(vector(workers), copies, AutoresetMode.SAME_STEP, steps=40) > 10
+    finally:
+        workers.close()
+
+
+def test_ending_episodes_needs_copies_that_can_be_reset_alone():
+    with pytest.raises(ValueError, match="independent_copies"):
+        VectorSparseReward(gym.make_vec("CartPole-v1", num_envs=2), threshold=1.0, terminate_on_success=True)
+
+
+# --- what they have in common
+
+
+def test_the_original_reward_is_the_environments_beneath_any_number_of_wrappers():
+    env = DelayedReward(SparseReward(EpisodicReward(Script((5.0, False, False), (2.0, True, True)))), delay=2)
+    env.reset()
+    infos = [env.step(0)[4] for _ in range(2)]
+    assert [info["original_reward"] for info in infos] == [5.0, 2.0]
+    assert [info["undelayed_reward"] for info in infos] == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("form", ["delayed", "episodic", "shaped", "key", "predicate", "signal"])
+def test_specs_make_the_same_environment_again(form):
+    env = FORMS[form][0](gym.make("CartPole-v1", max_episode_steps=20))
+    again = gym.make(env.spec)
+    assert type(again) is type(env) and again.spec == env.spec
+    if form in ("shaped", "predicate"):
+        with pytest.raises(TypeError, match="JSON"):  # Gymnasium's: a function has no JSON
+            env.spec.to_json()
+    else:
+        assert gym.make(EnvSpec.from_json(env.spec.to_json())).spec == env.spec
+        assert json.loads(env.spec.to_json())["additional_wrappers"][0]["entry_point"].startswith("irwrappers.extrinsic")
+
+
+def test_registrations_may_name_every_wrapper():
+    module = importlib.import_module("irwrappers.extrinsic")
+    assert all(getattr(module, name).__name__ == name for name in module.__all__)
+    assert gym.make("delayed/Hopper-v5").spec.additional_wrappers
+
+
+@pytest.mark.filterwarnings("ignore:.*is different from the unwrapped version")
+@pytest.mark.parametrize("form", ["episodic", "shaped", "key", "signal"])
+def test_gymnasium_accepts_them(form):
+    single = FORMS[form][0]
+    if form == "shaped":
+        single = partial(PotentialShaping, potential=lambda o: float(o.sum()))
+    check_env(single(gym.make("sparse/Maze-v0").unwrapped), skip_render_check=True)
+
+
+BAD = [
+    (SparseReward, {"success": "is_success", "threshold": 1.0}, "one of success, threshold and predicate"),
+    (SparseReward, {"success": 3}, "success must be the name"),
+    (SparseReward, {"threshold": np.nan}, "threshold must be a finite number"),
+    (SparseReward, {"predicate": "reached"}, "predicate must be a function"),
+    (SparseReward, {"reward": "1"}, "reward must be a finite number"),
+    (SuccessSignal, {"max_episode_steps": 0}, "max_episode_steps must be an integer of at least 1"),
+    (SuccessSignal, {"max_episode_steps": 2.5}, "max_episode_steps must be an integer of at least 1"),
+    (PotentialShaping, {"potential": 1.0}, "potential must be a function"),
+    (PotentialShaping, {"potential": potential, "gamma": 1.1}, r"gamma must be a number in \[0, 1\]"),
+    (PotentialShaping, {"potential": potential, "gamma": np.nan}, r"gamma must be a number in \[0, 1\]"),
+]
+
+
+@pytest.mark.parametrize("vector", [False, True])
+@pytest.mark.parametrize(("wrapper", "arguments", "message"), BAD)
+def test_refuses(wrapper, arguments, message, vector):
+    env = limited()
+    if vector:
+        wrapper = getattr(importlib.import_module("irwrappers.extrinsic"), f"Vector{wrapper.__name__}")
+        env = SyncVectorEnv([limited])
+    with pytest.raises(ValueError, match=message):
+        wrapper(env, **arguments)
+
+
+def test_says_so_when_the_success_key_is_missing():
+    env = SparseReward(Script((0.0, False, False)), success="succes")
+    env.reset()
+    with pytest.raises(ValueError, match=r"'succes' names no entry .* it has \['is_success', 'other'\]"):
+        env.step(0)
+    vector = VectorSparseReward(SyncVectorEnv([limited] * 2), success="succes")
+    vector.reset()
+    with pytest.raises(ValueError, match=r"'succes' names no entry .* it has \['is_success', 'score', 'word'\]"):
+        vector.step(np.zeros(2, int))
+
+
+def test_says_so_when_a_function_does_not_take_batches():
+    vector = VectorPotentialShaping(SyncVectorEnv([limited] * 3), lambda o: float(np.sum(o)))
+    with pytest.raises(ValueError, match="potential must give 3 finite numbers"):
+        vector.reset()
+    vector = VectorSparseReward(SyncVectorEnv([limited] * 3), predicate=lambda *step: True)
+    vector.reset()
+    with pytest.raises(ValueError, match=r"must give \(3,\) truth values"):
+        vector.step(np.zeros(3, int))
+
+
+@pytest.mark.parametrize("module", ["", ".delayed", ".shaping", ".signal", ".sparse"])
+def test_the_docstrings_examples(module):
+    failed, attempted = doctest.testmod(importlib.import_module(f"irwrappers.extrinsic{module}"))
+    assert attempted > 0 and failed == 0
