@@ -58,16 +58,24 @@ class OriginalView:
 
     def step(self, actions: np.ndarray) -> tuple[Any, Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """(observations, original observations, original rewards, dones, infos)."""
-        if self.normalize is None or self._keeper is None:
+        if self.normalize is None:
             observations, rewards, dones, infos = self.env.step(actions)
             return observations, observations, rewards, dones, infos
+        with frozen_statistics(self.normalize), self.terminals_kept():
+            observations, _, dones, infos = self.env.step(actions)
+        return observations, self.normalize.get_original_obs(), self.normalize.get_original_reward(), dones, infos
+
+    @contextmanager
+    def terminals_kept(self) -> Iterator[None]:
+        """Within the block a step notes what :meth:`original_terminal` gives."""
+        if self.normalize is None or self._keeper is None:
+            yield
+            return
         venv, self.normalize.venv = self.normalize.venv, self._keeper
         try:
-            with frozen_statistics(self.normalize):
-                observations, _, dones, infos = self.env.step(actions)
+            yield
         finally:
             self.normalize.venv = venv
-        return observations, self.normalize.get_original_obs(), self.normalize.get_original_reward(), dones, infos
 
     @staticmethod
     def original_terminal(info: dict[str, Any]) -> Any:

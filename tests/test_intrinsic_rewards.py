@@ -1,6 +1,8 @@
 """What holds for every intrinsic reward: a new one in ``INTRINSIC_REWARDS`` is tested by being there."""
 
 import copy
+import functools
+import io
 import subprocess
 import sys
 
@@ -17,7 +19,12 @@ from irwrappers import INTRINSIC_REWARDS, Concat, IntrinsicReward, RunningStd, T
 from irwrappers.unique import unique_rows
 
 # Arguments that make a reward quick to fit; one that needs none need not be here.
-QUICK = {"allo": dict(n_rewards=4, gradient_steps=10, hidden_sizes=(16,), n_walks=4), "random": dict(hidden_sizes=(32, 32))}
+WARM_UP = dict(warmup_steps=60)
+WARMED_UP = ("rnd", "drnd", "icm", "disagreement", "ngu", "ride", "re3", "e3b", "pseudo_counts")
+QUICK = dict.fromkeys(WARMED_UP, WARM_UP) | {
+    "allo": dict(n_rewards=4, gradient_steps=10, hidden_sizes=(16,), n_walks=4),
+    "random": dict(hidden_sizes=(32, 32)),
+}
 T, B = 12, 3
 
 
@@ -25,7 +32,8 @@ def make_env(n=2):
     return DummyVecEnv([lambda: gym.make("sparse/Maze-v1")] * n)
 
 
-def build(name):
+def build(name, seed=0):
+    torch.manual_seed(seed)
     env = make_env(1)
     if name == "concat":
         parts = ["laplacian", {"allo": QUICK["allo"]}, "laplacian"]
@@ -42,6 +50,11 @@ def fitted(name):
 
 def random_steps(seed=0, n_steps=T, n_envs=B):
     """Uniformly random actions in Maze-v1, the observations before any reset."""
+    return copy.deepcopy(_random_steps(seed, n_steps, n_envs))
+
+
+@functools.cache
+def _random_steps(seed, n_steps, n_envs):
     env, rng = make_env(n_envs), np.random.default_rng(seed)
     env.seed(seed)
     observations, steps = env.reset(), []
@@ -55,10 +68,23 @@ def random_steps(seed=0, n_steps=T, n_envs=B):
     return Transitions(*(torch.as_tensor(np.stack(part)) for part in zip(*steps, strict=True)))
 
 
+def same(a, b):
+    """Whether two state dicts, or anything in them, are equal bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a.nan_to_num(), b.nan_to_num())
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return bool(np.all(a == b))
+
+
 def part_of(batch, steps=slice(None), copies=slice(None)):
-    return Transitions(*(value[steps, copies] for value in vars(batch).values()))
+    return Transitions(*(value[steps, copies] for value in vars(batch).values() if value is not None))
 
 
+MEMORYLESS = ["allo", "laplacian", "random", "rnd", "drnd", "icm", "disagreement", "concat"]
+SHARED = {"count", "re3"}  # what one copy has seen is known to all, step by step
 everyone = pytest.mark.parametrize("name", [*INTRINSIC_REWARDS, "concat"])
 
 
@@ -74,16 +100,16 @@ def test_shape_type_and_names(name):
 @everyone
 def test_compute_changes_nothing(name):
     reward, batch = fitted(name), random_steps()
-    before = {key: value.clone() for key, value in reward.state_dict().items()}
-    inputs = {key: value.clone() for key, value in vars(batch).items()}
+    before = copy.deepcopy(reward.state_dict())
+    inputs = {key: value.clone() for key, value in vars(batch).items() if value is not None}
     generator = torch.get_rng_state()
     assert torch.equal(reward.compute(batch), reward.compute(batch))
     assert torch.equal(generator, torch.get_rng_state())
-    assert all(torch.equal(value, before[key]) for key, value in reward.state_dict().items())
-    assert all(torch.equal(value, inputs[key]) for key, value in vars(batch).items())
+    assert same(reward.state_dict(), before)
+    assert all(torch.equal(value, vars(batch)[key]) for key, value in inputs.items())
 
 
-@everyone
+@pytest.mark.parametrize("name", [name for name in [*INTRINSIC_REWARDS, "concat"] if name not in SHARED])
 def test_copies_are_paid_apart(name):
     # What one copy is paid does not depend on which other copies share its batch.
     reward, batch = fitted(name), random_steps()
@@ -92,9 +118,10 @@ def test_copies_are_paid_apart(name):
     torch.testing.assert_close(one_by_one, whole, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["allo", "laplacian", "random", "concat"])
-def test_a_state_difference_does_not_depend_on_how_time_is_split(name):
+@pytest.mark.parametrize("name", MEMORYLESS)
+def test_a_reward_without_memory_does_not_depend_on_how_time_is_split(name):
     reward, batch = fitted(name), random_steps()
+    reward.update(batch)
     halves = [reward.compute(part_of(batch, steps=steps)) for steps in (slice(0, 5), slice(5, T))]
     torch.testing.assert_close(torch.cat(halves), reward.compute(batch), atol=1e-5, rtol=1e-5)
 
@@ -109,15 +136,99 @@ def test_differences_come_in_pairs_and_telescope(name):
 
 
 @everyone
+def test_a_memory_goes_on_from_one_batch_to_the_next(name):
+    # Row 0 of a batch comes after the last row of the one before: with `advance` in between, halves are paid like the whole.
+    reward, batch = fitted(name), random_steps()
+    first, second = (part_of(batch, steps=steps) for steps in (slice(0, 5), slice(5, T)))
+    whole = reward.compute(batch)
+    halves = [reward.compute(first)]
+    reward.advance(first)
+    halves.append(reward.compute(second))
+    torch.testing.assert_close(torch.cat(halves), whole, atol=1e-5, rtol=1e-5)
+
+
+@everyone
+def test_forget_ends_the_running_episodes_only(name):
+    reward, batch = fitted(name), random_steps()
+    reward.update(batch)
+    reward.forget()
+    once = copy.deepcopy(reward.state_dict())
+    reward.forget()
+    assert same(reward.state_dict(), once)
+    assert reward.compute(part_of(batch, copies=slice(0, 2))).shape == (T, 2, reward.n_rewards)  # another number of copies
+
+
+@everyone
 def test_state_dict_makes_a_new_module_the_old_one(name):
     reward, batch = fitted(name), random_steps()
     reward.update(batch)
-    new = build(name)
-    new.load_state_dict(reward.state_dict(), strict=True)
+    file = io.BytesIO()
+    torch.save(reward.state_dict(), file)
+    file.seek(0)
+    new = build(name, seed=1)
+    new.load_state_dict(torch.load(file, weights_only=True), strict=True)
     assert not new.needs_fit
+    assert same(new.state_dict(), reward.state_dict())
     assert torch.equal(new.compute(batch), reward.compute(batch))
-    assert new.update(batch) == pytest.approx(reward.update(batch), nan_ok=True)
+    for seed in range(3):  # more than once: two modules may share nothing of their optimisers
+        logs = []
+        for module in (new, reward):
+            torch.manual_seed(seed)
+            logs.append(module.update(random_steps(seed + 1)))
+        assert logs[0] == pytest.approx(logs[1], nan_ok=True, rel=0, abs=0)
+        assert same(new.state_dict(), reward.state_dict())
     assert torch.equal(new.compute(batch), reward.compute(batch))
+
+
+def with_garbage(batch, garbage, n_valid):
+    """The first ``n_valid`` steps count; the others are ``garbage``, as is what led to them."""
+    valid = (torch.arange(T) < n_valid)[:, None].expand(T, B).clone()
+    fields = {
+        name: torch.where(valid[..., None], getattr(batch, name).float(), garbage)
+        for name in ("observations", "next_observations")
+    }
+    return Transitions(
+        fields["observations"], batch.actions, fields["next_observations"], batch.terminated, batch.truncated, valid
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in INTRINSIC_REWARDS if name != "laplacian"])  # it refuses unknown states
+@pytest.mark.parametrize("n_valid", [0, 7])
+def test_nothing_is_learned_from_invalid_steps(name, n_valid):
+    states, paid = [], []
+    for garbage in (1e6, float("nan")):
+        reward, batch = fitted(name), with_garbage(random_steps(), garbage, n_valid)
+        paid.append(reward.compute(batch)[:n_valid])
+        torch.manual_seed(0)
+        reward.update(batch)
+        reward.forget()
+        states.append(copy.deepcopy(reward.state_dict()))
+    assert all(same(state, states[0]) for state in states)
+    assert all(torch.equal(other, paid[0]) for other in paid)
+
+
+@everyone
+@pytest.mark.parametrize("what", ["observations", "next_observations"])
+def test_what_is_not_finite_is_refused_or_changes_nothing(name, what):
+    reward, batch = fitted(name), random_steps()
+    setattr(batch, what, getattr(batch, what).float())
+    getattr(batch, what)[3, 1, 0] = float("nan")
+    before = copy.deepcopy(reward.state_dict())
+    try:
+        reward.update(batch)
+    except ValueError as error:
+        assert "NaN" in str(error) and what in str(error)
+        assert same(reward.state_dict(), before)
+    else:
+        assert all_finite(reward.state_dict()), "NaN was learned in silence"
+
+
+def all_finite(x):
+    if isinstance(x, torch.Tensor):
+        return not x.is_floating_point() or not bool(x.isnan().any())
+    if isinstance(x, dict):
+        x = list(x.values())
+    return all(map(all_finite, x)) if isinstance(x, (list, tuple)) else True
 
 
 @everyone
@@ -154,6 +265,106 @@ def test_fit_says_what_it_takes(name):
         build(name).fit(gym.make_vec("sparse/Maze-v1", num_envs=2), 1000)
     with pytest.raises(TypeError, match="str"):
         build(name).fit("sparse/Maze-v1", 1000)
+
+
+# Every kind of observation and action
+
+
+class Noise(gym.Env):
+    """Anything may follow anything."""
+
+    def __init__(self, observation_space, action_space):
+        self.observation_space, self.action_space, self.steps = observation_space, action_space, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
+        self.steps = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.steps += 1
+        return self.observation_space.sample(), 0.0, False, self.steps == 5, {}
+
+
+OBSERVATIONS = {
+    "vector": spaces.Box(-1, 1, (3,)),
+    "float64": spaces.Box(-1, 1, (3,), np.float64),
+    "image": spaces.Box(0, 255, (36, 40, 3), np.uint8),
+    "image_channels_first": spaces.Box(0, 255, (3, 36, 40), np.uint8),
+    "dict": spaces.Dict(where=spaces.Box(-1, 1, (2,)), room=spaces.Discrete(3, start=1), seen=spaces.MultiBinary(2)),
+    "discrete": spaces.Discrete(5, start=2),
+    "multidiscrete": spaces.MultiDiscrete([3, 4], start=[1, 0]),
+    "multibinary": spaces.MultiBinary(4),
+}
+ACTIONS = {
+    "discrete": spaces.Discrete(3, start=-1),
+    "multidiscrete": spaces.MultiDiscrete([3, 2]),
+    "multibinary": spaces.MultiBinary(3),
+    "box": spaces.Box(-2, 2, (2,)),
+    "matrix": spaces.Box(-2, 2, (2, 2)),
+    "number": spaces.Box(-2, 2, ()),
+}
+
+
+def sampled(space, n_steps, n_envs):
+    """``[T, B, …]`` of samples of ``space``."""
+    if isinstance(space, spaces.Dict):
+        return {key: sampled(part, n_steps, n_envs) for key, part in space.spaces.items()}
+    rows = [[space.sample() for _ in range(n_envs)] for _ in range(n_steps)]
+    return torch.as_tensor(np.array(rows))
+
+
+def sampled_steps(observation_space, action_space, n_steps=4, n_envs=2):
+    for space in (observation_space, action_space):
+        space.seed(0)
+    flags = torch.zeros(n_steps, n_envs, dtype=torch.bool)
+    observations, following = (sampled(observation_space, n_steps, n_envs) for _ in range(2))
+    return Transitions(observations, sampled(action_space, n_steps, n_envs), following, flags, flags)
+
+
+def works_or_is_refused(name, observation_space, action_space):
+    try:
+        reward = make_intrinsic_reward(name, observation_space, action_space, **QUICK.get(name, {}))
+    except ValueError as error:
+        assert str(observation_space) in str(error) or str(action_space) in str(error)
+        return False
+    if name == "laplacian":
+        return False  # asks the environment for its transition graph
+    reward.fit(DummyVecEnv([lambda: Noise(observation_space, action_space)] * 2), 100, seed=0)
+    assert not reward.needs_fit
+    batch = sampled_steps(observation_space, action_space)
+    assert all(np.isfinite(value) for value in reward.update(batch).values())
+    paid = reward.compute(batch)
+    assert paid.shape == (4, 2, reward.n_rewards) and paid.dtype == torch.float32 and paid.isfinite().all()
+    return True
+
+
+VECTORS_ONLY = {"allo", "laplacian", "random"}
+
+
+@pytest.mark.parametrize("kind", OBSERVATIONS)
+@pytest.mark.parametrize("name", INTRINSIC_REWARDS)
+def test_every_kind_of_observation(name, kind):
+    worked = works_or_is_refused(name, OBSERVATIONS[kind], spaces.Discrete(3))
+    assert worked or name in VECTORS_ONLY
+
+
+@pytest.mark.parametrize("kind", ACTIONS)
+@pytest.mark.parametrize("name", INTRINSIC_REWARDS)
+def test_every_kind_of_action(name, kind):
+    worked = works_or_is_refused(name, OBSERVATIONS["vector"], ACTIONS[kind])
+    assert worked or name in VECTORS_ONLY
+
+
+@pytest.mark.parametrize("name", INTRINSIC_REWARDS)
+def test_observations_that_no_extractor_takes_are_named(name):
+    for space in (spaces.Text(5), spaces.Dict(a=spaces.Dict(b=spaces.Discrete(2))), spaces.MultiDiscrete([[2, 2], [2, 2]])):
+        with pytest.raises(ValueError) as error:
+            make_intrinsic_reward(name, space, spaces.Discrete(2))
+        assert str(space) in str(error.value)
 
 
 # Composition

@@ -72,8 +72,10 @@ def test_a_loaded_module_needs_no_fit(name):
     for module in (fresh, other):
         module.load_state_dict(copy.deepcopy(reward.state_dict()), strict=True)
         assert not module.needs_fit
-        rows = torch.tensor([[9.0, 5.0], [9.0, 4.0]])
-        assert torch.equal(module.features(rows), reward.features(rows))
+        steps = torch.tensor([[[9.0, 5, 1, 9]], [[9, 4, 1, 9]], [[9, 3, 1, 9]]])
+        never = torch.zeros(2, 1, dtype=torch.bool)
+        batch = Transitions(steps[:-1], torch.full((2, 1), 3), steps[1:], never, never)
+        assert torch.equal(module.compute(batch), reward.compute(batch))
 
 
 @everyone

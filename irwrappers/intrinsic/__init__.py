@@ -1,19 +1,37 @@
 from irwrappers.intrinsic.allo import ALLO
 from irwrappers.intrinsic.base import IntrinsicReward, Transitions
-from irwrappers.intrinsic.compose import Concat
+from irwrappers.intrinsic.compose import Concat, Sum
+from irwrappers.intrinsic.counts import StateCount
+from irwrappers.intrinsic.curiosity import ICM, Disagreement
+from irwrappers.intrinsic.e3b import E3B
+from irwrappers.intrinsic.episodic import NGU, PseudoCounts
 from irwrappers.intrinsic.laplacian import ExactLaplacian
 from irwrappers.intrinsic.random_network import RandomNetworkReward
+from irwrappers.intrinsic.re3 import RE3
 from irwrappers.intrinsic.registry import INTRINSIC_REWARDS, make_intrinsic_reward
+from irwrappers.intrinsic.ride import RIDE
+from irwrappers.intrinsic.rnd import DRND, RND
 from irwrappers.intrinsic.running import RunningStd
 
 __all__ = [
     "ALLO",
+    "DRND",
+    "E3B",
+    "ICM",
     "INTRINSIC_REWARDS",
+    "NGU",
+    "RE3",
+    "RIDE",
+    "RND",
     "Concat",
+    "Disagreement",
     "ExactLaplacian",
     "IntrinsicReward",
+    "PseudoCounts",
     "RandomNetworkReward",
     "RunningStd",
+    "StateCount",
+    "Sum",
     "Transitions",
     "make_intrinsic_reward",
 ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
+import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ class Transitions:
             ``next_observations`` are those before any reset.
         actions: ``[T, B, ...]``.
         terminated, truncated: bool ``[T, B]``.
+        valid: bool ``[T, B]``, the steps that count, or None for all. Rewards of the others are never used and nothing is to
+            be learned from them.
     """
 
     observations: Any
@@ -27,6 +30,17 @@ class Transitions:
     next_observations: Any
     terminated: Tensor
     truncated: Tensor
+    valid: Tensor | None = None
+
+    @property
+    def done(self) -> Tensor:
+        """bool ``[T, B]``: the episode ended with this step."""
+        return self.terminated | self.truncated
+
+    @property
+    def mask(self) -> Tensor:
+        """bool ``[T, B]``: ``valid``, or all."""
+        return torch.ones_like(self.terminated) if self.valid is None else self.valid
 
     @property
     def n_steps(self) -> int:
@@ -40,14 +54,25 @@ class Transitions:
 class IntrinsicReward(nn.Module):
     """A reward signal with ``n_rewards`` channels.
 
-    ``compute`` is pure; ``update`` learns from a batch; ``fit`` is for what must be trained beforehand; ``state_dict`` holds
-    everything, so that a new module with the same constructor arguments continues exactly after ``load_state_dict``.
+    ``compute`` is pure; ``update`` learns from a batch and moves on past it; ``fit`` is for what must be trained beforehand;
+    ``state_dict`` holds everything, so that a new module with the same constructor arguments continues exactly after
+    ``load_state_dict``.
+
+    Batches follow each other in time: row 0 of one comes after the last row of the batch before it, for each copy. What
+    remembers the running episodes begins them where the last ``advance`` (which ``update`` includes) left them; ``forget``
+    says that all copies begin anew. Whoever computes a reward after every step calls ``compute`` and ``advance`` then, and
+    ``learn`` now and then.
 
     Args:
         observation_space, action_space: of the environment, one copy's.
+
+    Attributes:
+        n_rewards: number of channels.
+        has_episode_memory: whether what a transition is paid depends on what came before it in its episode.
     """
 
     n_rewards: int
+    has_episode_memory: bool = False
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
         super().__init__()
@@ -70,8 +95,20 @@ class IntrinsicReward(nn.Module):
         raise NotImplementedError
 
     def update(self, batch: Transitions) -> dict[str, float]:
-        """Learn from a batch; returns what to log."""
+        """Learn from a batch and move on past it; returns what to log."""
+        log = self.learn(batch)
+        self.advance(batch)
+        return log
+
+    def learn(self, batch: Transitions) -> dict[str, float]:
+        """Learn from a batch, in any order of batches; returns what to log."""
         return {}
+
+    def advance(self, batch: Transitions) -> None:
+        """Remember these steps: counts, and what has happened in the running episodes."""
+
+    def forget(self) -> None:
+        """Every copy begins a new episode: what is remembered of running episodes goes, counts and networks stay."""
 
     def fit(self, env: VecEnv | gym.Env, total_timesteps: int, seed: int | None = None, progress_bar: bool = False) -> int:
         """Train beforehand, on at most ``total_timesteps`` environment steps.

@@ -11,13 +11,30 @@ from gymnasium import spaces
 from irwrappers.intrinsic.allo import ALLO
 from irwrappers.intrinsic.base import IntrinsicReward
 from irwrappers.intrinsic.compose import Concat
+from irwrappers.intrinsic.counts import StateCount
+from irwrappers.intrinsic.curiosity import ICM, Disagreement
+from irwrappers.intrinsic.e3b import E3B
+from irwrappers.intrinsic.episodic import NGU, PseudoCounts
 from irwrappers.intrinsic.laplacian import ExactLaplacian
 from irwrappers.intrinsic.random_network import RandomNetworkReward
+from irwrappers.intrinsic.re3 import RE3
+from irwrappers.intrinsic.ride import RIDE
+from irwrappers.intrinsic.rnd import DRND, RND
 
 INTRINSIC_REWARDS: dict[str, Callable[..., IntrinsicReward]] = {
     "allo": ALLO,
     "laplacian": ExactLaplacian,
     "random": RandomNetworkReward,
+    "rnd": RND,
+    "drnd": DRND,
+    "icm": ICM,
+    "disagreement": Disagreement,
+    "ngu": NGU,
+    "ride": RIDE,
+    "re3": RE3,
+    "e3b": E3B,
+    "pseudo_counts": PseudoCounts,
+    "count": StateCount,
 }
 
 

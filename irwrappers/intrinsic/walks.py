@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +23,17 @@ class Walks(NamedTuple):
     same_walk: Tensor
     last: Tensor
     timesteps: int
+
+
+def random_steps(env: VecEnv, n_steps: int, seed: int | None) -> Iterator[Any]:
+    """Take ``n_steps`` uniformly random actions in every copy from reset; yields the original observations ``[B, …]``."""
+    rng = np.random.default_rng(seed)
+    view = OriginalView(env)
+    if seed is not None:
+        env.seed(seed)
+    view.reset()
+    for _ in range(n_steps):
+        yield view.step(random_actions(env.action_space, env.num_envs, rng))[1]
 
 
 def collect_walks(

@@ -404,8 +404,14 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         rollout = batch.rollout
         actions = rollout.actions.squeeze(-1) if isinstance(self.action_space, spaces.Discrete) else rollout.actions
         transitions = Transitions(
-            rollout.raw_observations, actions, rollout.raw_next_observations, rollout.terminated, rollout.truncated
+            rollout.raw_observations,
+            actions,
+            rollout.raw_next_observations,
+            rollout.terminated,
+            rollout.truncated,
+            rollout.valid,
         )
+        self.intrinsic_reward.forget()  # a rollout is whole episodes from reset
         rewards = self._own_channels(self.intrinsic_reward.compute(transitions), rollout.n_policies)  # [T, K, n]
         if not torch.isfinite(rewards).all():
             raise ValueError(f"The intrinsic reward {type(self.intrinsic_reward).__name__} gave NaN or infinite values.")

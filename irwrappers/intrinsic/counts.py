@@ -1,0 +1,157 @@
+"""Visits of states, counted."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from irwrappers.intrinsic.base import Transitions
+from irwrappers.intrinsic.encoder import Observations, flatten_steps
+from irwrappers.intrinsic.memory import FixedInputs, ResizableBuffers
+
+
+class StateCount(ResizableBuffers, FixedInputs):
+    """``r = 1 / sqrt(N(s′))``, N the number of visits of s′ so far, over all copies and this one included.
+
+    Visits are counted in order of time, and within a step in order of the copies: the n-th visit of a state pays
+    ``1 / sqrt(n)``, in whatever batches visits come. A visit is what a step leads to; where a reset leads is none.
+
+    States are the same if all their entries are (floats as float32), compared by 64-bit hashes; that suits discrete states.
+    With ``hash_bits`` they are the same if they agree in the signs of as many random projections: SimHash, ``sgn(A g(s))``
+    with A of independent Gaussians, which suits continuous states and images. g is the observation, normalised by the
+    statistics of ``warmup_steps`` random steps (see :class:`FixedInputs`); more bits tell more states apart.
+
+    Source: Tang et al., arXiv 1611.04717, equations (1) and (2); β is the wrapper's or the algorithm's coefficient.
+
+    Args:
+        hash_bits: k, at most 62, or None for exact counts.
+        normalize_observations, warmup_steps: see :class:`FixedInputs`; with ``hash_bits`` only.
+    """
+
+    n_rewards = 1
+    resizable = ("states", "visits")
+    states: Tensor
+    visits: Tensor
+    projection: Tensor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        hash_bits: int | None = None,
+        normalize_observations: bool = True,
+        warmup_steps: int = 2000,
+    ) -> None:
+        super().__init__(observation_space, action_space, normalize_observations and hash_bits is not None, warmup_steps)
+        if hash_bits is not None and not 1 <= hash_bits <= 62:
+            raise ValueError(f"hash_bits must be from 1 to 62, or None for exact counts; got {hash_bits!r}.")
+        self.hash_bits = hash_bits
+        if hash_bits is not None:
+            self.register_buffer("projection", torch.randn(get_flattened_obs_dim(self.normalizer.space), hash_bits))
+        # Hashes in ascending order, so that a batch is looked up by bisection.
+        self.register_buffer("states", torch.zeros(0, dtype=torch.int64))
+        self.register_buffer("visits", torch.zeros(0, dtype=torch.int64))
+
+    @torch.no_grad()
+    def compute(self, batch: Transitions) -> Tensor:
+        mask = batch.mask
+        keys = self._keys(batch)
+        rewards = torch.zeros(mask.shape, device=keys.device)
+        position, known = self._find(keys)
+        visits = _nth(keys)
+        visits[known] += self.visits[position[known]]
+        rewards[mask] = visits.float().rsqrt()
+        return rewards.unsqueeze(-1)
+
+    @torch.no_grad()
+    def advance(self, batch: Transitions) -> None:
+        self._check(batch)
+        keys, visits = torch.unique(self._keys(batch), return_counts=True)
+        position, known = self._find(keys)
+        self.visits[position[known]] += visits[known]
+        if not known.all():
+            self._insert(position[~known], keys[~known], visits[~known])
+
+    def learn(self, batch: Transitions) -> dict[str, float]:
+        return {**super().learn(batch), "states": float(len(self.states))}
+
+    def _find(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Where in ``states`` each key is or belongs, and whether it is there."""
+        position = torch.searchsorted(self.states, keys)
+        known = torch.zeros_like(keys, dtype=torch.bool)
+        within = position < len(self.states)
+        known[within] = self.states[position[within]] == keys[within]
+        return position, known
+
+    def _insert(self, position: Tensor, keys: Tensor, visits: Tensor) -> None:
+        total = len(self.states) + len(keys)
+        new = torch.zeros(total, dtype=torch.bool, device=keys.device)
+        new[position + torch.arange(len(keys), device=keys.device)] = True
+        for name, values in (("states", keys), ("visits", visits)):
+            merged = keys.new_empty(total)
+            merged[new], merged[~new] = values, getattr(self, name)
+            setattr(self, name, merged)
+
+    def _keys(self, batch: Transitions) -> Tensor:
+        """int64, one for each step that counts, in order of time."""
+        observations, mask = flatten_steps(batch.next_observations), batch.mask.flatten()
+        if self.hash_bits is None:
+            return row_keys(self.observation_space, observations)[mask]
+        inputs = torch.cat([part.flatten(1) for part in tree_leaves(self.normalizer(observations))], 1)
+        bits = (inputs[mask] @ self.projection) > 0
+        return (bits.long() << torch.arange(self.hash_bits, device=bits.device)).sum(1)
+
+    def _start_over(self) -> None:
+        if self.hash_bits is not None:
+            self.states, self.visits = self.states[:0].clone(), self.visits[:0].clone()
+
+
+def _nth(keys: Tensor) -> Tensor:
+    """How often each key has come up to and including its place."""
+    ordered, order = keys.sort(stable=True)
+    place = torch.arange(len(keys), device=keys.device)
+    first = torch.ones_like(keys, dtype=torch.bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    begin = torch.where(first, place, 0).cummax(0).values
+    nth = torch.empty_like(place)
+    nth[order] = place - begin + 1
+    return nth
+
+
+def row_keys(space: spaces.Space, observations: Observations) -> Tensor:
+    """A 64-bit hash int64 ``[n]`` of each observation ``[n, …]``: the same for equal ones, in whatever type they come.
+
+    Two different ones share a hash with probability 2⁻⁶⁴: once in a table of five billion.
+    """
+    if isinstance(space, spaces.Dict):
+        words = torch.stack([row_keys(part, observations[key]) for key, part in space.spaces.items()], 1)
+        return _hash(words)
+    x = observations.flatten(1) if observations.ndim > 1 else observations[:, None]
+    if np.issubdtype(space.dtype, np.floating):
+        return _hash(_packed(x.float() + 0.0))  # −0.0 becomes 0.0: they are equal, so their bits must be
+    return _hash(_packed(x.to(torch.uint8)) if space.dtype == np.uint8 else x.to(torch.int64))
+
+
+def _packed(x: Tensor) -> Tensor:
+    """The bytes of each row of ``x`` as int64 words."""
+    per_word = 8 // x.element_size()
+    return torch.nn.functional.pad(x, (0, -x.shape[1] % per_word)).contiguous().view(torch.int64)
+
+
+def _hash(words: Tensor) -> Tensor:
+    """``[n, w]`` to ``[n]``: each word is mixed, then all are added up with random odd factors, modulo 2⁶⁴."""
+    generator = torch.Generator().manual_seed(0x5EED)
+    factors = torch.randint(-(2**62), 2**62, (2, words.shape[1]), generator=generator).to(words.device) * 2 + 1
+    sums = [(_mixed(part ^ factors[0]) * factors[1]).sum(1) for part in words.split(256)]  # a part fits the caches
+    return _mixed(torch.cat(sums)) if sums else words.new_zeros(0)
+
+
+def _mixed(x: Tensor) -> Tensor:
+    """A bijection of int64 in which each bit of the result depends on all bits of ``x`` (the finaliser of MurmurHash3)."""
+    x = (x ^ ((x >> 33) & 0x7FFFFFFF)) * -49064778989728563  # the mask makes the shift one of unsigned numbers
+    x = (x ^ ((x >> 33) & 0x7FFFFFFF)) * -4265267296055464877
+    return x ^ ((x >> 33) & 0x7FFFFFFF)

@@ -1,0 +1,145 @@
+"""Novelty of what actions do: ``ICM`` pays the error of a forward model, ``Disagreement`` the variance of several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import Tensor
+
+from irwrappers.intrinsic.base import Transitions
+from irwrappers.intrinsic.dynamics import ForwardEnsemble, ForwardModel, InverseModel
+from irwrappers.intrinsic.encoder import Encoder, flatten_steps
+from irwrappers.intrinsic.learned import LearnedReward, check_positive, in_chunks
+
+
+class ICM(LearnedReward):
+    """Intrinsic curiosity module: r = η/2 ‖φ̂(s′) − φ(s′)‖², with φ̂(s′) a forward model's prediction from φ(s) and a.
+
+    Minimised together are (1 − β) L_I + β L_F, with the inverse model's error L_I (cross-entropy of the action given φ(s) and
+    φ(s′)) and L_F = ½ ‖φ̂(s′) − φ(s′)‖². Gradients: L_I trains the features φ and the inverse model; L_F trains the forward
+    model and, as in the paper's equation (7) and the authors' program, the features too, through φ(s) and through φ(s′); the
+    reward carries none. (Burda et al., arXiv 1808.04355, later cut L_F off from φ.)
+    Source: Pathak, Agrawal, Efros & Darrell, arXiv 1705.05363, equations (2)–(7).
+
+    Args:
+        latent_dim: entries of φ; 288 in the paper, for images.
+        hidden_sizes: of φ, between SB3's feature extractor and its output. model_hidden_sizes: of both models; 256 as in
+            the paper.
+        eta: η, 0.01 in the authors' program. beta: β, 0.2 in the paper.
+        features_extractor_class, features_extractor_kwargs: as in SB3's policies.
+        learning_rate: 1e-3 is the paper's.
+        kwargs: those of :class:`LearnedReward`.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        latent_dim: int = 64,
+        hidden_sizes: Sequence[int] = (256,),
+        model_hidden_sizes: Sequence[int] = (256,),
+        eta: float = 0.01,
+        beta: float = 0.2,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        learning_rate: float = 1e-3,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(observation_space, action_space, learning_rate, **kwargs)
+        check_positive(latent_dim=latent_dim, eta=eta)
+        if not 0 <= beta <= 1:
+            raise ValueError(f"beta must lie in [0, 1], got {beta!r}.")
+        self.eta, self.beta = eta, beta
+        space = self.normalizer.space
+        self.encoder = Encoder(space, latent_dim, hidden_sizes, features_extractor_class, features_extractor_kwargs)
+        self.inverse_model = InverseModel(action_space, latent_dim, model_hidden_sizes)
+        self.forward_model = ForwardModel(action_space, latent_dim, model_hidden_sizes)
+        self._make_optimizer(self.parameters())
+
+    @torch.no_grad()
+    def compute(self, batch: Transitions) -> Tensor:
+        def paid(observations: Any, actions: Tensor, next_observations: Any) -> Tensor:
+            phi, next_phi = (self.encoder(self.normalizer(x)) for x in (observations, next_observations))
+            return self.eta * self.forward_error(phi, actions, next_phi)
+
+        inputs = (flatten_steps(x) for x in (batch.observations, batch.actions, batch.next_observations))
+        return in_chunks(paid, *inputs).view(batch.n_steps, batch.n_envs, 1)
+
+    def forward_error(self, phi: Tensor, actions: Tensor, next_phi: Tensor) -> Tensor:
+        """½ ‖φ̂(s′) − φ(s′)‖² ``[n]``."""
+        return 0.5 * (self.forward_model(phi, actions) - next_phi).square().sum(1)
+
+    def loss(self, batch: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
+        phi, next_phi = self.encoder(batch.observations), self.encoder(batch.next_observations)
+        inverse = self.inverse_model.loss(phi, next_phi, batch.actions).mean()
+        forward = self.forward_error(phi, batch.actions, next_phi).mean()
+        log = {"inverse_loss": inverse.detach(), "forward_loss": forward.detach()}
+        return (1 - self.beta) * inverse + self.beta * forward, log
+
+
+class Disagreement(LearnedReward):
+    """Variance of an ensemble of forward models: r = E_m ‖f_m(φ(s), a) − E_m f_m(φ(s), a)‖² / d.
+
+    φ is a fixed random network of d outputs, and each f_m learns φ(s′) from its own random share of the transitions. What is
+    random in the environment ends up with all models saying the mean, and so without reward, unlike ICM's error. Dividing by d
+    is what the authors' program does; the paper writes the norm alone. The variance is the biased one (over M, not M − 1).
+    Source: Pathak, Gandhi & Gupta, arXiv 1906.04161, equation (1).
+
+    Args:
+        n_models: M; 5 in the authors' program.
+        latent_dim: d; 512 in the authors' program, for images.
+        hidden_sizes: of φ, between SB3's feature extractor and its output. model_hidden_sizes: of each model.
+        update_proportion: the chance that a model learns from a transition; 0.8 in the authors' program.
+        features_extractor_class, features_extractor_kwargs: as in SB3's policies.
+        kwargs: those of :class:`LearnedReward`; the learning rate 1e-4 is the authors'.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        n_models: int = 5,
+        latent_dim: int = 128,
+        hidden_sizes: Sequence[int] = (256,),
+        model_hidden_sizes: Sequence[int] = (256,),
+        update_proportion: float = 0.8,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(observation_space, action_space, **kwargs)
+        check_positive(latent_dim=latent_dim)
+        if not isinstance(n_models, int) or n_models < 2:
+            raise ValueError(f"n_models must be an integer of at least 2, for a variance; got {n_models!r}.")
+        if not 0 < update_proportion <= 1:
+            raise ValueError(f"update_proportion must lie in (0, 1], got {update_proportion!r}.")
+        self.update_proportion = update_proportion
+        space = self.normalizer.space
+        encoder = Encoder(space, latent_dim, hidden_sizes, features_extractor_class, features_extractor_kwargs)
+        # Random features must tell states apart: with torch's own initialisation the biases would drown the differences.
+        self.encoder = encoder.apply(partial(BasePolicy.init_weights, gain=2**0.5)).requires_grad_(False)
+        self.models = ForwardEnsemble(action_space, latent_dim, n_models, model_hidden_sizes)
+        self._make_optimizer(self.models.parameters())
+
+    @torch.no_grad()
+    def compute(self, batch: Transitions) -> Tensor:
+        def paid(observations: Any, actions: Tensor) -> Tensor:
+            predictions = self.models(self.encoder(self.normalizer(observations)), actions)
+            return (predictions - predictions.mean(0)).square().mean((0, 2))  # Tensor.var(0) takes 40 times as long on a CPU
+
+        inputs = (flatten_steps(x) for x in (batch.observations, batch.actions))
+        return in_chunks(paid, *inputs).view(batch.n_steps, batch.n_envs, 1)
+
+    def loss(self, batch: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
+        predictions = self.models(self.encoder(batch.observations), batch.actions)
+        errors = (predictions - self.encoder(batch.next_observations)).square().mean(2)  # [M, n]
+        learned = torch.rand_like(errors) < self.update_proportion
+        per_model = (errors * learned).sum(1) / learned.sum(1).clamp(min=1)
+        # Added up, so that each model's gradient is what it would be alone.
+        return per_model.sum(), {"forward_loss": errors.detach().mean()}

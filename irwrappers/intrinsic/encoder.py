@@ -1,0 +1,203 @@
+"""From observations to features: normalisation, SB3's feature extractors, and a perceptron on top."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first, preprocess_obs
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, NatureCNN
+from stable_baselines3.common.vec_env import VecTransposeImage
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from irwrappers.intrinsic.running import RunningStd
+
+Observations = Any  # a tensor [n, …], or a dict of such
+
+SUPPORTED = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+SMALLEST_IMAGE = 36  # pixels a side that NatureCNN's three convolutions leave something of
+MOST_ENTRIES = 2**22  # numbers that the running statistics take in at a time
+
+
+def check_observation_space(space: spaces.Space, who: str) -> None:
+    """Refuse what SB3's feature extractors can't take."""
+    parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
+    for part in parts:
+        table = isinstance(part, spaces.MultiDiscrete) and part.nvec.ndim != 1  # SB3 takes one row of them
+        if not isinstance(part, SUPPORTED) or table:
+            raise ValueError(
+                f"{who} takes Box, Discrete, MultiDiscrete and MultiBinary observations and flat Dicts of them, got {space}. "
+                "Flatten the observation (gymnasium.wrappers.FlattenObservation) or choose another reward."
+            )
+
+
+def flatten_steps(x: Any) -> Any:
+    """``[T, B, …]`` to ``[T · B, …]``, in dicts too."""
+    return tree_map(lambda part: part.flatten(0, 1), x)
+
+
+class ObservationNormalizer(nn.Module):
+    """SB3's preprocessing (images to channels first and [0, 1], discrete entries to one-hot), then each entry of a ``Box``
+    less its running mean, by its running deviation, clipped: the observation normalisation of RND (arXiv 1810.12894, §2.4).
+
+    ``forward`` changes nothing; :meth:`update` takes observations in. Before the first update entries pass as they are, and
+    an entry that has never changed is divided by 1.
+
+    Args:
+        space: of the observations.
+        enabled: normalise; else only preprocess.
+        clip: the largest absolute value.
+    """
+
+    def __init__(self, space: spaces.Space, enabled: bool = True, clip: float = 5.0) -> None:
+        super().__init__()
+        self.enabled = enabled
+        self.clip = clip
+        self.space = channels_first(space)
+        self._parts = parts_of(self.space)
+        raw = parts_of(space)
+        self._channels_last = {key for key, part in self._parts.items() if part is not raw[key]}
+        self.statistics = nn.ModuleDict()
+        for key, part in self._parts.items():
+            if enabled and isinstance(part, spaces.Box):
+                self.statistics[f"of_{key}"] = RunningStd(int(np.prod(part.shape)))
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether there is nothing to normalise, or some observations were taken in."""
+        return all(bool(std.count[0] > 0) for std in self.statistics.values())  # type: ignore[index]
+
+    def forward(self, observations: Observations) -> Observations:
+        """float32, ready for a feature extractor on ``self.space``."""
+        if not isinstance(self.space, spaces.Dict):
+            return self._normalize("", self._prepare("", observations))
+        return {key: self._normalize(key, self._prepare(key, observations[key])) for key in self._parts}
+
+    @torch.no_grad()
+    def update(self, observations: Observations, mask: Tensor | None = None) -> None:
+        """Take in observations ``[n, …]``, those in ``mask`` (bool ``[n]``) only."""
+        for name, std in self.statistics.items():
+            assert isinstance(std, RunningStd)
+            key = name.removeprefix("of_")
+            part = observations[key] if isinstance(self.space, spaces.Dict) else observations
+            rows = max(1, MOST_ENTRIES // max(1, len(std.mean)))  # a rollout of images in float64 would fill the memory
+            for start in range(0, len(part), rows):
+                seen = None if mask is None else mask[start : start + rows, None]
+                std.update(self._prepare(key, part[start : start + rows]).flatten(1), seen)
+
+    def _prepare(self, key: str, x: Tensor) -> Tensor:
+        part = self._parts[key]
+        if key in self._channels_last:
+            x = x.movedim(-1, -3)
+        if isinstance(part, (spaces.Discrete, spaces.MultiDiscrete)):
+            x = x - torch.as_tensor(part.start, device=x.device)
+        prepared = preprocess_obs(x, part, normalize_images=True)
+        assert isinstance(prepared, Tensor)
+        return prepared.float()
+
+    def _normalize(self, key: str, x: Tensor) -> Tensor:
+        std = self.statistics[f"of_{key}"] if f"of_{key}" in self.statistics else None
+        if not isinstance(std, RunningStd) or not bool(std.count[0] > 0):
+            return x
+        # An entry that has never changed may do so later: then by 1, not by 1e8.
+        deviation = torch.where(std.std > 1e-6, std.std, 1.0).to(x.dtype)
+        return ((x.flatten(1) - std.mean.to(x.dtype)) / deviation).clamp(-self.clip, self.clip).view(x.shape)
+
+
+def parts_of(space: spaces.Space) -> dict[str, spaces.Space]:
+    """The entries of a Dict, or the space itself under the empty key."""
+    return dict(space.spaces) if isinstance(space, spaces.Dict) else {"": space}
+
+
+def channels_first(space: spaces.Space) -> spaces.Space:
+    """``space`` with the images in it as torch takes them; the same object where there is nothing to change."""
+    if isinstance(space, spaces.Dict):
+        parts = {key: channels_first(part) for key, part in space.spaces.items()}
+        return spaces.Dict(parts) if any(parts[key] is not part for key, part in space.spaces.items()) else space
+    if isinstance(space, spaces.Box) and is_image_space(space) and not is_image_space_channels_first(space):
+        return VecTransposeImage.transpose_space(space)
+    return space
+
+
+class Encoder(nn.Module):
+    """A feature extractor of SB3's and a perceptron: prepared observations to features ``[n, latent_dim]``.
+
+    Args:
+        space: the :class:`ObservationNormalizer`'s ``space``.
+        latent_dim: number of features.
+        hidden_sizes: of the perceptron between extractor and features.
+        features_extractor_class: as in SB3's policies; by default ``NatureCNN`` for images (at least 36 × 36),
+            ``CombinedExtractor`` for dicts, ``FlattenExtractor`` else.
+        features_extractor_kwargs: its arguments.
+        activation: between layers.
+    """
+
+    def __init__(
+        self,
+        space: spaces.Space,
+        latent_dim: int,
+        hidden_sizes: Sequence[int] = (256,),
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        activation: type[nn.Module] = nn.ReLU,
+    ) -> None:
+        super().__init__()
+        kwargs = dict(features_extractor_kwargs or {})
+        if features_extractor_class is None:
+            features_extractor_class = default_extractor(space)
+        self.extractor = features_extractor_class(space, **kwargs)
+        sizes = [self.extractor.features_dim, *hidden_sizes]
+        layers: list[nn.Module] = []
+        for n_in, n_out in pairwise(sizes):
+            layers += [nn.Linear(n_in, n_out), activation()]
+        self.head = nn.Sequential(*layers, nn.Linear(sizes[-1], latent_dim))
+        self.latent_dim = latent_dim
+
+    def forward(self, observations: Observations) -> Tensor:
+        return self.head(self.extractor(observations))
+
+
+def default_extractor(space: spaces.Space) -> type[BaseFeaturesExtractor]:
+    """SB3's choice for ``space`` (images channels first)."""
+    for part in parts_of(space).values():
+        if isinstance(part, spaces.Box) and is_image_space(part) and min(part.shape[1:]) < SMALLEST_IMAGE:
+            raise ValueError(
+                f"NatureCNN needs images of at least {SMALLEST_IMAGE} by {SMALLEST_IMAGE} pixels, got {part.shape[1]} by "
+                f"{part.shape[2]} (channels first: {part}). Render larger images, flatten them "
+                "(gymnasium.wrappers.FlattenObservation), or give a features_extractor_class made for small ones."
+            )
+    if isinstance(space, spaces.Dict):
+        return CombinedExtractor
+    if isinstance(space, spaces.Box) and is_image_space(space):
+        return NatureCNN
+    return FlattenExtractor
+
+
+def action_entries(space: spaces.Space, who: str) -> int:
+    """How many numbers :func:`encode_actions` makes of one action."""
+    if isinstance(space, (spaces.Box, spaces.MultiBinary)):
+        return int(np.prod(space.shape))
+    if isinstance(space, spaces.Discrete):
+        return int(space.n)
+    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
+        return int(space.nvec.sum())
+    raise ValueError(
+        f"{who} takes Box, Discrete, MultiDiscrete (one row) and MultiBinary actions, got {space}; flatten the actions, or "
+        "choose a reward that does not look at them (rnd, drnd, re3, count)."
+    )
+
+
+def encode_actions(space: spaces.Space, actions: Tensor) -> Tensor:
+    """float32 ``[n, entries]`` of actions ``[n, …]``: one-hot where they are discrete, as they are elsewhere."""
+    if isinstance(space, spaces.Discrete):
+        return nn.functional.one_hot(actions.long().flatten() - int(space.start), int(space.n)).float()
+    if isinstance(space, spaces.MultiDiscrete):
+        start = torch.as_tensor(space.start, device=actions.device)
+        columns = (actions.long().reshape(len(actions), -1) - start).unbind(1)
+        return torch.cat([nn.functional.one_hot(x, int(n)) for x, n in zip(columns, space.nvec, strict=True)], 1).float()
+    return actions.float().reshape(len(actions), -1)

@@ -1,0 +1,184 @@
+"""``LearnedReward``: what the rewards that train a network have in common."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import gymnasium as gym
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+from tqdm.auto import tqdm
+
+from irwrappers.intrinsic.base import IntrinsicReward, Transitions, as_vec_env
+from irwrappers.intrinsic.encoder import ObservationNormalizer, check_observation_space, flatten_steps
+from irwrappers.intrinsic.walks import random_steps
+
+FIELDS = ("observations", "actions", "next_observations", "terminated", "truncated")
+
+
+class LearnedReward(IntrinsicReward):
+    """Networks on normalised observations that learn by Adam, one pass over each batch in shuffled minibatches.
+
+    A subclass builds its networks, calls :meth:`_make_optimizer` with the parameters that learn, and gives :meth:`loss` and
+    :meth:`compute`. Optimiser state is part of ``state_dict``. ``fit`` warms up the observation normalisation on random
+    steps, as RND prescribes (arXiv 1810.12894, §2.4); without it the first batches do.
+
+    Args:
+        learning_rate: of Adam.
+        batch_size: transitions a minibatch. RND's program takes one gradient step for every 256 steps of experience (128
+            steps of 32 copies, 4 epochs of 4 minibatches); one pass in minibatches of 256 does so too.
+        n_epochs: passes over a batch.
+        max_grad_norm: largest norm of a gradient, or None.
+        normalize_observations: see :class:`ObservationNormalizer`.
+        warmup_steps: random steps that ``fit`` takes, all copies together.
+    """
+
+    n_rewards = 1
+    inputs: tuple[str, ...] = ("observations", "next_observations")  # what `loss` looks at, and so what is normalised for it
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        learning_rate: float = 1e-4,
+        batch_size: int = 256,
+        n_epochs: int = 1,
+        max_grad_norm: float | None = 0.5,
+        normalize_observations: bool = True,
+        warmup_steps: int = 2000,
+    ) -> None:
+        super().__init__(observation_space, action_space)
+        check_observation_space(observation_space, type(self).__name__)
+        check_positive(
+            learning_rate=learning_rate, batch_size=batch_size, n_epochs=n_epochs, warmup_steps=warmup_steps,
+            max_grad_norm=1.0 if max_grad_norm is None else max_grad_norm,
+        )  # fmt: skip
+        self.learning_rate = learning_rate
+        self.batch_size = int(batch_size)
+        self.n_epochs = int(n_epochs)
+        self.max_grad_norm = max_grad_norm
+        self.warmup_steps = int(warmup_steps)
+        self.normalizer = ObservationNormalizer(observation_space, normalize_observations)
+        self._optimizer: torch.optim.Adam | None = None
+
+    def _make_optimizer(self, parameters: Iterable[nn.Parameter]) -> None:
+        self._parameters_that_learn = list(parameters)
+        self._optimizer = torch.optim.Adam(self._parameters_that_learn, lr=self.learning_rate)
+
+    def loss(self, batch: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean loss of a minibatch, its tensors ``[n, …]`` and its observations normalised; and what to log."""
+        raise NotImplementedError
+
+    def learn(self, batch: Transitions) -> dict[str, float]:
+        """Raises ValueError, before anything is learned, for numbers that are not finite in steps that count."""
+        assert self._optimizer is not None
+        flat = self._valid_steps(batch)
+        if not len(flat.terminated):
+            return {}
+        check_finite(flat, type(self).__name__)
+        self.normalizer.update(flat.next_observations)
+        logs: list[dict[str, Tensor]] = []
+        for _ in range(self.n_epochs):
+            for rows in self._rows_to_learn(len(flat.terminated), batch.n_envs).split(self.batch_size):
+                part = _take(flat, rows)
+                for name in self.inputs:
+                    setattr(part, name, self.normalizer(getattr(part, name)))
+                loss, log = self.loss(part)
+                self._optimizer.zero_grad()
+                loss.backward()
+                if self.max_grad_norm is not None:
+                    nn.utils.clip_grad_norm_(self._parameters_that_learn, self.max_grad_norm)
+                self._optimizer.step()
+                logs.append({"loss": loss.detach(), **log})
+        return {key: float(torch.stack([log[key] for log in logs]).mean()) for key in logs[0]}
+
+    def _rows_to_learn(self, n: int, n_envs: int) -> Tensor:
+        """The transitions of one epoch, of ``n`` from ``n_envs`` copies, in the order they are learned from."""
+        return torch.randperm(n, device=self._device)
+
+    def fit(self, env: VecEnv | gym.Env, total_timesteps: int, seed: int | None = None, progress_bar: bool = False) -> int:
+        """Warm up the observation normalisation on at most ``min(total_timesteps, warmup_steps)`` random steps."""
+        venv = as_vec_env(env)
+        if not self.normalizer.statistics:
+            return 0  # nothing to normalise
+        n_steps = min(total_timesteps, max(self.warmup_steps, venv.num_envs)) // venv.num_envs
+        if n_steps < 1:
+            raise ValueError(
+                f"{type(self).__name__} warms up its observation normalisation on at least one random step of each of the "
+                f"{venv.num_envs} copies, and the budget is {total_timesteps} steps; give fit() more steps."
+            )
+        steps = random_steps(venv, n_steps, seed)
+        for observations in tqdm(steps, "Random steps", total=n_steps, disable=not progress_bar, leave=False):
+            tensors = tree_map(lambda x: torch.as_tensor(x, device=self._device), observations)
+            check_finite(tensors, type(self).__name__)
+            self.normalizer.update(tensors)
+        return n_steps * venv.num_envs
+
+    @property
+    def needs_fit(self) -> bool:
+        return not self.normalizer.is_warm
+
+    @property
+    def _device(self) -> torch.device:
+        return self._parameters_that_learn[0].device
+
+    @staticmethod
+    def _valid_steps(batch: Transitions) -> Transitions:
+        """The steps that count, ``[n, …]``."""
+        flat = Transitions(*(flatten_steps(getattr(batch, name)) for name in FIELDS))
+        rows = batch.mask.flatten().nonzero().squeeze(1)
+        return flat if len(rows) == batch.mask.numel() else _take(flat, rows)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LearnedReward:
+        """What ``to``, ``cuda`` and the like go through: Adam's averages move with the parameters they belong to."""
+        super()._apply(fn, recurse)
+        for state in self._optimizer.state.values() if self._optimizer is not None else ():
+            state.update({key: fn(value) for key, value in state.items() if key != "step"})  # Adam keeps "step" on the CPU
+        return self
+
+    def get_extra_state(self) -> dict[str, Any]:
+        assert self._optimizer is not None
+        return {"optimizer": self._optimizer.state_dict()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        assert self._optimizer is not None
+        # Copied, for an optimiser takes the tensors it is given as its own, and two modules would share their averages.
+        self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+
+
+def in_chunks(function: Callable[..., Tensor], *inputs: Any, rows: int = 1024) -> Tensor:
+    """``function`` of ``inputs`` (tensors ``[n, …]`` or dicts of such) so many rows at a time, results one after the other.
+
+    It keeps activations in the cache and a rollout of images out of the memory.
+    """
+    n = len(tree_leaves(inputs)[0])
+    parts = [tree_map(lambda x, i=i: x[i : i + rows], inputs) for i in range(0, max(n, 1), rows)]
+    return torch.cat([function(*part) for part in parts])
+
+
+def check_finite(batch: Any, who: str) -> None:
+    """Refuse NaN and infinite numbers in the observations and actions of ``batch``, or in one tree of tensors."""
+    named = {name: getattr(batch, name) for name in FIELDS[:3]} if isinstance(batch, Transitions) else {"observations": batch}
+    for name, tree in named.items():
+        for x in tree_leaves(tree):
+            if x.is_floating_point() and not bool(x.float().isfinite().all()):
+                raise ValueError(
+                    f"{who} cannot learn from {name} that are NaN or infinite: {int((~x.float().isfinite()).sum())} of "
+                    f"{x.numel()} numbers are. Mend the environment, or mark such steps invalid (Transitions.valid)."
+                )
+
+
+def check_positive(**values: float) -> None:
+    """Raise ValueError for an argument that isn't a number above 0."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+            raise ValueError(f"{name} must be a number above 0, got {value!r}.")
+
+
+def _take(flat: Transitions, rows: Tensor) -> Transitions:
+    return Transitions(*(tree_map(lambda x: x[rows], getattr(flat, name)) for name in FIELDS))

@@ -1,0 +1,114 @@
+"""Files that execute nothing when they are read: safetensors for tensors, JSON in its header for the rest."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+_HEADER = "irwrappers"
+
+
+def write_state(path: str | os.PathLike[str], header: Mapping[str, Any], state: Any) -> None:
+    """Write ``header`` (JSON) and ``state``: tensors, arrays and plain values in dicts, lists and tuples."""
+    tensors: dict[str, Tensor] = {}
+    text = json.dumps({**header, "state": _pack(state, "state", tensors)})
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, str(path), metadata={_HEADER: text})
+
+
+def read_state(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Any]:
+    """The header and the state that :func:`write_state` wrote.
+
+    Raises:
+        ValueError: the file is not one of ours.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    try:
+        with safe_open(str(path), "pt") as file:
+            header = json.loads((file.metadata() or {})[_HEADER])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{str(path)!r} is not a file that save() of an irwrappers wrapper wrote.") from error
+    return header, _unpack(header.pop("state"), tensors)
+
+
+def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> list[Any]:
+    """``[kind, content]`` in JSON, with the tensors under names of their own."""
+    if isinstance(value, np.ndarray):
+        return ["array", _pack(torch.as_tensor(value), name, tensors)[1]]
+    if isinstance(value, Tensor):
+        tensors[name] = value.detach().cpu().contiguous().clone()
+        return ["tensor", name]
+    if isinstance(value, Mapping):
+        return ["dict", [[_key(k, name), _pack(v, f"{name}.{k}", tensors)] for k, v in value.items()]]
+    if isinstance(value, (list, tuple)):
+        kind = "list" if isinstance(value, list) else "tuple"
+        return [kind, [_pack(v, f"{name}.{i}", tensors) for i, v in enumerate(value)]]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return ["value", value]
+    raise TypeError(
+        f"{name} is a {type(value).__name__}; expected tensors, arrays, numbers, strings and dicts or lists of them. Write "
+        "get_extra_state of the reward so that it returns such."
+    )
+
+
+def _key(key: Any, name: str) -> str | int:
+    if isinstance(key, (str, int)) and not isinstance(key, bool):
+        return key
+    raise TypeError(f"{name} has the key {key!r}; expected strings or integers.")
+
+
+def _unpack(packed: list[Any], tensors: dict[str, Tensor]) -> Any:
+    kind, content = packed
+    if kind in ("tensor", "array"):
+        return tensors[content] if kind == "tensor" else tensors[content].numpy()
+    if kind == "dict":
+        return {key: _unpack(value, tensors) for key, value in content}
+    if kind in ("list", "tuple"):
+        values = [_unpack(value, tensors) for value in content]
+        return values if kind == "list" else tuple(values)
+    return content
+
+
+def plain(value: Any) -> Any:
+    """``value`` if JSON can hold it, else None."""
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError):
+        return None
+
+
+def describe_space(space: spaces.Space) -> Any:
+    """Kind, shape and type of a space, in JSON; bounds do not count."""
+    if isinstance(space, spaces.Dict):
+        return {key: describe_space(part) for key, part in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return [describe_space(part) for part in space.spaces]
+    text = type(space).__name__
+    if isinstance(space, spaces.Discrete):
+        return f"{text}({int(space.n)}, start={int(space.start)})"
+    if isinstance(space, spaces.MultiDiscrete):
+        return f"{text}({space.nvec.tolist()}, start={space.start.tolist()})"
+    return f"{text}({space.shape}, {space.dtype})"
+
+
+def check_same_spaces(given: tuple[Any, Any], expected: tuple[Any, Any], what: str) -> None:
+    """Raise ``ValueError`` unless (observation space, action space) are alike, as spaces or as their descriptions."""
+    for kind, one, other in zip(("observation", "action"), given, expected, strict=True):
+        texts = [describe_space(space) if isinstance(space, spaces.Space) else space for space in (one, other)]
+        if texts[0] != texts[1]:
+            raise ValueError(
+                f"Different {kind} spaces: {what} for {texts[0]}, the environment has {texts[1]}. Use the same environment "
+                "and the same wrappers around it, or a new reward."
+            )

@@ -1,0 +1,613 @@
+"""VecIntrinsicReward and IntrinsicRewardWrapper: what is paid, from which steps, on which scale, and when nothing is."""
+
+import pickle
+import subprocess
+import sys
+import warnings
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
+
+import envs  # noqa: F401  (registers sparse/…)
+from irwrappers import (
+    INTRINSIC_REWARDS,
+    IntrinsicReward,
+    IntrinsicRewardCallback,
+    IntrinsicRewardWrapper,
+    VecIntrinsicReward,
+    make_intrinsic_reward,
+)
+
+SMALL = {"allo": dict(n_rewards=1, gradient_steps=10, hidden_sizes=(16,), n_walks=4), "random": dict(n_rewards=1)}
+
+
+class Line(gym.Env):
+    """Position 0, 1, 2 … in steps of the action; pays the position and ends at ``length``."""
+
+    action_space = spaces.Discrete(3)
+
+    def __init__(self, length=4, space=None):
+        self.length = length
+        self.observation_space = space or spaces.Box(-100, 100, (1,))
+
+    def observe(self):
+        if isinstance(self.observation_space, spaces.Dict):
+            return {key: self.filled(part) for key, part in self.observation_space.spaces.items()}
+        return self.filled(self.observation_space)
+
+    def filled(self, space):
+        return self.x if isinstance(space, spaces.Discrete) else np.full(space.shape, self.x, space.dtype)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x = 0
+        return self.observe(), {}
+
+    def step(self, action):
+        self.x += int(action)
+        return self.observe(), float(self.x), self.x >= self.length, False, {}
+
+
+class Position(IntrinsicReward):
+    """Pays the position that a step leads to; remembers whatever it is given."""
+
+    def __init__(self, observation_space, action_space):
+        super().__init__(observation_space, action_space)
+        self.n_rewards = 1
+        self.learned, self.advanced, self.forgotten = [], [], 0
+        self.register_buffer("total", torch.zeros(()))
+
+    def compute(self, batch):
+        x = batch.next_observations
+        x = next(iter(x.values())) if isinstance(x, dict) else x
+        return x.float().flatten(2)[..., :1].clone() if x.ndim > 2 else x.float()[..., None]
+
+    def learn(self, batch):
+        self.learned.append(batch)
+        self.total += self.compute(batch)[batch.mask].sum()
+        return {"loss": float(len(self.learned))}
+
+    def advance(self, batch):
+        self.advanced.append(batch)
+
+    def forget(self):
+        self.forgotten += 1
+
+
+class TwoChannels(Position):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.n_rewards = 2
+
+    def compute(self, batch):
+        x = super().compute(batch)
+        return torch.cat([x, 10 * x], -1)
+
+
+def lines(n=2, limit=None, **kwargs):
+    def make():
+        env = Line(**kwargs)
+        return Monitor(env if limit is None else TimeLimit(env, limit))
+
+    return DummyVecEnv([make] * n)
+
+
+def wrapped(venv=None, reward=Position, **kwargs):
+    venv = lines() if venv is None else venv
+    kwargs = dict(normalize_reward=False, seed=0, device="cpu") | kwargs
+    return VecIntrinsicReward(venv, reward(venv.observation_space, venv.action_space), **kwargs)
+
+
+def rollout(env, actions):
+    """Rewards [T, B], dones and infos of fixed actions [T, B] from a reset."""
+    env.reset()
+    steps = [env.step(row) for row in np.asarray(actions)]
+    return np.stack([step[1] for step in steps]), np.stack([step[2] for step in steps]), [step[3] for step in steps]
+
+
+def maze(n=3, seed=0):
+    return make_vec_env("sparse/Maze-v1", n_envs=n, seed=seed)
+
+
+def quick(name):
+    if name in SMALL:
+        return SMALL[name]
+    return dict(n_rewards=1) if name == "laplacian" else {}
+
+
+# What is paid
+
+
+def test_sum_of_both_parts_and_the_monitor_keeps_the_environments_return():
+    env = wrapped(coef=0.5, extrinsic_coef=2.0)
+    rewards, dones, infos = rollout(env, [[1, 2], [1, 2], [1, 1], [1, 1]])
+    x = np.array([[1, 2], [2, 4], [3, 1], [4, 2]])
+    np.testing.assert_allclose(rewards, 2 * x + 0.5 * x)
+    assert rewards.dtype == np.float32
+    assert [info["reward_extrinsic"] for info in infos[1]] == [2, 4] == [info["reward_intrinsic"] for info in infos[1]]
+    assert dones[3, 0] and infos[3][0]["episode"]["r"] == 10 and infos[3][0]["intrinsic_episode"] == {"r": 10, "l": 4}
+    assert dones[1, 1] and infos[1][1]["episode"]["r"] == 6 and infos[1][1]["intrinsic_episode"] == {"r": 6, "l": 2}
+    assert "intrinsic_episode" not in infos[0][0]
+
+
+def test_batches_follow_each_other_and_end_in_terminal_observations():
+    env = wrapped(lines(2, limit=3), learn_every=4)
+    rollout(env, [[2, 1], [2, 1], [1, 1], [1, 0], [0, 0]])
+    (batch,) = env.reward.learned
+    assert batch.observations[..., 0].T.tolist() == [[0, 2, 0, 1], [0, 1, 2, 0]]
+    assert batch.next_observations[..., 0].T.tolist() == [[2, 4, 1, 2], [1, 2, 3, 0]]
+    assert batch.actions.T.tolist() == [[2, 2, 1, 1], [1, 1, 1, 0]]
+    assert batch.terminated.T.tolist() == [[False, True, False, False], [False] * 4]
+    assert batch.truncated.T.tolist() == [[False] * 4, [False, False, True, False]]
+    assert len(env.reward.advanced) == 5 and env.reward.advanced[4].terminated.shape == (1, 2)
+
+
+def test_weights_of_channels():
+    rewards, _, _ = rollout(wrapped(reward=TwoChannels, extrinsic_coef=0), [[1, 2]])
+    assert rewards.tolist() == [[11, 22]]
+    rewards, _, _ = rollout(wrapped(reward=TwoChannels, extrinsic_coef=0, weights=[3, -0.5]), [[1, 2]])
+    assert rewards.tolist() == [[-2, -4]]
+    with pytest.raises(ValueError, match=r"weights must be 2 finite numbers.*\[1\]"):
+        wrapped(reward=TwoChannels, weights=[1])
+
+
+def test_signed_pairs_cancel_and_are_refused_without_weights():
+    with pytest.raises(ValueError, match=r"RandomNetworkReward.*cancel.*weights=\[1, 0, 0, 0, 0, 0\]"):
+        VecIntrinsicReward(maze(), "random")
+    with pytest.raises(ValueError, match=r"Concat.*0_randomnetworkreward_-phi_1.*cancel"):
+        VecIntrinsicReward(maze(), ["random", {"random": {"n_rewards": 1}}])
+
+
+@pytest.mark.parametrize("episodic", [False, True])
+def test_divided_by_the_deviation_of_the_discounted_return_along_time(episodic):
+    env = wrapped(reward=TwoChannels, normalize_reward=True, gamma=0.9, episodic=episodic, extrinsic_coef=0, clip_reward=None)
+    actions = np.random.default_rng(0).integers(3, size=(30, 2))
+    rewards, dones, infos = rollout(env, actions)
+    positions = np.array([[info["reward_extrinsic"] for info in row] for row in infos])
+    running, seen, expected = np.zeros(2), [np.zeros(2)], []
+    for x, done in zip(positions, dones, strict=True):
+        running = 0.9 * running + x
+        seen.append(running)
+        expected.append(2 * x / (np.std(seen) + 1e-8))  # the second channel is ten times the first: on its scale the same
+        running = np.where(done, 0, running) if episodic else running
+    assert dones.any()
+    np.testing.assert_allclose(rewards, expected, rtol=1e-4)
+
+
+def test_a_first_bonus_has_a_scale_and_outliers_are_clipped():
+    env = wrapped(lines(1, length=1000), normalize_reward=True, extrinsic_coef=0, clip_reward=1.5)
+    rewards, _, _ = rollout(env, [[1], [0], [0]])
+    assert rewards[0, 0] == 1.5  # {0, 1} has deviation 1/2
+    env = wrapped(lines(1, length=1000), normalize_reward=True, extrinsic_coef=0)
+    assert rollout(env, [[0], [0]])[0].tolist() == [[0], [0]]  # no bonus at all: 0, not 0 / 0
+
+
+def test_schedules():
+    def paid(coef, total_timesteps=None):
+        env = wrapped(lines(2, length=1000), extrinsic_coef=0, coef=coef, total_timesteps=total_timesteps)
+        rewards, _, infos = rollout(env, np.ones((6, 2), dtype=int))
+        return (rewards / [[info["reward_intrinsic"] for info in row] for row in infos])[:, 0].tolist()
+
+    assert paid(0.25) == paid("0.25") == [0.25] * 6
+    assert paid("lin_1.0", 8) == pytest.approx([1, 0.75, 0.5, 0.25, 0, 0])  # two copies: 8 steps are over after 4
+    assert paid(lambda progress: progress**2, 4) == pytest.approx([1, 0.25, 0, 0, 0, 0])
+    for changing in ("lin_0.1", lambda progress: 1.0):
+        with pytest.raises(ValueError, match="total_timesteps"):
+            wrapped(coef=changing)
+    for wrong in ("fast", "lin_", float("nan"), None, True):
+        with pytest.raises(ValueError, match="coef"):
+            wrapped(coef=wrong, total_timesteps=10)
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        dict(learn_every=0), dict(learn_every=1.5), dict(gamma=1.0), dict(clip_reward=0.0), dict(warmup_steps=-1),
+        dict(total_timesteps=0), dict(extrinsic_coef=float("inf")),
+    ],
+)  # fmt: skip
+def test_wrong_numbers_are_named(argument):
+    (name, value), *_ = argument.items()
+    with pytest.raises(ValueError, match=f"{name} must be .* got {value!r}"):
+        wrapped(**argument)
+
+
+def test_unknown_names_and_other_spaces():
+    with pytest.raises(ValueError, match="Did you mean 'random'"):
+        VecIntrinsicReward(maze(), "randm")
+    reward = Position(spaces.Box(-1, 1, (3,)), spaces.Discrete(3))
+    for make in (lambda: VecIntrinsicReward(lines(), reward), lambda: IntrinsicRewardWrapper(Line(), reward)):
+        with pytest.raises(ValueError, match=r"observation spaces.*\(3,\).*\(1,\)"):
+            make()
+
+
+# Both wrappers
+
+
+@pytest.mark.parametrize("name", INTRINSIC_REWARDS)
+def test_one_copy_is_paid_as_in_the_gymnasium_wrapper(name):
+    # Three episodes of ten steps, the reward fitted and learning on the way.
+    def make():
+        return gym.make("sparse/Maze-v1", max_episode_steps=10)
+
+    arguments = dict(reward_kwargs=quick(name), learn_every=8, warmup_steps=200, seed=3, device="cpu")
+    venv, env = DummyVecEnv([make]), IntrinsicRewardWrapper(make(), name, **arguments)
+    vector = VecIntrinsicReward(venv, name, **arguments)
+    venv.seed(5)
+    env.reset(seed=5)
+    actions = np.random.default_rng(0).integers(4, size=(30, 1))
+    rewards, dones, infos = rollout(vector, actions)
+    for t in range(30):
+        _, reward, terminated, truncated, info = env.step(actions[t, 0])
+        assert reward == rewards[t, 0] and (terminated or truncated) == dones[t, 0]
+        for key in ("reward_extrinsic", "reward_intrinsic"):
+            assert info[key] == infos[t][0][key]
+        if terminated or truncated:
+            assert info["intrinsic_episode"] == infos[t][0]["intrinsic_episode"]
+            env.reset()
+    assert env.pop_logs() == vector.pop_logs()
+    assert np.isfinite(rewards).all()
+
+
+def test_an_end_that_is_both_is_a_terminal_state():
+    env = TimeLimit(Line(length=2), 2)
+    single = IntrinsicRewardWrapper(env, Position(env.observation_space, env.action_space), learn_every=2)
+    single.reset()
+    assert [single.step(1)[2:4] for _ in range(2)] == [(False, False), (True, True)]
+    (batch,) = single.reward.learned
+    assert batch.terminated.tolist() == [[False], [True]] and not batch.truncated.any()
+
+
+def test_gymnasium_wrapper_is_rebuilt_from_its_spec():
+    env = IntrinsicRewardWrapper(gym.make("MountainCar-v0"), {"random": {"n_rewards": 1}}, coef=0.1, seed=0)
+    again = gym.make(gym.envs.registration.EnvSpec.from_json(env.spec.to_json()))
+    assert isinstance(again, IntrinsicRewardWrapper) and again.bonus.coef == 0.1
+    assert torch.equal(again.reward.network[0].weight, env.reward.network[0].weight)
+
+
+# Evaluation
+
+
+def test_no_bonus_no_learning_and_no_fitting_in_evaluation():
+    env = VecIntrinsicReward(maze(), "allo", weights=[1] + [0] * 5, training=False, extrinsic_coef=3.0, learn_every=1)
+    rewards, _, infos = rollout(env, np.zeros((4, 3), dtype=int))
+    assert env.reward.needs_fit and env.num_warmup_steps == 0 and not rewards.any()
+    assert infos[0][0]["reward_intrinsic"] == 0 and env.bonus.num_steps == 0
+    paying = wrapped(learn_every=2)
+    paying.training = False
+    rewards, dones, infos = rollout(paying, [[2, 2], [2, 2]])
+    assert rewards.tolist() == [[2, 2], [4, 4]] and dones[1].all() and "intrinsic_episode" not in infos[1][0]
+    assert not paying.reward.learned and not paying.reward.advanced
+    paying.training = True
+    with pytest.raises(RuntimeError, match="reset"):
+        paying.step([0, 0])
+    assert rollout(paying, [[1, 1]])[0].tolist() == [[2, 2]]
+
+
+# Warm-up
+
+
+def test_warm_up_leaves_the_environment_as_it_was_seeded():
+    actions = np.random.default_rng(0).uniform(-2, 2, size=(20, 2, 1)).astype(np.float32)
+
+    def observe(wrap):
+        env = wrap(make_vec_env("Pendulum-v1", n_envs=2))
+        env.seed(7)
+        return [env.reset()] + [env.step(action)[0] for action in actions], env
+
+    kwargs = dict(reward_kwargs=SMALL["allo"], warmup_steps=1000, seed=0)
+    plain, _ = observe(lambda env: env)
+    observed, env = observe(lambda env: VecIntrinsicReward(env, "allo", **kwargs))
+    np.testing.assert_array_equal(plain, observed)
+    assert 0 < env.num_warmup_steps <= 1000 and not env.reward.needs_fit
+    taken = env.num_warmup_steps
+    env.reset()
+    assert env.num_warmup_steps == taken  # once
+
+
+@pytest.mark.parametrize("name", INTRINSIC_REWARDS)
+def test_torchs_generator_is_left_alone(name):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    env = VecIntrinsicReward(maze(), name, reward_kwargs=quick(name), learn_every=4, warmup_steps=300, seed=1)
+    rollout(env, np.zeros((9, 3), dtype=int))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_coefficient_zero_is_plain_ppo_weight_for_weight():
+    def train(wrap):
+        model = PPO("MlpPolicy", wrap(make_vec_env("CartPole-v1", n_envs=2)), n_steps=64, batch_size=32, seed=0, device="cpu")
+        return model.learn(256).policy.state_dict()
+
+    plain = train(lambda env: env)
+    kwargs = dict(coef=0.0, reward_kwargs=SMALL["allo"], warmup_steps=500, learn_every=16)
+    with_wrapper = train(lambda env: VecIntrinsicReward(env, "allo", **kwargs))
+    assert all(torch.equal(value, with_wrapper[key]) for key, value in plain.items())
+
+
+# Resets
+
+
+def test_reset_in_the_middle_cuts_the_episodes_and_keeps_the_steps():
+    env = wrapped(learn_every=4)
+    rollout(env, [[1, 1], [1, 2]])
+    assert env.reward.forgotten == 0
+    _, _, infos = rollout(env, [[2, 1], [2, 1]])
+    assert env.reward.forgotten == 1
+    (batch,) = env.reward.learned
+    assert batch.observations[..., 0].T.tolist() == [[0, 1, 0, 2], [0, 1, 0, 1]]
+    assert batch.truncated.T.tolist() == [[False, True, False, False]] * 2
+    assert infos[1][0]["intrinsic_episode"] == {"r": 6, "l": 2}  # nothing of the episode that was cut
+    env.reset()
+    assert env.reward.forgotten == 2
+
+
+def test_reset_between_episodes_forgets_nothing():
+    env = wrapped()
+    rollout(env, [[2, 2], [2, 2]])
+    env.reset()
+    assert env.reward.forgotten == 0 and not env.bonus._pending[-1].truncated.any()
+
+
+def test_a_step_that_only_resets_counts_for_nothing():
+    from sb3_ext.common.vec_env import GymnasiumVecEnv
+
+    with pytest.warns(UserWarning, match="resets a copy only inside its next step"):
+        venv = GymnasiumVecEnv(gym.make_vec("CartPole-v1", num_envs=2))  # Gymnasium's own, in NEXT_STEP mode
+    env = wrapped(venv, learn_every=40)
+    venv.seed(0)
+    rewards, dones, infos = rollout(env, np.ones((40, 2), dtype=int))
+    resets = np.array([["reset_step" in info for info in row] for row in infos])
+    assert resets.any() and np.array_equal(resets[1:], dones[:-1]) and not rewards[resets].any()
+    assert np.array_equal(env.reward.learned[0].valid.numpy(), ~resets)
+    ends = [row[0]["intrinsic_episode"]["l"] for row in infos if "intrinsic_episode" in row[0]]
+    ended = np.flatnonzero(dones[:, 0])
+    assert ends == [ended[0] + 1, *(np.diff(ended) - 1)]
+
+
+# With VecNormalize and other wrappers
+
+
+def test_the_reward_sees_original_observations_in_either_order():
+    actions = np.random.default_rng(0).integers(3, size=(12, 2))
+    seen = {}
+    for order in ("plain", "outside", "beneath"):
+        env = inner = wrapped(VecNormalize(lines(2, limit=3)) if order == "beneath" else lines(2, limit=3), learn_every=12)
+        if order == "outside":
+            env = VecNormalize(inner, norm_reward=False)
+        rollout(env, actions)
+        seen[order] = inner.reward.learned[0]
+    for name in ("observations", "next_observations", "terminated", "truncated"):
+        for order in ("outside", "beneath"):
+            torch.testing.assert_close(getattr(seen[order], name), getattr(seen["plain"], name))
+
+
+def test_no_bonus_in_the_reward_statistics_of_vec_normalize_beneath():
+    actions = np.random.default_rng(0).integers(3, size=(12, 2))
+    alone, beneath = VecNormalize(lines()), VecNormalize(lines())
+    expected, _, _ = rollout(alone, actions)
+    rewards, _, infos = rollout(wrapped(beneath, coef=100.0), actions)
+    assert beneath.ret_rms.mean == alone.ret_rms.mean and beneath.ret_rms.var == alone.ret_rms.var
+    bonuses = np.array([[info["reward_intrinsic"] for info in row] for row in infos])
+    np.testing.assert_allclose(rewards, expected + 100 * bonuses, rtol=1e-6)
+    assert beneath.training and not isinstance(beneath.venv, VecNormalize) and isinstance(beneath.venv, DummyVecEnv)
+
+
+def test_vec_normalize_outside_warns_where_the_bonus_enters_its_reward_statistics():
+    with pytest.warns(UserWarning, match=r"norm_reward=False"):
+        VecFrameStack(VecNormalize(wrapped()), 2).reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        VecNormalize(wrapped(), norm_reward=False).reset()
+        VecNormalize(wrapped(), training=False).reset()
+        VecNormalize(wrapped(training=False)).reset()
+        wrapped(VecNormalize(lines())).reset()
+
+
+def test_off_policy_algorithms_would_lose_the_bonus_above_vec_normalize():
+    def model(env):
+        return DQN("MlpPolicy", env, learning_starts=10, buffer_size=100, device="cpu")
+
+    with pytest.raises(ValueError, match=r"DQN stores the original reward.*around VecIntrinsicReward"):
+        model(wrapped(VecNormalize(lines()))).learn(8)
+    dqn = model(VecNormalize(wrapped(lines(1), coef=10.0), norm_reward=False)).learn(8)
+    stored, x = dqn.replay_buffer.rewards[:8, 0], dqn.replay_buffer.next_observations[:8, 0, 0]
+    np.testing.assert_allclose(stored, 11 * x)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Dict(a=spaces.Box(-9, 9, (2,)), b=spaces.Box(0, 255, (8, 8, 3), np.uint8)),
+        spaces.Box(0, 255, (36, 36, 3), np.uint8),
+        spaces.Discrete(10),
+    ],
+    ids=["dict", "image", "discrete"],
+)
+def test_observations_of_other_spaces(space):
+    env = wrapped(lines(2, space=space), learn_every=3)
+    rewards, _, _ = rollout(env, [[2, 1], [2, 1], [2, 1]])
+    assert rewards.tolist() == [[4, 2], [8, 4], [4, 6]]
+    single = IntrinsicRewardWrapper(Line(space=space), Position(space, Line.action_space), normalize_reward=False)
+    single.reset()
+    assert [single.step(action)[1] for action in (1, 1)] == [2, 4]
+
+
+def test_processes():
+    env = wrapped(SubprocVecEnv([Line] * 2))
+    assert rollout(env, [[1, 2], [1, 1]])[0].tolist() == [[2, 4], [4, 6]]
+    env.close()
+
+
+# Saving
+
+
+def advanced(venv, **kwargs):
+    """A wrapper that has learned twice and holds nothing since."""
+    arguments = dict(reward_kwargs=SMALL["allo"], learn_every=5, warmup_steps=500, seed=2, coef="lin_0.5", total_timesteps=100)
+    env = VecIntrinsicReward(venv, "allo", **(arguments | kwargs))
+    rollout(env, np.random.default_rng(0).integers(4, size=(10, venv.num_envs)))
+    return env
+
+
+def test_saved_and_loaded_continues_exactly(tmp_path):
+    env = advanced(maze(seed=0))
+    env.save(tmp_path / "reward.safetensors")
+    loaded = VecIntrinsicReward.load(tmp_path / "reward.safetensors", maze(seed=0))
+    pickled = pickle.loads(pickle.dumps(env))
+    pickled.set_venv(maze(seed=0))
+    actions = np.random.default_rng(1).integers(4, size=(12, 3))
+    env.venv.seed(0)
+    expected, _, _ = rollout(env, actions)
+    for other in (loaded, pickled):
+        other.venv.seed(0)
+        np.testing.assert_array_equal(rollout(other, actions)[0], expected)
+        assert other.bonus.num_steps == env.bonus.num_steps == 66 and other.num_warmup_steps == env.num_warmup_steps
+    with pytest.raises(ValueError, match="has an environment already"):
+        pickled.set_venv(maze())
+
+
+@pytest.mark.parametrize("name", INTRINSIC_REWARDS)
+def test_every_reward_is_saved_without_pickle(name, tmp_path, monkeypatch):
+    arguments = dict(reward_kwargs=quick(name), learn_every=5, warmup_steps=200, seed=2, device="cpu")
+    env = VecIntrinsicReward(maze(), name, **arguments)
+    actions = np.random.default_rng(0).integers(4, size=(10, 3))
+    rollout(env, actions)
+    env.save(tmp_path / "file")
+    for module, function in ((torch, "load"), (pickle, "load"), (pickle, "loads"), (pickle, "Unpickler")):
+        monkeypatch.setattr(module, function, None)
+    loaded = VecIntrinsicReward.load(tmp_path / "file", maze(), device="cpu")
+    for wrapper in (env, loaded):
+        wrapper.venv.seed(0)
+        wrapper.reward.forget()
+    np.testing.assert_array_equal(rollout(loaded, actions)[0], rollout(env, actions)[0])
+
+
+def test_loading_around_another_number_of_copies(tmp_path):
+    advanced(maze(3)).save(tmp_path / "file")
+    loaded = VecIntrinsicReward.load(tmp_path / "file", maze(5), training=False)
+    assert not loaded.training and loaded.bonus.returns.shape == (5, 1) and not loaded.bonus.returns.any()
+    loaded.training = True
+    assert np.isfinite(rollout(loaded, np.zeros((3, 5), dtype=int))[0]).all() and loaded.num_warmup_steps > 0
+
+
+def test_loading_across_spaces_or_without_what_is_no_data(tmp_path):
+    path = tmp_path / "file"
+    advanced(maze()).save(path)
+    with pytest.raises(ValueError, match=r"observation spaces.*was saved for Box\(\(4,\)"):
+        VecIntrinsicReward.load(path, make_vec_env("MountainCar-v0"))
+    with pytest.raises(ValueError, match=r"does not fit RandomNetworkReward"):
+        VecIntrinsicReward.load(path, maze(), reward="random", reward_kwargs={"n_rewards": 1})
+    with pytest.raises(ValueError, match=r"observation spaces"):
+        pickle.loads(pickle.dumps(wrapped())).set_venv(maze())
+    env = wrapped(coef=lambda progress: progress, total_timesteps=10, learn_every=1)
+    rollout(env, [[1, 2]])
+    env.save(path)
+    with pytest.raises(ValueError, match=r"argument 'reward'.*Position with the same arguments"):
+        VecIntrinsicReward.load(path, lines(), coef=1.0)
+    fresh = Position(env.observation_space, env.action_space)
+    with pytest.raises(ValueError, match="argument 'coef'"):
+        VecIntrinsicReward.load(path, lines(), reward=fresh)
+    assert VecIntrinsicReward.load(path, lines(), reward=fresh, coef=1.0).reward.total == 3
+
+
+def test_files_that_are_not_ours(tmp_path):
+    (tmp_path / "pickle").write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(ValueError, match="is not a file that save"):
+        VecIntrinsicReward.load(tmp_path / "pickle", maze())
+    with pytest.raises(FileNotFoundError, match="no file"):
+        VecIntrinsicReward.load(tmp_path / "nothing", maze())
+
+
+# Logs, command line, what is not finite
+
+
+def test_callback_logs_and_saves(tmp_path):
+    env = VecIntrinsicReward(maze(2), "allo", reward_kwargs=SMALL["allo"], warmup_steps=500, coef=0.5, seed=0)
+    model = PPO("MlpPolicy", env, n_steps=64, batch_size=64, device="cpu")
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(256, callback=IntrinsicRewardCallback(save_path=tmp_path / "r", save_freq=50))
+    logged = np.genfromtxt(tmp_path / "progress.csv", delimiter=",", names=True)
+    assert logged["intrinsiccoef"].tolist() == [0.5] * len(logged) and np.isfinite(logged["intrinsicreward"]).all()
+    assert (logged["intrinsicreturn_std"] > 0).all()
+    assert VecIntrinsicReward.load(tmp_path / "r", maze(2)).bonus.num_steps == env.bonus.num_steps
+    with pytest.raises(ValueError, match="found no VecIntrinsicReward"):
+        PPO("MlpPolicy", maze(2), n_steps=64, batch_size=64).learn(1, callback=IntrinsicRewardCallback())
+    with pytest.raises(ValueError, match="save_freq"):
+        IntrinsicRewardCallback(save_freq=5)
+
+
+def test_logs_are_means_since_they_were_last_read():
+    env = wrapped(learn_every=2, coef=0.5)
+    rollout(env, [[1, 1], [3, 3], [1, 1]])
+    logs = env.pop_logs()
+    assert logs == {"reward": pytest.approx(2.0), "coef": 0.5, "episode_return": 5.0, "loss": 1.0}
+    assert env.pop_logs() == {}
+
+
+def test_what_is_not_finite_is_named_with_its_copy():
+    class Broken(Line):
+        def observe(self):
+            return np.array([np.nan if self.x == 3 else self.x], np.float32)
+
+    env = wrapped(DummyVecEnv([Line, Broken]))
+    env.reset()
+    env.step([1, 2])
+    with pytest.raises(ValueError, match=r"step\(\) gave for copies \[1\] is not finite.*nan"):
+        env.step([1, 1])
+
+    class Overflowing(Position):
+        def compute(self, batch):
+            return super().compute(batch).where(batch.actions[..., None] < 2, float("inf"))
+
+    env = wrapped(reward=Overflowing)
+    env.reset()
+    with pytest.raises(ValueError, match=r"Overflowing paid copies \[0\]"):
+        env.step([2, 1])
+
+
+YAML = """
+sparse/Maze-v1:
+  n_timesteps: 512
+  policy: MlpPolicy
+  n_envs: 4
+  n_steps: 64
+  batch_size: 64
+  normalize: "dict(norm_obs=True, norm_reward=False)"
+  vec_env_wrapper:
+    - irwrappers.VecIntrinsicReward:
+        reward: allo
+        reward_kwargs: {n_rewards: 1, gradient_steps: 10, n_walks: 4}
+        coef: lin_100.0
+        total_timesteps: 512
+        normalize_reward: false
+  callback: irwrappers.IntrinsicRewardCallback
+"""
+
+
+def test_from_rl_zoo3_yaml_with_no_bonus_in_evaluation(tmp_path):
+    (tmp_path / "ppo.yml").write_text(YAML)
+    command = "-m sb3_ext.train --algo ppo --env sparse/Maze-v1 -conf ppo.yml --seed 0 --eval-freq 256 --n-eval-envs 2"
+    done = subprocess.run([sys.executable, *command.split()], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert "intrinsic/" in done.stdout and "coef" in done.stdout
+    results = np.load(next(tmp_path.rglob("evaluations.npz")))["results"]
+    assert results.size and np.isin(results, [0, 1]).all()  # the maze pays 0 or 1 an episode
+
+
+def test_third_party_environment_in_one_line():
+    env = VecIntrinsicReward(make_vec_env("MountainCar-v0", n_envs=2, seed=0), "random", weights=[0, 1, 0, 0, 0, 0])
+    PPO("MlpPolicy", env, n_steps=32, batch_size=32, device="cpu").learn(64)
+    assert env.bonus.num_steps == 64
+    reward = make_intrinsic_reward("random", env.observation_space, env.action_space, n_rewards=1)
+    single = IntrinsicRewardWrapper(gym.make("MountainCar-v0"), reward)
+    single.reset(seed=0)
+    assert single.step(1)[4]["reward_extrinsic"] == -1
