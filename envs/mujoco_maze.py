@@ -130,6 +130,11 @@ class MujocoMaze(gym.Env[np.ndarray, np.ndarray], EzPickle):
         self.body.mujoco_renderer.default_cam_config = self._camera()
 
     @property
+    def maze(self) -> Any:
+        """Gymnasium-Robotics' description of the maze, its map and scale."""
+        return self.source.maze
+
+    @property
     @abstractmethod
     def body(self) -> Any:
         """The source's ``MujocoEnv``: the agent in its maze, without a task."""
@@ -261,7 +266,7 @@ class MujocoMazeVectorEnv(BatchedEnv):
             render_mode,
             autoreset_mode,
         )
-        self.position_indices = self._maze.position_indices
+        self.position_indices, self.maze = self._maze.position_indices, self._maze.maze
         self._num_threads = min(num_threads or _processors(), num_envs)
         self._goals = np.zeros((num_envs, 2))
         self._ignore_goal = np.zeros(num_envs, dtype=bool)

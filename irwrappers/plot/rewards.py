@@ -1,0 +1,154 @@
+"""A reward's value over a map, a slice, or any observations."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from gymnasium import spaces
+from torch.utils._pytree import tree_map
+
+from irwrappers.intrinsic.base import IntrinsicReward
+from irwrappers.intrinsic.features import FeatureDifference
+from irwrappers.plot.figures import finish, new_figure
+from irwrappers.plot.maps import Axis, add_color_bar, axis_names, choose_axes, dress, is_lattice, panel_size, transition_graph
+from irwrappers.plot.scenes import Scene, base_observation, make_scene, under_walls
+from irwrappers.plot.values import reward_values
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Transition = Literal["stay", "from_base", "leave"]
+LEGENDS = {"stay": "reward", "from_base": "reward of the way from the base", "leave": "reward of leaving, mean over actions"}
+
+
+def plot_reward(
+    reward: IntrinsicReward,
+    env: Any = None,
+    observations: Any = None,
+    *,
+    positions: Any = None,
+    indices: Sequence[Axis] | None = None,
+    ranges: Sequence[tuple[float, float]] | None = None,
+    base: Any = None,
+    transition: Transition | None = None,
+    resolution: int = 60,
+    channels: Sequence[int] | None = None,
+    names: Sequence[str] | None = None,
+    title: str | None = None,
+    path: str | os.PathLike[str] | None = None,
+) -> Figure:
+    """Draw a reward's value, a panel for each channel.
+
+    Over what: the given ``observations``; or, without, all states of ``env`` if it has ``transition_graph()`` and ``indices``
+    are whole-numbered there (grids: the map); or else a slice through the observation space, in which two entries of
+    ``base`` move within ``ranges``. Walls are drawn where ``env`` shows them: by its ``transition_graph()``, or a
+    Gymnasium-Robotics ``maze``.
+
+    Args:
+        reward: the reward model, fitted if it needs that.
+        env: a Gymnasium environment or an SB3 ``VecEnv``; use one that is not being trained in, for it may be reset.
+        observations: ``[N, …]``, or a dict of such: images, for instance, with ``positions``.
+        positions: where to draw them, ``[N, 2]``; by default two of their entries.
+        indices: the two entries of an observation that are the axes; by default the first two of the environment's
+            ``position_indices``, then (0, 1). An axis may be a tuple of entries that move together: in ``sparse/PointMaze-v1``
+            the position stands twice, ``indices=((4, 0), (5, 1))``. By default, entries of the base that repeat the position's
+            numbers move with it.
+        ranges: (low, high) of each axis of a slice; by default the map's, or the observation space's bounds.
+        base: the observation that a slice is laid through; by default ``env.reset()``'s.
+        transition: what is priced for a state s. ``"stay"``: s → s with the first or a zero action, right for novelty of
+            states. ``"from_base"``: base → s, right for differences of features, and so the default for ``ALLO`` and
+            ``ExactLaplacian``, whose eigenfunctions appear. ``"leave"``: the mean over all actions in s, right for the errors
+            of dynamics models; needs ``transition_graph()``.
+        resolution: points along each axis of a slice; values are those of the cells' centres.
+        channels: which of the reward's channels to draw, by default all.
+        names: of the two axes.
+        title: of the picture.
+        path: file to save the picture in.
+
+    Returns:
+        the figure; ``figure.axes[0].collections[0].get_array()`` are the values of the first channel.
+
+    Raises:
+        ValueError: there is nothing to draw over, or an argument does not fit the others.
+    """
+    chosen = _check_channels(reward, channels)
+    if transition not in (None, *LEGENDS):
+        raise ValueError(f"transition must be 'stay', 'from_base' or 'leave', got {transition!r}.")
+    if transition is None:
+        transition = "from_base" if any(isinstance(m, FeatureDifference) for m in reward.modules()) else "stay"
+    axes = choose_axes(indices, env)
+    scene = make_scene(reward.observation_space, env, observations, positions, axes, ranges, base, resolution)
+    values = _price(reward, scene, env, base, transition)[:, chosen]
+    labels = axis_names(scene.axes, scene.plan, names)
+
+    n = len(chosen)
+    columns = min(n, 3)
+    rows = -(-n // columns)
+    width, height = panel_size(scene.x_edges, scene.y_edges, scene.plan is not None)
+    figure = new_figure(columns * width, rows * height + 0.3 * (title is not None))
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel, channel, column in zip(panels, chosen, values.T, strict=False):
+        _draw(panel, scene, column, labels, reward.channel_names[channel], LEGENDS[transition])
+    for panel in panels[n:]:
+        panel.set_visible(False)
+    if title is not None:
+        figure.suptitle(title, fontsize=13)
+    return finish(figure, path)
+
+
+def _price(reward: IntrinsicReward, scene: Scene, env: Any, base: Any, transition: str) -> np.ndarray:
+    if transition == "stay":
+        return reward_values(reward, scene.observations)
+    if transition == "from_base":
+        origin = base_observation(env, base, scene.observations)
+        n = len(scene.positions)
+        starts = tree_map(lambda x: np.repeat(np.asarray(x)[None], n, axis=0), origin)
+        return reward_values(reward, starts, scene.observations)
+    graph = transition_graph(env)
+    if not scene.from_graph or graph is None or not isinstance(reward.action_space, spaces.Discrete):
+        raise ValueError(
+            "transition='leave' takes every action in every state: it needs an environment with transition_graph(), and "
+            "neither observations nor ranges. Use 'stay' or 'from_base'."
+        )
+    states, next_states = np.asarray(graph[0]), np.asarray(graph[1])
+    n, n_actions = next_states.shape
+    actions = np.tile(np.arange(n_actions), n) + int(reward.action_space.start)
+    paid = reward_values(reward, states.repeat(n_actions, axis=0), states[next_states.ravel()], actions)
+    return paid.reshape(n, n_actions, -1).mean(1)
+
+
+def _check_channels(reward: IntrinsicReward, channels: Sequence[int] | None) -> list[int]:
+    if not isinstance(reward, IntrinsicReward):
+        raise TypeError(f"Expected an IntrinsicReward, got {type(reward).__name__}; make_intrinsic_reward builds one by name.")
+    if reward.needs_fit:
+        raise ValueError(f"{type(reward).__name__} must be fitted before there is anything to draw: call fit(env, steps).")
+    chosen = list(range(reward.n_rewards)) if channels is None else [int(channel) for channel in channels]
+    if not chosen or not all(0 <= channel < reward.n_rewards for channel in chosen):
+        raise ValueError(f"channels must lie in 0 … {reward.n_rewards - 1}, got {channels!r}.")
+    return chosen
+
+
+def _draw(panel: Axes, scene: Scene, values: np.ndarray, labels: tuple[str, str], name: str, legend: str) -> None:
+    from matplotlib.colors import CenteredNorm, Normalize
+
+    shown = values if scene.cells is None else scene.mesh(values)
+    free = shown
+    if scene.cells is not None and scene.plan is not None and not scene.plan.grid:
+        free = np.where(under_walls(scene), np.nan, shown)  # what lies under the walls must not set the colours' range
+    low, high = np.nanmin(free), np.nanmax(free)
+    signed = low < 0 < high
+    norm: Any = CenteredNorm(halfrange=max(-low, high)) if signed else Normalize(low, high)
+    style: dict[str, Any] = {"cmap": "RdBu_r" if signed else "viridis", "norm": norm}
+    if scene.cells is None:
+        x, y = scene.positions.T
+        drawn: Any = panel.scatter(x, y, c=values, s=14, linewidths=0, **style)
+    else:
+        drawn = panel.pcolormesh(scene.x_edges, scene.y_edges, np.ma.masked_invalid(shown), **style)
+        if scene.plan is None and is_lattice(scene.positions):
+            panel.set_aspect("equal")
+    dress(panel, scene.plan, labels, name)
+    add_color_bar(panel, drawn, legend)

@@ -1,0 +1,403 @@
+"""Pictures: what is drawn is what the reward computes and what was counted, and logs are read as they were written."""
+
+import subprocess
+import sys
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+pytest.importorskip("matplotlib")
+
+import envs  # noqa: F401
+from irwrappers import IntrinsicReward, Transitions, make_intrinsic_reward
+from irwrappers.plot import log_figure, plot_returns, plot_reward, plot_visits, reward_values
+from irwrappers.plot.logs import read_logs
+from irwrappers.plot.returns import moving_mean
+
+PNG = b"\x89PNG\r\n\x1a\n"
+LAYOUT = ["######", "#S   #", "# ## #", "#   G#", "######"]
+
+
+@pytest.fixture(scope="module")
+def maze():
+    return gym.make("sparse/Maze-v1", layout=LAYOUT)
+
+
+@pytest.fixture(scope="module")
+def point_maze():
+    return gym.make("sparse/PointMaze-v1")
+
+
+class Position(IntrinsicReward):
+    """Pays 10 · (entry 0) + entry 1 of the next observation, plus 100 · what it has advanced by within the episode."""
+
+    n_rewards = 1
+
+    def __init__(self, observation_space, action_space):
+        super().__init__(observation_space, action_space)
+        self.register_buffer("remembered", torch.zeros(1))
+
+    def compute(self, batch):
+        next_observations = batch.next_observations.float()
+        return (10 * next_observations[..., :1] + next_observations[..., 1:2]) + 100 * self.remembered
+
+    def advance(self, batch):
+        self.remembered += 1
+
+    def forget(self):
+        self.remembered.zero_()
+
+
+def mesh(figure, panel=0):
+    """The values of a panel's map: the first mesh; walls come after."""
+    return figure.axes[panel].collections[0].get_array()
+
+
+def panels(figure):
+    return [axes for axes in figure.axes if axes.get_title()]
+
+
+def compute(reward, before, after, actions):
+    flags = torch.zeros((1, len(before)), dtype=torch.bool)
+    tensors = (torch.as_tensor(x)[None] for x in (before, actions, after))
+    return reward.compute(Transitions(*tensors, flags, flags))[0].numpy()
+
+
+def learned(reward, observations, actions):
+    """The reward after one update with these observations."""
+    n = len(actions)
+    stay = {key: torch.as_tensor(x)[None] for key, x in observations.items()} if isinstance(observations, dict) else None
+    stay = torch.as_tensor(observations)[None] if stay is None else stay
+    flags = torch.zeros((1, n), dtype=torch.bool)
+    reward.update(Transitions(stay, torch.as_tensor(actions)[None], stay, flags, flags))
+    return reward
+
+
+# --- rewards
+
+
+def test_a_grids_map_is_what_the_reward_computes_in_each_cell(maze):
+    states, _ = maze.unwrapped.transition_graph()
+    reward = make_intrinsic_reward("rnd", maze.observation_space, maze.action_space)
+    with pytest.raises(ValueError, match="RND must be fitted"):
+        plot_reward(reward, maze)
+    learned(reward, states, np.zeros(len(states), dtype=np.int64))
+    expected = compute(reward, states, states, np.zeros(len(states), dtype=np.int64))[:, 0]
+    values = mesh(plot_reward(reward, maze))
+    assert values.shape == (5, 6)
+    np.testing.assert_array_equal(values.mask, maze.unwrapped.layout.walls)
+    np.testing.assert_allclose(values[states[:, 1].astype(int), states[:, 0].astype(int)], expected, rtol=1e-6)
+    np.testing.assert_array_equal(mesh(plot_reward(reward, observations=states)), values[1:-1, 1:-1])  # without its walls
+
+
+def test_eigenfunctions_are_drawn_from_the_base(maze):
+    reward = make_intrinsic_reward("laplacian", maze.observation_space, maze.action_space, n_rewards=4)
+    with pytest.raises(ValueError, match="ExactLaplacian must be fitted"):
+        plot_reward(reward, maze)
+    reward.fit(maze)
+    figure = plot_reward(reward, maze, channels=(1, 3))
+    assert [axes.get_title() for axes in panels(figure)] == ["+phi_1", "+phi_2"]
+    states, _ = maze.unwrapped.transition_graph()
+    start = maze.unwrapped.layout.start
+    column, row = states[:, :2].astype(int).T
+    for panel, k in ((0, 1), (1, 2)):
+        expected = reward.phi[:, k] - reward.phi[start, k]
+        np.testing.assert_allclose(mesh(figure, panel)[row, column], expected, atol=1e-6)
+    other = plot_reward(reward, maze, channels=(1,), base=states[3])
+    np.testing.assert_allclose(mesh(other)[row, column], reward.phi[:, 1] - reward.phi[3, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize("wrap", [lambda env: env, lambda env: DummyVecEnv([lambda: env])], ids=["env", "VecEnv"])
+def test_leaving_is_the_mean_over_the_actions(maze, wrap):
+    reward = Position(maze.observation_space, maze.action_space)
+    states, next_states = maze.unwrapped.transition_graph()
+    arrived = states[next_states]
+    expected = (10 * arrived[..., 0] + arrived[..., 1]).mean(1)
+    values = mesh(plot_reward(reward, wrap(maze), transition="leave"))
+    np.testing.assert_allclose(values[states[:, 1].astype(int), states[:, 0].astype(int)], expected)
+
+
+def test_leaving_gives_the_model_the_action_that_leads_there(maze):
+    reward = make_intrinsic_reward("icm", maze.observation_space, maze.action_space)
+    reward.fit(maze, 64, seed=0)
+    states, next_states = maze.unwrapped.transition_graph()
+    paid = [compute(reward, states, states[next_states[:, action]], np.full(len(states), action))[:, 0] for action in range(4)]
+    values = mesh(plot_reward(reward, maze, transition="leave"))
+    np.testing.assert_allclose(values[states[:, 1].astype(int), states[:, 0].astype(int)], np.mean(paid, axis=0), rtol=1e-4)
+
+
+def test_a_slice_moves_two_entries_of_the_base():
+    space = spaces.Box(-1.0, np.array([1, 2, 3], np.float32), dtype=np.float32)
+    base = np.array([0.3, 0.4, 0.5], np.float32)
+    reward = make_intrinsic_reward("icm", space, spaces.Box(-1, 1, (2,)))  # looks at both ends of a transition
+    learned(reward, np.random.default_rng(0).uniform(-1, 1, (50, 3)).astype(np.float32), np.zeros((50, 2), np.float32))
+    transition = {"transition": "from_base"}
+    values = mesh(plot_reward(reward, base=base, indices=(2, 0), resolution=5, **transition))
+    for row, column in [(0, 0), (1, 4), (4, 2)]:
+        state = base.copy()
+        state[2], state[0] = -1 + 4 * (column + 0.5) / 5, -1 + 2 * (row + 0.5) / 5
+        paid = compute(reward, base[None], state[None], np.zeros((1, 2), np.float32))
+        assert values[row, column] == pytest.approx(paid[0, 0], rel=1e-4)
+    narrow = plot_reward(reward, base=base, ranges=[(0, 1), (0, 2)], resolution=4)
+    assert narrow.axes[0].get_xlim() == (0, 1) and narrow.axes[0].get_ylim() == (0, 2)
+    assert narrow.axes[0].get_xlabel() == "observation[0]" and narrow.axes[0].get_ylabel() == "observation[1]"
+
+
+def test_a_mujoco_maze_is_drawn_with_its_walls_and_moves_both_copies_of_the_position(point_maze):
+    reward = Position(point_maze.observation_space, point_maze.action_space)  # reads entries 0 and 1, copies of 4 and 5
+    figure = plot_reward(reward, point_maze, resolution=50)
+    maze = point_maze.unwrapped.source.maze
+    drawn, walls = figure.axes[0].collections[:2]
+    x, y = drawn.get_coordinates()[0, :, 0], drawn.get_coordinates()[:, 0, 1]
+    x, y = (x[1:] + x[:-1]) / 2, (y[1:] + y[:-1]) / 2
+    np.testing.assert_allclose(drawn.get_array(), 10 * x[None] + y[:, None], atol=1e-5)
+    shown = walls.get_array()
+    corners = walls.get_coordinates()
+    for row, cells in enumerate(maze.maze_map):
+        for column, cell in enumerate(cells):
+            assert bool(shown.mask[row, column]) == (cell != 1)
+            centre = corners[row : row + 2, column : column + 2].mean((0, 1))
+            np.testing.assert_allclose(centre, maze.cell_rowcol_to_xy((row, column)))
+    velocity = plot_reward(reward, point_maze, indices=(2, 3), ranges=[(-1, 1), (-1, 1)], resolution=3)
+    assert len(velocity.axes[0].collections) == 1  # not the map
+
+
+def test_images_are_drawn_where_they_were_seen():
+    space = spaces.Box(0, 255, (36, 36, 3), np.uint8)
+    reward = make_intrinsic_reward("rnd", space, spaces.Discrete(3))
+    images = np.random.default_rng(0).integers(256, size=(4, 36, 36, 3), dtype=np.uint8)
+    learned(reward, images, np.zeros(4, dtype=np.int64))
+    places = [[0, 0], [2, 1], [2, 1], [1, 0]]
+    values = mesh(plot_reward(reward, observations=images, positions=places))
+    paid = compute(reward, images, images, np.zeros(4, dtype=np.int64))[:, 0]
+    np.testing.assert_allclose(values.compressed(), [paid[0], paid[3], (paid[1] + paid[2]) / 2], rtol=1e-5)
+    np.testing.assert_array_equal(values.mask, [[False, False, True], [True, True, False]])
+    loose = plot_reward(reward, observations=images, positions=np.array(places) + 0.5)
+    np.testing.assert_allclose(mesh(loose), paid, rtol=1e-5)
+    with pytest.raises(ValueError, match="one-dimensional Box observations"):
+        plot_reward(reward, base=images[0])
+
+
+def test_a_dict_of_observations_is_priced_like_any_other():
+    space = spaces.Dict({"place": spaces.Box(-1, 1, (2,), np.float32), "speed": spaces.Box(-1, 1, (1,), np.float32)})
+    reward = make_intrinsic_reward("rnd", space, spaces.Box(-1, 1, (1,)))
+    rng = np.random.default_rng(0)
+    observations = {key: rng.uniform(-1, 1, (2000, *part.shape)).astype(np.float32) for key, part in space.items()}
+    learned(reward, observations, np.zeros((2000, 1), np.float32))
+    values = reward_values(reward, observations)
+    assert values.shape == (2000, 1)
+    one = {key: part[1500:1501] for key, part in observations.items()}
+    np.testing.assert_allclose(reward_values(reward, one), values[1500:1501], rtol=1e-4)
+    figure = plot_reward(reward, observations=observations, positions=observations["place"])
+    np.testing.assert_allclose(mesh(figure), values[:, 0])
+
+
+def test_drawing_leaves_the_reward_alone_and_reads_no_running_episode(maze):
+    reward = Position(maze.observation_space, maze.action_space)
+    reward.advance(None)
+    assert float(mesh(plot_reward(reward, maze)).max()) == 10 * 4 + 3  # no 100
+    assert float(reward.remembered) == 1
+    states, _ = maze.unwrapped.transition_graph()
+    assert reward_values(reward, states)[0, 0] == 11
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(3, start=2), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(3)])
+def test_idle_actions_belong_to_the_space(space):
+    seen = []
+
+    class Spy(Position):
+        def compute(self, batch):
+            seen.append(batch.actions)
+            return super().compute(batch)
+
+    reward_values(Spy(spaces.Box(-1, 1, (2,)), space), np.zeros((2, 2), np.float32))
+    assert all(action.astype(space.dtype) in space for action in seen[0][0].numpy()) and seen[0].shape[:2] == (1, 2)
+
+
+# --- visits
+
+
+def test_visits_of_a_grid_are_counted_exactly(maze):
+    rng = np.random.default_rng(0)
+    states, _ = maze.unwrapped.transition_graph()
+    visited = rng.integers(3, len(states), size=(40, 5))  # [T, B]
+    figure = plot_visits(states[visited], env=maze)
+    counts = mesh(figure)
+    expected = np.bincount(visited.ravel(), minlength=len(states))
+    column, row = states[:, :2].astype(int).T
+    np.testing.assert_array_equal(counts.filled(0)[row, column], expected)
+    assert counts.sum() == 200 and counts.mask[1, 1] and counts.mask[0, 0]
+    assert figure.axes[0].get_title() == f"200 visits, {len(states) - 3} of {len(states)} cells"
+    np.testing.assert_array_equal(mesh(plot_visits(states[visited], (0, 1))), counts[1:-1, 1:-1].data)  # without a map
+    np.testing.assert_array_equal(mesh(plot_visits(states[visited][..., :2], env=maze)), counts)
+    with pytest.raises(ValueError, match=r"Position \[2.0, 2.0\] is in a wall"):
+        plot_visits([[1, 1], [2, 2]], env=maze)
+
+
+def test_visits_of_a_plane_are_a_histogram():
+    positions = np.random.default_rng(0).uniform(-1, 1, (1000, 2))
+    figure = plot_visits(positions, ranges=[(0, 1), (-1, 1)], bins=4, log=False)
+    counts = mesh(figure).filled(0)
+    x, y = positions[positions[:, 0] >= 0].T
+    for row in range(4):
+        for column in range(4):
+            inside = (np.floor(x * 4) == column) & (np.floor((y + 1) * 2) == row)
+            assert counts[row, column] == inside.sum()
+    assert f"{(positions[:, 0] < 0).sum()} visits outside" in figure.axes[0].get_title()
+    assert mesh(plot_visits(positions)).sum() == 1000
+    assert mesh(plot_visits([[0.5, 0.25]])).sum() == 1
+
+
+def test_visits_in_a_mujoco_maze_lie_between_its_walls(point_maze):
+    observations = np.array([point_maze.reset(seed=seed)[0] for seed in range(30)])
+    figure = plot_visits(observations, env=point_maze, bins=45)
+    assert mesh(figure).sum() == 30
+    assert figure.axes[0].get_xlabel() == "x  (observation[4])"
+
+
+# --- returns
+
+
+def test_returns_from_arrays():
+    steps = np.arange(1, 101) * 10
+    source = {"steps": steps, "intrinsic": 1 / steps, "score": (steps[::2], steps[::2] / 1000)}
+    figure = plot_returns(source, extrinsic="score", names=("score", "novelty"), window=1)
+    upper, lower, against = (axes for axes in figure.axes if axes.get_ylabel() in ("score", "novelty"))
+    np.testing.assert_allclose(upper.lines[1].get_xydata(), np.column_stack(source["score"]))
+    np.testing.assert_array_equal(lower.lines[0].get_xydata(), np.column_stack([steps, 1 / steps]))
+    common = steps[steps <= steps[::2].max()]
+    np.testing.assert_allclose(against.collections[0].get_offsets(), np.column_stack([1 / common, common / 1000]))
+    with pytest.raises(ValueError, match=r"no extrinsic return named 'extrinsic'.*there are \['intrinsic', 'score'\]"):
+        plot_returns(source)
+
+
+def test_moving_mean_by_hand():
+    np.testing.assert_allclose(moving_mean(np.array([1.0, 3.0, 5.0, 9.0]), 2), [1, 2, 4, 7])
+    np.testing.assert_allclose(moving_mean(np.array([1.0, 3.0, 5.0]), 10), [1, 2, 3])
+    np.testing.assert_array_equal(moving_mean(np.arange(5.0)), np.arange(5.0))
+    with pytest.raises(ValueError, match="window"):
+        moving_mean(np.arange(5.0), 0)
+
+
+@pytest.mark.parametrize("formats", [["csv"], ["tensorboard"], ["csv", "tensorboard"]])
+def test_reads_what_sb3_has_logged(tmp_path, formats):
+    for start in (0, 5):  # two calls of learn; TensorBoard gets a file of each
+        logger = configure(str(tmp_path / f"run{start if 'csv' in formats else 0}"), formats)
+        for step in range(start, start + 5):
+            logger.record("rollout/ep_rew_mean", step / 4)
+            if step != start:
+                logger.record("intrinsic/episode_return", 2.0 - step)
+            logger.record("time/total_timesteps", step * 100)
+            logger.dump(step * 100)
+        logger.close()
+    n = 5 if "csv" in formats else 10
+    series = read_logs(tmp_path / "run0")
+    np.testing.assert_array_equal(series["rollout/ep_rew_mean"], [np.arange(n) * 100, np.arange(n) / 4])
+    np.testing.assert_array_equal(series["intrinsic/episode_return"][1][:4], [1, 0, -1, -2])
+    figure = plot_returns(tmp_path / "run0")
+    assert {axes.get_ylabel() for axes in figure.axes} >= {"rollout/ep_rew_mean", "intrinsic/episode_return"}
+    if "csv" in formats:
+        with pytest.raises(ValueError, match="logs of several runs"):
+            plot_returns(tmp_path)
+
+
+def test_reads_monitors_files(tmp_path):
+    """Two copies; the episodes in the order in which they ended, steps of both counted together."""
+    steps = {
+        name: Monitor(gym.make("CartPole-v1", max_episode_steps=length), str(tmp_path / name))
+        for name, length in (("0", 3), ("1", 5))
+    }
+    for name in ("0", "1", "0"):
+        env = steps[name]
+        env.reset(seed=0)
+        while not any(env.step(env.unwrapped.steps_beyond_terminated or 0)[2:4]):
+            pass
+    for env in steps.values():
+        env.close()
+    series = read_logs(tmp_path)
+    np.testing.assert_array_equal(series["monitor/r"], [[3, 8, 11], [3, 5, 3]])
+    figure = plot_returns(tmp_path, intrinsic="monitor/l", window=1)
+    np.testing.assert_array_equal(figure.axes[0].lines[0].get_ydata(), [3, 5, 3])
+    with pytest.raises(ValueError, match=r"no intrinsic return .* IntrinsicRewardCallback"):
+        plot_returns(tmp_path)
+    with pytest.raises(FileNotFoundError, match="holds no values"):
+        plot_returns(tmp_path / "nowhere")
+
+
+# --- files
+
+
+def test_pictures_are_saved_as_png(tmp_path, maze):
+    reward = Position(maze.observation_space, maze.action_space)
+    plot_reward(reward, maze, path=tmp_path / "deep" / "reward.png", title="Position")
+    plot_visits([[0.5, 1.0], [2.0, 3.0]], path=tmp_path / "visits.png")
+    plot_returns({"extrinsic": [0, 1], "intrinsic": [1, 0]}, path=str(tmp_path / "returns.png"), title="Returns")
+    for name in ("deep/reward", "visits", "returns"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(PNG)
+
+
+def test_figures_go_to_tensorboard_and_nowhere_else(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logger = configure(str(tmp_path), ["stdout", "csv", "json", "log", "tensorboard"])
+    log_figure(logger, "pictures/visits", plot_visits([[0, 1], [2, 3]]))
+    logger.record("score", 1.0)
+    logger.dump(7)
+    logger.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    (image,) = events.Images("pictures/visits")
+    assert image.step == 7 and image.encoded_image_string.startswith(PNG)
+    assert "pictures" not in (tmp_path / "progress.csv").read_text()
+    with pytest.raises(TypeError, match="logger of Stable-Baselines3"):
+        log_figure(None, "x", plot_visits([[0, 1]]))
+
+
+def test_neither_pyplot_nor_a_screen_nor_matplotlib_at_import():
+    code = (
+        "import sys, irwrappers.plot as p\n"
+        "assert 'matplotlib' not in sys.modules and 'tensorboard.backend' not in sys.modules\n"
+        "p.plot_visits([[0, 1]])\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r'pip install "irwrappers\[plots\]"'):
+        plot_visits([[0, 1]])
+
+
+def test_refuses(maze):
+    reward = Position(maze.observation_space, maze.action_space)
+    states, _ = maze.unwrapped.transition_graph()
+    unbounded = Position(spaces.Box(-np.inf, np.inf, (3,)), maze.action_space)
+    for call, message in (
+        (lambda: plot_reward("rnd", maze), "Expected an IntrinsicReward"),
+        (lambda: plot_reward(reward, "sparse/Maze-v1"), "Expected a Gymnasium environment"),
+        (lambda: plot_reward(reward, maze, channels=[1]), r"channels must lie in 0 … 0"),
+        (lambda: plot_reward(reward, maze, transition="arrive"), "transition must be"),
+        (lambda: plot_reward(reward, maze, indices=(0, 9)), r"must lie in 0 … 3"),
+        (lambda: plot_reward(reward, maze, indices=(0,)), "two entries"),
+        (lambda: plot_reward(reward, maze, names=("x",)), "names must be two"),
+        (lambda: plot_reward(reward, maze, positions=[[1, 1]]), "give observations too"),
+        (lambda: plot_reward(reward, observations=states, positions=[[1, 1]]), "a position for each"),
+        (lambda: plot_reward(reward, observations=states, transition="leave"), "needs an environment with transition_graph"),
+        (lambda: plot_reward(reward), "Give base"),
+        (lambda: plot_reward(reward, base=np.zeros(3)), r"shape \(4,\)"),
+        (lambda: plot_reward(unbounded, base=np.zeros(3)), "Give ranges"),
+        (lambda: plot_visits(states), "no positions"),
+        (lambda: plot_visits([[np.nan, 0.0]]), "finite positions"),
+        (lambda: plot_visits([[0.5, 0.0]], ranges=[(0, 0), (0, 1)]), "ranges must be two"),
+        (lambda: plot_returns({"extrinsic": [[1.0]], "intrinsic": [1.0]}), "must be values"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message):
+            call()
