@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNormalize
+from torch.utils._pytree import tree_map
 
 import envs  # noqa: F401 (registers sparse/…)
-from irwrappers import ALLO, Concat, ExactLaplacian, IntrinsicReward, RandomNetworkReward
+from irwrappers import ALLO, INTRINSIC_REWARDS, Concat, ExactLaplacian, IntrinsicReward, RandomNetworkReward
 from sb3_ext.common.rollout import collect_episodes
 from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.irpo import IRPO
@@ -296,6 +298,29 @@ def test_checkpoint_within_an_iteration_continues_as_the_unbroken_run(tmp_path, 
     assert_same(continued["policy"], unbroken.policy.state_dict())
     for index, moments in unbroken.policy.optimizer.state_dict()["state"].items():
         assert_same(continued["adam"][index], moments)
+
+
+@pytest.mark.parametrize("name", [name for name in INTRINSIC_REWARDS if name not in ("allo", "laplacian")])
+def test_every_reward_is_a_channel_and_its_state_continues_exactly(tmp_path, name):
+    """Beside the Laplacian's channels; networks, counts and statistics go on from a saved model as in the unbroken run."""
+    n_envs = 12 if name == "random" else 7
+
+    def short_maze():
+        return make_vec_env(MAZE, n_envs=n_envs, env_kwargs={"max_episode_steps": 25})
+
+    settings = dict(intrinsic_reward=["laplacian", name], batch_size=25)
+    unbroken = maze_model(env=short_maze(), **settings).learn(600).learn(600, reset_num_timesteps=False)
+    maze_model(env=short_maze(), **settings).learn(600).save(tmp_path / "model")
+    continued = IRPO.load(tmp_path / "model", env=short_maze()).learn(600, reset_num_timesteps=False)
+    assert unbroken._iteration >= 2 and unbroken.n_exploratory == 6 + unbroken.intrinsic_reward.rewards[1].n_rewards
+    assert_same(state_of(continued), state_of(unbroken))
+    theirs, ours = unbroken.intrinsic_reward.state_dict(), continued.intrinsic_reward.state_dict()
+    assert data_equivalence(plain(theirs), plain(ours), exact=True)
+
+
+def plain(state):
+    """A state dict with arrays for tensors."""
+    return tree_map(lambda x: x.numpy() if isinstance(x, torch.Tensor) else x, dict(state))
 
 
 def test_a_loaded_model_predicts_the_same():

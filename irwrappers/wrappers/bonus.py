@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -19,6 +18,7 @@ from torch.utils._pytree import tree_map
 from irwrappers.intrinsic.base import IntrinsicReward, Transitions
 from irwrappers.intrinsic.registry import make_intrinsic_reward
 from irwrappers.intrinsic.running import RunningStd
+from irwrappers.seeding import seeded
 from irwrappers.wrappers.arguments import Coefficient, channel_weights, check_numbers, coefficient_schedule
 from irwrappers.wrappers.storage import check_same_spaces
 
@@ -73,7 +73,7 @@ class IntrinsicBonus:
         self.training = training
         self.seed = int(np.random.default_rng().integers(2**31)) if seed is None else int(seed)
         self.device = get_device(device)
-        with _seeded(self.seed, self.device):
+        with seeded(self.seed, self.device):
             self.reward = make_intrinsic_reward(reward, observation_space, action_space, **dict(reward_kwargs or {}))
         check_same_spaces(
             (self.reward.observation_space, self.reward.action_space),
@@ -111,7 +111,7 @@ class IntrinsicBonus:
 
     def warm_up(self, env: VecEnv | gym.Env) -> None:
         """Fit the reward on at most ``warmup_steps`` steps of ``env``."""
-        with _seeded(self.seed, self.device):
+        with seeded(self.seed, self.device):
             self.num_warmup_steps += self.reward.fit(env, self.warmup_steps, seed=self.seed)
         self._warmed = True
 
@@ -230,7 +230,7 @@ class IntrinsicBonus:
         batch = _join(self._pending)
         self._pending = []
         # A stream of its own: minibatches are drawn without moving the one that the policy samples from.
-        with _seeded(self.seed + 1 + self._n_learned, self.device), torch.enable_grad():
+        with seeded(self.seed + 1 + self._n_learned, self.device), torch.enable_grad():
             log = self.reward.learn(batch)
         self._n_learned += 1
         for name, value in log.items():
@@ -279,18 +279,6 @@ class IntrinsicBonus:
         counters = state["counters"]
         self.num_steps, self.num_warmup_steps = counters["num_steps"], counters["num_warmup_steps"]
         self._n_learned, self._warmed = counters["n_learned"], state["warmed"]
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's generators (the CPU's, and ``device``'s) begin at ``seed`` in the block and are as before after it."""
-    on_gpu = device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if on_gpu else []):
-        torch.random.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs that are not restored
-        if on_gpu:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield
 
 
 def _join(steps: Sequence[Transitions]) -> Transitions:

@@ -96,7 +96,7 @@ def collect_episodes(
     """
     view = OriginalView(env)
     observations, raw = view.reset()
-    finite = _FiniteCheck(observations)
+    finite = FiniteCheck(observations)
     finite.observations(raw, "after reset")
     n_envs = env.num_envs
     length = np.zeros(n_envs, dtype=np.int64)  # steps of whole episodes that each copy holds
@@ -164,7 +164,7 @@ def _substitute(observations: Any, indices: np.ndarray, replacements: list[Any])
     return result
 
 
-class _FiniteCheck:
+class FiniteCheck:
     """Raises on NaN and infinity, naming copy and step; integer observations are not looked at."""
 
     def __init__(self, observations: Any) -> None:

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_map
 
 from irwrappers import IntrinsicReward, RunningStd, Transitions, make_intrinsic_reward
 from irwrappers.original import frozen_statistics
+from irwrappers.seeding import seeded
 from sb3_ext.common.arguments import check_choice, check_range
 from sb3_ext.common.checkpoint import IterationCheckpoint
 from sb3_ext.common.grouped import minibatches
@@ -287,6 +288,7 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         assert self.env is not None
         seed = int(np.random.SeedSequence([self._base_seed, self._iteration]).generate_state(1)[0])
         self._generator = torch.Generator(self.device).manual_seed(seed)
+        self._reward_seeds = np.random.default_rng(seed)
         self.env.seed(seed)
         self._update_learning_rate(self.policy.optimizer)
         callback.on_rollout_start()
@@ -417,7 +419,9 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
             raise ValueError(f"The intrinsic reward {type(self.intrinsic_reward).__name__} gave NaN or infinite values.")
         self.intrinsic_std.update(rewards.movedim(1, -1), batch.per_policy(rollout.valid).movedim(1, -1))
         rewards = self.intrinsic_std.normalize(rewards.movedim(1, -1)).movedim(-1, 1)
-        for key, value in self.intrinsic_reward.update(transitions).items():
+        with seeded(int(self._reward_seeds.integers(2**31)), self.device):
+            log = self.intrinsic_reward.update(transitions)
+        for key, value in log.items():
             self.logger.record_mean(f"intrinsic/{key}", value)
 
         next_states = None
@@ -609,4 +613,4 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         return ["policy", "policy.optimizer", "intrinsic_reward", "intrinsic_std"], []
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_generator"]
+        return [*super()._excluded_save_params(), "_generator", "_reward_seeds"]

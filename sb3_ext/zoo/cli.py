@@ -7,12 +7,14 @@ import warnings
 import rl_zoo3.enjoy
 import rl_zoo3.train
 from rl_zoo3.utils import ALGOS
+from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_ext.intrinsic import IntrinsicPPO
 from sb3_ext.irpo import IRPO
-from sb3_ext.zoo.environments import import_envs
+from sb3_ext.zoo.environments import import_envs, without_bonus
 from sb3_ext.zoo.manager import ExperimentManager
 
-OUR_ALGOS = {"irpo": IRPO}
+OUR_ALGOS: dict[str, type[BaseAlgorithm]] = {"irpo": IRPO, "intrinsic_ppo": IntrinsicPPO}
 
 
 def _extend_rl_zoo3() -> None:
@@ -23,7 +25,7 @@ def _extend_rl_zoo3() -> None:
 
 
 def train() -> None:
-    """``python -m rl_zoo3.train`` with ``--algo irpo``, ``sparse/…`` ids and vectorised environments."""
+    """``python -m rl_zoo3.train`` with ``--algo irpo`` and ``intrinsic_ppo``, ``sparse/…`` ids and vectorised environments."""
     _extend_rl_zoo3()
     # By design: training steps the vectorised form, evaluation a single environment.
     warnings.filterwarnings("ignore", message="Training and eval env are not of the same type")
@@ -33,4 +35,6 @@ def train() -> None:
 def enjoy() -> None:
     """``python -m rl_zoo3.enjoy`` for what :func:`train` saved."""
     _extend_rl_zoo3()
+    create = rl_zoo3.enjoy.create_test_env
+    setattr(rl_zoo3.enjoy, "create_test_env", lambda *args, **kwargs: without_bonus(create(*args, **kwargs)))  # noqa: B010
     rl_zoo3.enjoy.enjoy()

@@ -10,8 +10,10 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, unwrap_vec_wrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from irwrappers import VecIntrinsicReward
 from sb3_ext.common.vec_env import make_vec_env
 
 # What gym.make itself puts around an environment, which the vectorised forms include.
@@ -38,13 +40,39 @@ def native_vec_env(env_fns: Sequence[Callable[[], gym.Env]], **kwargs: Any) -> V
 
     rl_zoo3 hands over functions that make single environments, so the first is made and asked for its registration.
     """
-    if len(env_fns) > 1 and not kwargs:
+    vec_env = None
+    if not kwargs:
         probe = env_fns[0]()
-        vec_env = _native_form(probe, len(env_fns))
+        vec_env = _native_form(probe, max(2, len(env_fns)))
         probe.close()
-        if vec_env is not None:
+        if vec_env is not None and len(env_fns) > 1:
             return vec_env
-    return DummyVecEnv(list(env_fns), **kwargs)
+    single = DummyVecEnv(list(env_fns), **kwargs)
+    if vec_env is None:
+        return single
+    vec_env.close()
+    return SameDepth(single)
+
+
+class SameDepth(VecEnvWrapper):
+    """Passes everything on. It stands where ``VecMonitor`` stands around the vectorised form: SB3 gives the statistics of a
+    ``VecNormalize`` to the evaluation environment wrapper by wrapper, and there must be as many."""
+
+    def reset(self) -> VecEnvObs:
+        observations = self.venv.reset()
+        self.reset_infos = self.venv.reset_infos
+        return observations
+
+    def step_wait(self) -> VecEnvStepReturn:
+        return self.venv.step_wait()
+
+
+def without_bonus(env: VecEnv) -> VecEnv:
+    """``env``, which evaluates: it pays no intrinsic reward, and none learns in it."""
+    wrapper = unwrap_vec_wrapper(env, VecIntrinsicReward)
+    if wrapper is not None:
+        wrapper.training = False
+    return env
 
 
 def _native_form(probe: gym.Env, n_envs: int) -> VecEnv | None:

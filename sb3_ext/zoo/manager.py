@@ -10,9 +10,9 @@ from typing import Any
 import rl_zoo3.exp_manager
 import yaml
 from rl_zoo3.utils import ALGOS
-from stable_baselines3.common.vec_env import SubprocVecEnv
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
-from sb3_ext.zoo.environments import native_vec_env
+from sb3_ext.zoo.environments import native_vec_env, without_bonus
 
 HYPERPARAMS = Path(__file__).parent / "hyperparams"
 
@@ -39,6 +39,10 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         super().__init__(args, algo, env_id, *rest, **kwargs)
         if kwargs.get("vec_env_type") == "subproc":
             self.vec_env_class = SubprocVecEnv
+
+    def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
+        env = super().create_envs(n_envs, eval_env, no_log)
+        return without_bonus(env) if eval_env else env
 
     def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> Any:
         result = super()._preprocess_hyperparams(hyperparams)
