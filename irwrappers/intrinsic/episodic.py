@@ -157,7 +157,7 @@ class PseudoCounts(EpisodicReward):
         cluster_distance: float = 0.008,
         constant: float = 1e-3,
         max_similarity: float = 8.0,
-        capacity: int = 500,
+        capacity: int = 512,
         **kwargs: Any,
     ) -> None:
         super().__init__(observation_space, action_space, **kwargs)

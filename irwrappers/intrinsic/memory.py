@@ -176,9 +176,11 @@ def _smallest(x: Tensor, k: int, group: int = 8) -> tuple[Tensor, Tensor]:
     if n_groups < 2 * k:
         values, index = x.topk(k, largest=False, sorted=False)
         return index, values
-    padded = nn.functional.pad(x, (0, n_groups * group - n), value=torch.inf)
-    groups = padded.unflatten(-1, (group, n_groups))  # entry j is in group j mod n_groups
+    if n % group:
+        x = nn.functional.pad(x, (0, -n % group), value=torch.inf)
+    groups = x.unflatten(-1, (group, n_groups))  # entry j is in group j mod n_groups
     best = groups.amin(-2).topk(k, largest=False, sorted=False).indices
-    candidates = (best[..., None, :] + torch.arange(group, device=x.device)[:, None] * n_groups).flatten(-2)
-    values, chosen = padded.gather(-1, candidates).topk(k, largest=False, sorted=False)
-    return candidates.gather(-1, chosen).clamp(max=n - 1), values  # padding is chosen only where finite entries run out
+    candidates = groups.gather(-1, best[..., None, :].expand(*best.shape[:-1], group, k)).flatten(-2)
+    values, chosen = candidates.topk(k, largest=False, sorted=False)
+    index = chosen // k * n_groups + best.gather(-1, chosen % k)
+    return index.clamp_(max=n - 1), values  # padding is chosen only where finite entries run out

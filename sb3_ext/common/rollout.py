@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from irwrappers import Transitions
 from irwrappers.original import OriginalView
 
 Observations = Any  # a tensor [T, E, ...] or a dict of them
@@ -42,6 +44,22 @@ class Rollout:
     @property
     def done(self) -> Tensor:
         return self.terminated | self.truncated
+
+    def transitions(self, action_space: spaces.Space) -> Transitions:
+        """What an intrinsic reward is computed from: the environment's own observations."""
+        actions = self.actions.squeeze(-1) if isinstance(action_space, spaces.Discrete) else self.actions
+        return Transitions(
+            self.raw_observations, actions, self.raw_next_observations, self.terminated, self.truncated, self.valid
+        )
+
+
+def env_actions(space: spaces.Space, actions: np.ndarray) -> np.ndarray:
+    """A policy's actions ``[n, n_actions]`` as the environment takes them: Box actions clipped."""
+    if isinstance(space, spaces.Box):
+        return np.clip(actions, space.low, space.high)
+    if isinstance(space, spaces.Discrete):
+        return actions[:, 0]
+    return actions.astype(space.dtype)
 
 
 def concatenate_policies(rollouts: list[Rollout]) -> Rollout:

@@ -20,14 +20,14 @@ from torch import Tensor
 from torch.func import vmap
 from torch.utils._pytree import tree_map
 
-from irwrappers import IntrinsicReward, RunningStd, Transitions, make_intrinsic_reward
+from irwrappers import IntrinsicReward, RunningStd, make_intrinsic_reward
 from irwrappers.original import frozen_statistics
 from irwrappers.seeding import seeded
 from sb3_ext.common.arguments import check_choice, check_range
 from sb3_ext.common.checkpoint import IterationCheckpoint
 from sb3_ext.common.grouped import minibatches
 from sb3_ext.common.normalization import update_statistics
-from sb3_ext.common.rollout import Rollout, collect_episodes, concatenate_policies
+from sb3_ext.common.rollout import Rollout, collect_episodes, concatenate_policies, env_actions
 from sb3_ext.common.trust_region import TrustRegionResult, trust_region_step
 from sb3_ext.common.updates import Params, backpropagate_through_updates, clip_each_, global_norm
 from sb3_ext.common.vec_env import make_vec_env
@@ -371,7 +371,7 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
             inputs = self.policy.preprocess(obs_as_tensor(observations, self.device))
             inputs = tree_map(lambda x: x.unflatten(0, (n_policies, -1)), inputs)
             actions = distribution.sample(actor(params, inputs), noise.pop()).flatten(0, 1).cpu().numpy()
-            return actions, self._to_env_actions(actions)
+            return actions, env_actions(self.action_space, actions)
 
         def on_step(step: dict[str, Any]) -> bool:
             self.num_timesteps += env.num_envs
@@ -392,27 +392,11 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
             device=self.device,
         )
 
-    def _to_env_actions(self, actions: np.ndarray) -> np.ndarray:
-        space = self.action_space
-        if isinstance(space, spaces.Box):
-            return np.clip(actions, space.low, space.high)
-        if isinstance(space, spaces.Discrete):
-            return actions[:, 0]
-        return actions.astype(space.dtype)
-
     def _evaluate(self, batch: PolicyBatch) -> tuple[Tensor, Tensor]:
         """Advantages ``[2, K, M]`` (taken before the critics and the reward learn from the batch) and each policy's mean
         intrinsic return ``[K]``."""
         rollout = batch.rollout
-        actions = rollout.actions.squeeze(-1) if isinstance(self.action_space, spaces.Discrete) else rollout.actions
-        transitions = Transitions(
-            rollout.raw_observations,
-            actions,
-            rollout.raw_next_observations,
-            rollout.terminated,
-            rollout.truncated,
-            rollout.valid,
-        )
+        transitions = rollout.transitions(self.action_space)
         self.intrinsic_reward.forget()  # a rollout is whole episodes from reset
         rewards = self._own_channels(self.intrinsic_reward.compute(transitions), rollout.n_policies)  # [T, K, n]
         if not torch.isfinite(rewards).all():
