@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-ARGUMENTS = {"quickstart": ["--path", "model"], "own_maze": ["--gif", "maze.gif"]}
+ARGUMENTS = {
+    "quickstart": ["--path", "model"],
+    "own_maze": ["--gif", "maze.gif"],
+    "rnd_minigrid": ["--timesteps", "8000"],
+    "any_env": ["--timesteps", "8000"],
+}
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.py")))
