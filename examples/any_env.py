@@ -12,14 +12,13 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from irwrappers import VecIntrinsicReward
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--timesteps", type=int, default=300_000)
+parser.add_argument("--timesteps", type=int, default=500_000)
 parser.add_argument("--env", default="MountainCar-v0")
-parser.add_argument("--bonus", default="count")
+parser.add_argument("--bonus", default="pseudo_counts")
 given = parser.parse_args()
 
-# The one line: everything else is PPO on any VecEnv. Counts of continuous states need a hash.
-reward = {"count": {"hash_bits": 20}} if given.bonus == "count" else given.bonus
-env = VecIntrinsicReward(make_vec_env(given.env, n_envs=16, seed=0), reward, coef=1.0, extrinsic_coef=0.1, seed=0)
+# The one line: everything else is PPO on any VecEnv.
+env = VecIntrinsicReward(make_vec_env(given.env, n_envs=16, seed=0), given.bonus, coef=1.0, extrinsic_coef=0.1, seed=0)
 
 model = PPO("MlpPolicy", env, n_steps=128, batch_size=256, n_epochs=4, gamma=0.99, ent_coef=0.01, seed=0)
 model.learn(given.timesteps)
