@@ -18,6 +18,7 @@ from stable_baselines3.common.env_checker import check_env as check_sb3
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
 import envs
+from envs.catalogue import METAWORLD_TASKS, MINIGRID_HORIZONS
 
 FAMILIES = envs.CATALOGUE
 IDS = [env_id for family in FAMILIES.values() for env_id in family.horizons]
@@ -64,6 +65,18 @@ def test_the_registry_is_the_catalogue():
     ours = {env_id for env_id, spec in gym.registry.items() if spec.namespace in ("sparse", "delayed")}
     assert ours == set(IDS) and len(IDS) == len(ours)
     assert all(gym.spec(env_id).max_episode_steps == HORIZON[env_id] for env_id in IDS)
+
+
+def test_the_tables_are_the_libraries():
+    import minigrid  # noqa: F401 (registers its tasks)
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+
+    assert {f"{name}-v3" for name in METAWORLD_TASKS} == set(ALL_V3_ENVIRONMENTS) and len(METAWORLD_TASKS) == 50
+    theirs = {name for name in gym.registry if name.startswith("MiniGrid-")}
+    assert {name for name in theirs - set(MINIGRID_HORIZONS) if "-WFC-" not in name} == {"MiniGrid-Playground-v0"}
+    assert set(MINIGRID_HORIZONS) <= theirs
+    for name, horizon in MINIGRID_HORIZONS.items():
+        assert gym.make(f"sparse/{name}").unwrapped.minigrid.max_steps == horizon
 
 
 def test_spaces_are_what_a_policy_takes(env):

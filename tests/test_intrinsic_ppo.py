@@ -34,15 +34,6 @@ def place_by_name(monkeypatch):
     monkeypatch.setitem(INTRINSIC_REWARDS, "place", Place)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Networks are small here: threads would only wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Walk(gym.Env):
     """A drifting point, seen through any observation space; pays ``pay`` times where it is and ends beyond 2."""
 

@@ -30,15 +30,6 @@ HORIZON = 10  # of Toy
 ALLO_QUICK = dict(n_rewards=4, gradient_steps=30, hidden_sizes=(16,))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Networks are small here: threads would only wait for one another (100 times slower on a busy machine)."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Toy(gym.Env):
     """A point on a line that drifts by itself, seen through any observation space; the reward is where it is."""
 
