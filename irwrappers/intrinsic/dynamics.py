@@ -6,21 +6,13 @@ They are those of Pathak et al., arXiv 1705.05363 and, in an ensemble, 1906.0416
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.torch_layers import create_mlp
 from torch import Tensor, nn
 
 from irwrappers.intrinsic.encoder import action_entries, encode_actions
-
-
-def perceptron(sizes: Sequence[int], activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
-    """Linear layers of the given sizes with ``activation`` between them."""
-    layers: list[nn.Module] = []
-    for n_in, n_out in pairwise(sizes):
-        layers += [nn.Linear(n_in, n_out), activation()]
-    return nn.Sequential(*layers[:-1])
 
 
 class InverseModel(nn.Module):
@@ -35,7 +27,8 @@ class InverseModel(nn.Module):
     def __init__(self, action_space: spaces.Space, latent_dim: int, hidden_sizes: Sequence[int] = (256,)) -> None:
         super().__init__()
         self.action_space = action_space
-        self.network = perceptron([2 * latent_dim, *hidden_sizes, action_entries(action_space, type(self).__name__)])
+        n_outputs = action_entries(action_space, type(self).__name__)
+        self.network = nn.Sequential(*create_mlp(2 * latent_dim, n_outputs, list(hidden_sizes)))
 
     def forward(self, phi: Tensor, next_phi: Tensor) -> Tensor:
         """Logits of discrete actions, or the action itself, ``[n, entries]``."""
@@ -67,7 +60,7 @@ class ForwardModel(nn.Module):
         super().__init__()
         self.action_space = action_space
         n_inputs = latent_dim + action_entries(action_space, type(self).__name__)
-        self.network = perceptron([n_inputs, *hidden_sizes, latent_dim])
+        self.network = nn.Sequential(*create_mlp(n_inputs, latent_dim, list(hidden_sizes)))
 
     def forward(self, phi: Tensor, actions: Tensor) -> Tensor:
         """``[n, latent_dim]``."""

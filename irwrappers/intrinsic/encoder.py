@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first, preprocess_obs
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    NatureCNN,
+    create_mlp,
+)
 from stable_baselines3.common.vec_env import VecTransposeImage
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
@@ -151,11 +156,7 @@ class Encoder(nn.Module):
         if features_extractor_class is None:
             features_extractor_class = default_extractor(space)
         self.extractor = features_extractor_class(space, **kwargs)
-        sizes = [self.extractor.features_dim, *hidden_sizes]
-        layers: list[nn.Module] = []
-        for n_in, n_out in pairwise(sizes):
-            layers += [nn.Linear(n_in, n_out), activation()]
-        self.head = nn.Sequential(*layers, nn.Linear(sizes[-1], latent_dim))
+        self.head = nn.Sequential(*create_mlp(self.extractor.features_dim, latent_dim, list(hidden_sizes), activation))
         self.latent_dim = latent_dim
 
     def forward(self, observations: Observations) -> Tensor:

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import gymnasium as gym
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.torch_layers import create_mlp
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
 from irwrappers.intrinsic.base import as_vec_env
 from irwrappers.intrinsic.features import FeatureDifference
+from irwrappers.seeding import seeded
 
 
 def mlp(sizes: Sequence[int], activation: type[nn.Module], seed: int) -> nn.Sequential:
     """A multilayer perceptron with torch's default initialisation drawn from ``seed``, the global generator untouched."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed CUDA's generators too
-        layers: list[nn.Module] = []
-        for n_in, n_out in pairwise(sizes):
-            layers += [nn.Linear(n_in, n_out), activation()]
-    return nn.Sequential(*layers[:-1])
+    n_inputs, *hidden_sizes, n_outputs = sizes
+    with seeded(seed, torch.device("cpu")):
+        return nn.Sequential(*create_mlp(n_inputs, n_outputs, hidden_sizes, activation))
 
 
 class RandomNetworkReward(FeatureDifference):
