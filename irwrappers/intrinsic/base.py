@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,6 +118,12 @@ class IntrinsicReward(nn.Module):
             the number of environment steps taken.
         """
         return 0
+
+    def select(self, channels: Sequence[int]) -> IntrinsicReward:
+        """The same reward with some of its channels, in this order; it shares this one's state."""
+        from irwrappers.intrinsic.compose import Select  # built on this module
+
+        return Select(self, channels)
 
 
 def as_vec_env(env: VecEnv | gym.Env) -> VecEnv:

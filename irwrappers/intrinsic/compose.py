@@ -96,3 +96,31 @@ class Sum(_Several):
     def compute(self, batch: Transitions) -> Tensor:
         parts = zip(self.weights, self._parts(), strict=True)
         return torch.stack([weight * part.compute(batch) for weight, (_, part) in parts]).sum(0)
+
+
+class Select(_Several):
+    """Some channels of a reward.
+
+    Args:
+        reward: which keeps its state, shared with whoever else holds it. channels: of ``reward``, in the order wanted.
+    """
+
+    def __init__(self, reward: IntrinsicReward, channels: Sequence[int]) -> None:
+        if isinstance(reward, Select):  # one layer, however often channels were dropped
+            reward, channels = reward._parts()[0][1], [reward.channels[channel] for channel in channels]
+        if not channels or not all(0 <= channel < reward.n_rewards for channel in channels):
+            raise ValueError(
+                f"Select needs channels of {type(reward).__name__}, 0 to {reward.n_rewards - 1}, got {list(channels)}."
+            )
+        super().__init__([reward])
+        self.channels = [int(channel) for channel in channels]
+        self.n_rewards = len(self.channels)
+        self.has_episode_memory = reward.has_episode_memory
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        names = self._parts()[0][1].channel_names
+        return tuple(names[channel] for channel in self.channels)
+
+    def compute(self, batch: Transitions) -> Tensor:
+        return self._parts()[0][1].compute(batch)[..., self.channels]

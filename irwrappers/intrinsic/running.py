@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -46,6 +48,12 @@ class RunningStd(nn.Module):
     def std(self) -> Tensor:
         """``[n]``; 1 where nothing was seen."""
         return torch.where(self.count > 0, self.var.sqrt(), torch.ones_like(self.var))
+
+    def select(self, channels: Sequence[int]) -> RunningStd:
+        """A copy with some of the channels."""
+        part = RunningStd(len(channels)).to(self.mean.device)
+        part.load_state_dict({name: value[list(channels)] for name, value in self.state_dict().items()})
+        return part
 
     def normalize(self, x: Tensor) -> Tensor:
         """``x / (std + 1e-8)``, in the type of ``x``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -33,6 +34,16 @@ from sb3_ext.common.updates import Params, backpropagate_through_updates, clip_e
 from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.irpo.batch import EXTRINSIC, INTRINSIC, PolicyBatch, estimate_advantages, make_policy_batch
 from sb3_ext.irpo.gradient import Surrogate, SurrogateBatch, exploratory_update, surrogate_gradient
+from sb3_ext.irpo.mixture import (
+    BLENDS,
+    Blend,
+    blended,
+    contributions,
+    direct_run,
+    scaled,
+    share_of_direct,
+    weighted_sum,
+)
 from sb3_ext.irpo.policies import CnnPolicy, IRPOPolicy, MlpPolicy, MultiInputPolicy
 
 SelfIRPO = TypeVar("SelfIRPO", bound="IRPO")
@@ -70,6 +81,14 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
             conjugate gradients and backtracking.
         deploy: what ``predict`` uses: ``"best_exploratory"``, the exploratory policy with the best return, one step along its
             extrinsic gradient further; or ``"base"``.
+        updates_per_batch: intrinsic updates made from each batch of an exploratory policy; those after its first weigh it by
+            π/π_old (``surrogate="ratio"``). An iteration then collects 1 + K·⌈N / updates_per_batch⌉ batches.
+        carry_over: while nobody has paid the base policy, the exploratory policies begin at θ + carry_over · (where they ended
+            before − θ) in place of θ, at one batch more each, and θ moves to the first of them that is paid. 0: the paper.
+        blend: of the true gradient into IRPO's: ``None``, ``"abrupt"``, ``"exponential"``, ``"cosine"``, ``"agreement"`` or
+            ``"switch"`` (``sb3_ext.irpo.mixture``). blend_start: share of training at which the first has changed over and
+            the second is half-way.
+        pruning: at each of these shares of training, the half of the channels goes that contributed least since the last time.
         intrinsic_reward: a name (``irwrappers.make_intrinsic_reward``), an instance, or a list of these; K is the number of
             its channels. intrinsic_reward_kwargs: for a name.
         fit_fraction: at most this share of ``total_timesteps`` goes into fitting the intrinsic reward (ALLO's walks).
@@ -90,7 +109,14 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
     policy: IRPOPolicy
     intrinsic_reward: IntrinsicReward
     intrinsic_std: RunningStd
-    _boundary_attributes = (*IterationCheckpoint._boundary_attributes, "_tracked_returns")
+    _boundary_attributes = (
+        *IterationCheckpoint._boundary_attributes,
+        "_tracked_returns",
+        "_contributions",
+        "_carries",
+        "_direct_left",
+        "_direct_run",
+    )
 
     def __init__(
         self,
@@ -124,6 +150,11 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         intrinsic_reward: str | IntrinsicReward | list[Any] = "allo",
         intrinsic_reward_kwargs: dict[str, Any] | None = None,
         fit_fraction: float = 0.1,
+        updates_per_batch: int = 1,
+        carry_over: float = 0.0,
+        blend: Blend | None = None,
+        blend_start: float = 0.5,
+        pruning: Sequence[float] = (),
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -155,6 +186,11 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         self.intrinsic_reward_spec = intrinsic_reward
         self.intrinsic_reward_kwargs = intrinsic_reward_kwargs or {}
         self.fit_fraction = fit_fraction
+        self.updates_per_batch = updates_per_batch
+        self.carry_over = carry_over
+        self.blend = blend
+        self.blend_start = blend_start
+        self.pruning = tuple(pruning)
         self._check_arguments(learning_rate, gamma, gae_lambda, ent_coef, max_grad_norm)
         if isinstance(env, str):
             env = self._make_default_env(env)
@@ -182,6 +218,11 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         self._iteration = 0
         self._base_seed = seed if seed is not None else int(np.random.randint(2**31 - 1))
         self._tracked_returns = np.zeros(0)  # EMA of the mean step reward, one for each exploratory policy
+        self._contributions = np.zeros(0)  # of each channel to the base policy's gradient, since the last pruning
+        self._channels: list[int] | None = None  # those that prunings left; None: all
+        self._n_prunings = 0
+        self._carries = False  # whether the next exploratory policies begin where the last ones ended
+        self._direct_left = self._direct_run = 0  # iterations on the true gradient still to come, and when they were ordered
         if _init_setup_model:
             self._setup_model()
 
@@ -198,9 +239,10 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         return make_vec_env(env_id, n_envs=n_policies * min(copies, 256))
 
     def _make_intrinsic_reward(self, observation_space: spaces.Space, action_space: spaces.Space) -> IntrinsicReward:
-        return make_intrinsic_reward(
+        reward = make_intrinsic_reward(
             self.intrinsic_reward_spec, observation_space, action_space, **self.intrinsic_reward_kwargs
         )
+        return reward if self._channels is None else reward.select(self._channels)
 
     def _setup_model(self) -> None:
         self._setup_lr_schedule()
@@ -219,12 +261,19 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         self.policy.set_training_mode(False)
         if len(self._tracked_returns) != self.n_exploratory:
             self._tracked_returns = np.zeros(self.n_exploratory)
+        if len(self._contributions) != self.n_exploratory:
+            self._contributions = np.zeros(self.n_exploratory)
         self._maybe_recommend_cpu("IRPOPolicy")
 
     @property
     def n_exploratory(self) -> int:
         """K, the number of exploratory policies: one for each channel of the intrinsic reward."""
         return self.intrinsic_reward.n_rewards
+
+    @property
+    def _progress(self) -> float:
+        """Share of training done, 0 to 1."""
+        return 1 - self._current_progress_remaining
 
     def _fit_intrinsic_reward(self, total_timesteps: int, progress_bar: bool) -> None:
         if not self.intrinsic_reward.needs_fit:
@@ -260,6 +309,8 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         callback.on_training_start(locals(), globals())
         iteration = 0
         while self.num_timesteps < total_timesteps:
+            while self._n_prunings < len(self.pruning) and self._progress >= self.pruning[self._n_prunings]:
+                self._prune()
             self._boundary = self._snapshot()
             try:
                 rollouts = self._run_iteration(callback)
@@ -294,35 +345,66 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         callback.on_rollout_start()
 
         theta = {name: value.clone() for name, value in self.policy.base.as_dict().items()}
-        thetas = {name: value.expand(self.n_exploratory, *value.shape).clone() for name, value in theta.items()}
-        rollout = self._collect({name: value[:1] for name, value in thetas.items()}, callback)
-        if rollout is None:
+        rollouts: list[Rollout] = []
+        base = self._collect({name: value[None] for name, value in theta.items()}, rollouts, callback)
+        if base is None or not (self._explore if self._explores() else self._follow_direct)(theta, base, rollouts, callback):
             return None
-        rollouts = [rollout]
-        base = batch = make_policy_batch(rollout, self.policy, thetas)
+        self._iteration += 1
+        self._n_updates += 1
+        return rollouts
 
+    def _explores(self) -> bool:
+        """Whether this iteration sends out exploratory policies; a ``blend`` may have changed over to the true gradient."""
+        if self.blend == "abrupt":
+            return self._progress < self.blend_start
+        return self._direct_left == 0
+
+    def _follow_direct(self, theta: Params, base: PolicyBatch, rollouts: list[Rollout], callback: BaseCallback) -> bool:
+        """An iteration on the true gradient of the base policy alone."""
+        advantages, _ = self._evaluate(base)
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        step = self._update_base(theta, self._direct_gradients(theta, base, advantages[EXTRINSIC])[0], base)
+        self.policy.base.assign(step.params)
+        self.policy.deploy(step.params, {name: value[EXTRINSIC, 0] for name, value in self.policy.critics.as_dict().items()})
+        self._direct_left = max(0, self._direct_left - 1)
+        self._log_base(theta, base, step)
+        return True
+
+    def _explore(self, theta: Params, base: PolicyBatch, rollouts: list[Rollout], callback: BaseCallback) -> bool:
+        """Send out the exploratory policies and move the base policy along what they bring back; False: stopped."""
+        thetas, batch, paid_for = self._copies(theta), base, None
+        if self._carries:
+            ended = self.policy.exploratory.as_dict()
+            thetas = {name: value + self.carry_over * (ended[name] - value) for name, value in thetas.items()}
+            collected = self._collect(thetas, rollouts, callback)
+            if collected is None:
+                return False
+            batch = collected
         inputs: list[Params] = []
         surrogates: list[SurrogateBatch] = []
-        for _ in range(self.n_exploratory_updates):
-            advantages, intrinsic_return = self._evaluate(batch)
+        for j in range(self.n_exploratory_updates):
+            if j % self.updates_per_batch == 0:
+                advantages, intrinsic_return = self._evaluate(batch)
+                paid_for = advantages[EXTRINSIC] if batch is base else paid_for
             inputs.append(thetas)
             surrogates.append(batch.surrogate(advantages[INTRINSIC]))
             thetas = self._exploratory_updates(surrogates[-1])(thetas)
-            rollout = self._collect(thetas, callback)
-            if rollout is None:
-                return None
-            rollouts.append(rollout)
-            batch = make_policy_batch(rollout, self.policy, thetas)
+            if (j + 1) % self.updates_per_batch == 0 or j + 1 == self.n_exploratory_updates:
+                collected = self._collect(thetas, rollouts, callback)
+                if collected is None:
+                    return False
+                batch = collected
         advantages, intrinsic_return = self._evaluate(batch)
         callback.update_locals(locals())
         callback.on_rollout_end()
 
         # The extrinsic gradient at the end of exploration; none where nothing was paid, for normalised noise is O(1).
-        rewarded = batch.rewarded().to(intrinsic_return.dtype)
+        rewarded = batch.rewarded()
         extrinsic = vmap(partial(self._surrogate_gradient, ent_coef=self.ent_coef))(
             thetas, batch.surrogate(advantages[EXTRINSIC])
         )
-        extrinsic = {name: torch.einsum("k,k...->k...", rewarded, value) for name, value in extrinsic.items()}
+        extrinsic = scaled(rewarded.to(intrinsic_return.dtype), extrinsic)
         raw = vmap(partial(self._surrogate_gradient, max_grad_norm=None))(
             thetas, batch.surrogate(batch.returns_to_go(self.gamma))
         )
@@ -331,31 +413,81 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
 
         returns = batch.mean_episode_return(batch.per_policy(batch.rollout.rewards), self.gamma)
         weights, temperature = self._weights(returns)
-        gradient = {name: torch.einsum("k,k...->...", weights, value) for name, value in pulled_back.items()}
-        step = self._update_base(theta, gradient, base)
+        self._contributions = self._contributions + contributions(weights, pulled_back).cpu().numpy()
+        found = self.carry_over > 0 and not bool(base.rewarded().any())
+        if found and bool(rewarded.any()):
+            step = self._move_base_to(theta, {name: value[returns.argmax()] for name, value in thetas.items()}, base)
+        else:
+            gradient = weighted_sum(weights, pulled_back)
+            if self.blend is not None and paid_for is not None:
+                gradient = self._blend_in(theta, gradient, base, paid_for)
+            step = self._update_base(theta, gradient, base)
+        self._carries = found and not bool(rewarded.any())
         self._deploy(step.params, thetas, extrinsic, returns)
+        base_return = self._log_base(theta, base, step)
+        if self.blend == "switch":
+            self._direct_left = self._direct_run = direct_run(self._direct_run, base_return, float(returns.max()))
+        self._log_exploration(
+            returns, intrinsic_return, weights, temperature, global_norm(weighted_sum(weights, raw_pulled_back))
+        )
+        return True
 
-        self._iteration += 1
-        self._n_updates += 1
-        raw_gradient = {name: torch.einsum("k,k...->...", weights, value) for name, value in raw_pulled_back.items()}
-        self._log(theta, base, returns, intrinsic_return, weights, temperature, step, global_norm(raw_gradient))
-        return rollouts
+    def _blend_in(self, theta: Params, gradient: Params, base: PolicyBatch, advantages: Tensor) -> Params:
+        assert self.blend is not None
+        direct, halves = self._direct_gradients(theta, base, advantages)
+        share = share_of_direct(self.blend, self._progress, self.blend_start, gradient, direct, halves)
+        self.logger.record("train/direct_share", share)
+        return blended(gradient, direct, share)
+
+    def _direct_gradients(self, theta: Params, base: PolicyBatch, advantages: Tensor) -> tuple[Params, tuple[Params, Params]]:
+        """The true gradient from the base policy's batch, and those of the two halves of its copies.
+
+        Args:
+            advantages: ``[K, M]`` by the K extrinsic critics, whose mean is taken; nothing paid: no gradient.
+        """
+        mean = advantages.mean(0) * base.rewarded()[0]
+        copies = base.rollout.valid.shape[1]
+        second = (torch.arange(copies, device=mean.device) % 2).expand(len(base.rollout.valid), copies).flatten()
+        parts = torch.stack([mean, 2 * mean * (1 - second), 2 * mean * second])
+        gradients = []
+        for part, ent_coef in zip(parts, (self.ent_coef, 0.0, 0.0), strict=True):
+            batch = SurrogateBatch(*tree_map(lambda x: x[0], tuple(base.surrogate(part.expand(len(base.valid), -1)))))
+            gradients.append(self._surrogate_gradient(theta, batch, ent_coef=ent_coef * float(base.rewarded()[0])))
+        return gradients[0], (gradients[1], gradients[2])
+
+    def _prune(self) -> None:
+        """Drop the half of the channels that contributed least to the base policy's gradient since the last pruning."""
+        order = np.argsort(-self._contributions, kind="stable")
+        keep = sorted(int(k) for k in order[: max(1, math.ceil(self.n_exploratory / 2))])
+        self._n_prunings += 1
+        self._channels = keep if self._channels is None else [self._channels[k] for k in keep]
+        self.intrinsic_reward = self.intrinsic_reward.select(keep)
+        self.intrinsic_std = self.intrinsic_std.select(keep)
+        self.policy.keep_exploratory(keep)
+        self._tracked_returns, self._contributions = self._tracked_returns[keep], np.zeros(len(keep))
 
     # ------------------------------------------------------------------ pieces of an iteration
 
-    def _collect(self, params: Params, callback: BaseCallback) -> Rollout | None:
-        """A batch of each policy in ``params`` ``[P, ...]``: side by side where P divides the copies, otherwise in turn."""
+    def _collect(self, params: Params, rollouts: list[Rollout], callback: BaseCallback) -> PolicyBatch | None:
+        """A batch of each policy in ``params`` ``[P, ...]``, whose rollout is appended to ``rollouts``; ``None``: stopped.
+
+        The policies step side by side where P divides the copies, otherwise in turn. P is K, or 1 for the base policy,
+        whose batch all K then share.
+        """
         assert self.env is not None
         n_policies = len(next(iter(params.values())))
-        if self.env.num_envs % n_policies == 0:
-            return self._collect_together(params, n_policies, callback)
-        rollouts = []
-        for k in range(n_policies):
-            rollout = self._collect_together({name: value[k : k + 1] for name, value in params.items()}, 1, callback)
+        together = self.env.num_envs % n_policies == 0
+        parts = []
+        for part in [params] if together else [{n: v[k : k + 1] for n, v in params.items()} for k in range(n_policies)]:
+            rollout = self._collect_together(part, n_policies if together else 1, callback)
             if rollout is None:
                 return None
-            rollouts.append(rollout)
-        return concatenate_policies(rollouts)
+            parts.append(rollout)
+        rollouts.append(concatenate_policies(parts))
+        shared = n_policies < self.n_exploratory
+        return make_policy_batch(
+            rollouts[-1], self.policy, self._copies({n: v[0] for n, v in params.items()}) if shared else params
+        )
 
     def _collect_together(self, params: Params, n_policies: int, callback: BaseCallback) -> Rollout | None:
         assert self.env is not None
@@ -412,7 +544,7 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         if self.bootstrap_truncated:
             next_rollout = copy.copy(rollout)
             next_rollout.observations = rollout.next_observations
-            next_states = make_policy_batch(next_rollout, self.policy, self._copies_of_base()).states
+            next_states = make_policy_batch(next_rollout, self.policy, self._copies(self.policy.base.as_dict())).states
         advantages = estimate_advantages(
             batch,
             rewards,
@@ -427,8 +559,9 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         self._tracked_returns = self.ema_decay * self._tracked_returns + (1 - self.ema_decay) * step_reward.cpu().numpy()
         return advantages.normalized, batch.mean_episode_return(rewards, self.intrinsic_gamma)
 
-    def _copies_of_base(self) -> Params:
-        return {n: v.expand(self.n_exploratory, *v.shape) for n, v in self.policy.base.as_dict().items()}
+    def _copies(self, params: Params) -> Params:
+        """K copies, ``[K, ...]``."""
+        return {name: value.expand(self.n_exploratory, *value.shape).clone() for name, value in params.items()}
 
     def _own_channels(self, rewards: Tensor, n_policies: int) -> Tensor:
         """``[T, E, K]`` → ``[T, K, n]``: channel k on the copies of policy k, or every channel on those of the base policy."""
@@ -495,14 +628,14 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
             temperature = self.temperature(progress) if callable(self.temperature) else self.temperature
             return torch.softmax(returns / temperature, 0), temperature
         if self.weighting == "ema":
-            temperature = 1 - (1 - self._current_progress_remaining) / self.temperature_decay
+            temperature = 1 - self._progress / self.temperature_decay
             returns = torch.as_tensor(self._tracked_returns, dtype=returns.dtype, device=returns.device)
             if temperature > 0:
                 return torch.softmax(returns / temperature, 0), temperature
         return torch.nn.functional.one_hot(returns.argmax(), len(returns)).to(returns.dtype), 0.0
 
-    def _update_base(self, theta: Params, gradient: Params, base: PolicyBatch) -> TrustRegionResult:
-        """θ after a trust-region (or plain) step along the ascent direction ``gradient``; KL over the base policy's batch."""
+    def _base_kl(self, theta: Params, base: PolicyBatch) -> Callable[[Params], Tensor]:
+        """The mean KL divergence of the policy θ from another, over the base policy's batch."""
         states = tree_map(lambda x: x[0], base.states.rows)
         share = base.states.add_up(base.valid.to(next(iter(theta.values())).dtype))[0] / base.valid[0].sum()
         with torch.no_grad():
@@ -511,14 +644,21 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         def kl_divergence(params: Params) -> Tensor:
             return (self.policy.distribution.kl_divergence(old, self.policy.actor(params, states)) * share).sum()
 
+        return kl_divergence
+
+    @torch.no_grad()
+    def _move_base_to(self, theta: Params, params: Params, base: PolicyBatch) -> TrustRegionResult:
+        return TrustRegionResult(params, float(self._base_kl(theta, base)(params)), 0, True)
+
+    def _update_base(self, theta: Params, gradient: Params, base: PolicyBatch) -> TrustRegionResult:
+        """θ after a trust-region (or plain) step along the ascent direction ``gradient``; KL over the base policy's batch."""
         if self.base_update == "sgd":
             params = {name: value + self.base_learning_rate * gradient[name] for name, value in theta.items()}
-            with torch.no_grad():
-                return TrustRegionResult(params, float(kl_divergence(params)), 0, True)
+            return self._move_base_to(theta, params, base)
         return trust_region_step(
             theta,
             gradient,
-            kl_divergence,
+            self._base_kl(theta, base),
             self.target_kl,
             cg_max_steps=self.cg_max_steps,
             cg_damping=self.cg_damping,
@@ -539,36 +679,33 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
 
     # ------------------------------------------------------------------ logs, checks
 
-    def _log(
-        self,
-        theta: Params,
-        base: PolicyBatch,
-        returns: Tensor,
-        intrinsic_return: Tensor,
-        weights: Tensor,
-        temperature: float,
-        step: TrustRegionResult,
-        gradient_norm: Tensor,
-    ) -> None:
+    def _log_base(self, theta: Params, base: PolicyBatch, step: TrustRegionResult) -> float:
+        """Record the base policy before and in its step; returns its mean discounted return."""
         direct_batch = SurrogateBatch(*tree_map(lambda x: x[0], tuple(base.surrogate(base.returns_to_go(self.gamma)))))
         direct = self._surrogate_gradient(theta, direct_batch, max_grad_norm=None)
         record = self.logger.record
-        base_return = base.mean_episode_return(base.per_policy(base.rollout.rewards), self.gamma)[0]
-        record("rollout/base_return", float(base_return))
+        base_return = float(base.mean_episode_return(base.per_policy(base.rollout.rewards), self.gamma)[0])
+        record("rollout/base_return", base_return)
+        record("train/direct_gradient_norm", float(global_norm(direct)))
+        record("train/kl_divergence", step.kl)
+        record("train/line_search_steps", step.backtracks)
+        record("train/is_line_search_success", float(step.accepted))
+        record("train/n_updates", self._n_updates + 1, exclude="tensorboard")
+        if isinstance(self.action_space, spaces.Box):
+            record("train/std", float(theta["log_std"].exp().mean()))
+        return base_return
+
+    def _log_exploration(
+        self, returns: Tensor, intrinsic_return: Tensor, weights: Tensor, temperature: float, gradient_norm: Tensor
+    ) -> None:
+        record = self.logger.record
         record("rollout/best_return", float(returns.max()))
         for k, name in enumerate(self.intrinsic_reward.channel_names):
             record(f"extrinsic_return/{k}_{name}", float(returns[k]))
             record(f"intrinsic_return/{k}_{name}", float(intrinsic_return[k]))
             record(f"weight/{k}_{name}", float(weights[k]))
         record("train/temperature", temperature)
-        record("train/direct_gradient_norm", float(global_norm(direct)))
         record("train/irpo_gradient_norm", float(gradient_norm))
-        record("train/kl_divergence", step.kl)
-        record("train/line_search_steps", step.backtracks)
-        record("train/is_line_search_success", float(step.accepted))
-        record("train/n_updates", self._n_updates, exclude="tensorboard")
-        if isinstance(self.action_space, spaces.Box):
-            record("train/std", float(theta["log_std"].exp().mean()))
 
     def _check_arguments(
         self, learning_rate: Any, gamma: float, gae_lambda: float, ent_coef: float, max_grad_norm: float | None
@@ -588,6 +725,20 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         check_range("ent_coef", ent_coef, 0)
         if max_grad_norm is not None:
             check_range("max_grad_norm", max_grad_norm, 0, open_low=True)
+        check_range("updates_per_batch", self.updates_per_batch, 1, integer=True)
+        if self.updates_per_batch > 1 and self.surrogate != "ratio":
+            raise ValueError(
+                f"updates_per_batch={self.updates_per_batch} weighs a batch by π/π_old, which surrogate={self.surrogate!r} "
+                'does not hold; use surrogate="ratio".'
+            )
+        check_range("carry_over", self.carry_over, 0, 1)
+        check_range("blend_start", self.blend_start, 0, 1, open_low=True)
+        if self.blend is not None:
+            check_choice("blend", self.blend, BLENDS)
+        for share in self.pruning:
+            check_range("pruning", share, 0, 1)
+        if list(self.pruning) != sorted(self.pruning):
+            raise ValueError(f"pruning must be rising shares of training, got {list(self.pruning)}.")
         check_choice("surrogate", self.surrogate, ("ratio", "log_prob"))
         check_choice("weighting", self.weighting, ("softmax", "ema", "argmax", "uniform"))
         check_choice("base_update", self.base_update, ("trust_region", "sgd"))

@@ -7,6 +7,7 @@ timesteps at which the last 200 training episodes first had a success rate of 0.
 """
 
 import argparse
+import json
 import time
 
 import numpy as np
@@ -52,21 +53,26 @@ def main():
     parser.add_argument("--coef", type=float, default=0.1)
     parser.add_argument("--copies", type=int, default=64)
     parser.add_argument("--steps", type=int, default=128)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--ent-coef", type=float, default=0.01)
+    parser.add_argument("--reward-kwargs", type=json.loads, default=None, help='as JSON: {"latent_dim": 16}')
     parser.add_argument("--backend", default=None)
     given = parser.parse_args()
     env = make_vec_env(given.env, given.copies, seed=given.seed, backend=given.backend)
     settings = dict(
-        n_steps=given.steps, batch_size=2048, n_epochs=4, learning_rate=5e-4, ent_coef=0.01, seed=given.seed, device="cpu"
-    )
+        n_steps=given.steps, batch_size=2048, n_epochs=given.epochs, learning_rate=given.learning_rate,
+        ent_coef=given.ent_coef, seed=given.seed, device="cpu",
+    )  # fmt: skip
     start, solved = time.perf_counter(), Solved()
     if given.bonus == "none":
         model = PPO("MlpPolicy", env, **settings)
     elif given.form == "wrapper":
-        model = PPO("MlpPolicy", VecIntrinsicReward(env, given.bonus, coef=given.coef), **settings)
+        env = VecIntrinsicReward(env, given.bonus, coef=given.coef, reward_kwargs=given.reward_kwargs)
+        model = PPO("MlpPolicy", env, **settings)
     else:
-        model = IntrinsicPPO(
-            "MlpPolicy", env, intrinsic_reward=given.bonus, extrinsic_coef=1.0, intrinsic_coef=given.coef, **settings
-        )
+        paid = dict(intrinsic_reward=given.bonus, intrinsic_reward_kwargs=given.reward_kwargs, intrinsic_coef=given.coef)
+        model = IntrinsicPPO("MlpPolicy", env, extrinsic_coef=1.0, **paid, **settings)
     model.learn(given.timesteps, callback=solved)
     seconds = time.perf_counter() - start
     rates = [f"{success(model, given.env, given.backend, deterministic):.2f}" for deterministic in (True, False)]
