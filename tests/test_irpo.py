@@ -2,168 +2,35 @@
 
 import io
 import itertools
-import subprocess
-import sys
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from gymnasium.utils.env_checker import data_equivalence
-from gymnasium.wrappers import TimeLimit
-from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
+from irpo_toys import (
+    ALLO_QUICK,
+    HORIZON,
+    MAZE,
+    Change,
+    Counting,
+    Memory,
+    Toy,
+    assert_same,
+    maze_model,
+    state_of,
+    toy_model,
+    toys,
+)
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.logger import KVWriter, Logger
-from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNormalize
-from torch.utils._pytree import tree_map
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import envs  # noqa: F401 (registers sparse/…)
-from irwrappers import ALLO, INTRINSIC_REWARDS, Concat, ExactLaplacian, IntrinsicReward, RandomNetworkReward
+from irwrappers import ALLO, Concat, ExactLaplacian, RandomNetworkReward
 from sb3_ext.common.rollout import collect_episodes
 from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.irpo import IRPO
-
-MAZE = "sparse/Maze-v1"
-HORIZON = 10  # of Toy
-ALLO_QUICK = dict(n_rewards=4, gradient_steps=30, hidden_sizes=(16,))
-
-
-class Toy(gym.Env):
-    """A point on a line that drifts by itself, seen through any observation space; the reward is where it is."""
-
-    def __init__(self, observation_space=None, action_space=None, bad=None):
-        self.observation_space = observation_space or spaces.Box(-10, 10, (3,))
-        self.action_space = action_space or spaces.Discrete(2)
-        self.bad = bad or {}  # {"reward" or "observation": step at which it is NaN}
-
-    def _see(self, space):
-        if isinstance(space, spaces.Dict):
-            return {name: self._see(part) for name, part in space.items()}
-        if isinstance(space, spaces.Discrete):
-            return int(self.x > 0)
-        if space.dtype == np.uint8:
-            return np.full(space.shape, 128 + 10 * np.clip(self.x, -5, 5), dtype=np.uint8)
-        return (self.x + np.arange(space.shape[0])).astype(np.float32)
-
-    def _observation(self):
-        observation = self._see(self.observation_space)
-        return observation * np.float32(np.nan) if self.elapsed == self.bad.get("observation") else observation
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.x, self.elapsed = self.np_random.normal(), 0
-        return self._observation(), {}
-
-    def step(self, action):
-        assert self.action_space.contains(action), f"{action!r} is not in {self.action_space}"
-        self.x += 0.5 * self.np_random.normal() + 0.1 * float(np.sum(action))
-        self.elapsed += 1
-        reward = float("nan") if self.elapsed == self.bad.get("reward") else float(self.x)
-        return self._observation(), reward, False, False, {}
-
-
-class Change(IntrinsicReward):
-    """Two channels, ± the change of the first number in the observation; takes every observation space. Remembers batches."""
-
-    n_rewards = 2
-
-    def __init__(self, observation_space, action_space):
-        super().__init__(observation_space, action_space)
-        self.register_buffer("batches_seen", torch.zeros(()))
-        self.seen = []
-
-    def compute(self, batch):
-        def first(observations):
-            if isinstance(observations, dict):
-                observations = next(iter(observations.values()))
-            return observations.float().flatten(2)[..., 0] if observations.dim() > 2 else observations.float()
-
-        self.seen.append(batch)
-        change = first(batch.next_observations) - first(batch.observations)
-        return torch.stack([change, -change], -1)
-
-    def update(self, batch):
-        self.batches_seen += 1
-        return {"batches_seen": float(self.batches_seen)}
-
-
-class Counting(VecEnvWrapper):
-    """Counts environment steps and resets, and keeps the actions."""
-
-    def __init__(self, venv):
-        super().__init__(venv)
-        self.steps = self.resets = 0
-
-    def reset(self):
-        self.resets += 1
-        return self.venv.reset()
-
-    def step_wait(self):
-        self.steps += self.num_envs
-        return self.venv.step_wait()
-
-
-class At(BaseCallback):
-    """Does something at one vector step, and remembers the model's state at the beginning of each iteration."""
-
-    def __init__(self, n_calls, action):
-        super().__init__()
-        self.at, self.action, self.states = n_calls, action, []
-
-    def _on_rollout_start(self):
-        self.states.append(state_of(self.model))
-
-    def _on_step(self):
-        return self.action() if self.n_calls == self.at else True
-
-
-def interrupt():
-    raise KeyboardInterrupt
-
-
-class Memory(KVWriter):
-    def __init__(self):
-        self.written = []
-
-    def write(self, key_values, key_excluded, step=0):
-        self.written.append(dict(key_values))
-
-    def close(self):
-        pass
-
-
-def toys(n_envs=2, bad=None, **spaces_):
-    """``bad`` goes to the last copy."""
-    kinds = [None] * (n_envs - 1) + [bad]
-    return DummyVecEnv([lambda kind=kind: Monitor(TimeLimit(Toy(bad=kind, **spaces_), HORIZON)) for kind in kinds])
-
-
-def toy_model(env=None, policy="MlpPolicy", reward=None, seed=0, **kwargs):
-    env = env if env is not None else toys()
-    reward = reward or Change(env.observation_space, env.action_space)
-    return IRPO(policy, env, batch_size=20, n_exploratory_updates=2, intrinsic_reward=reward, seed=seed, **kwargs)
-
-
-def maze_model(n_envs=6, seed=0, env=None, **kwargs):
-    settings = dict(batch_size=200, n_exploratory_updates=2, intrinsic_reward="laplacian", seed=seed) | kwargs
-    return IRPO("MlpPolicy", env or make_vec_env(MAZE, n_envs=n_envs), **settings)
-
-
-def state_of(model):
-    tensors = {f"policy.{name}": value.clone() for name, value in model.policy.state_dict().items()}
-    tensors |= {f"std.{name}": value.clone() for name, value in model.intrinsic_std.state_dict().items()}
-    for index, moments in model.policy.optimizer.state_dict()["state"].items():
-        tensors |= {f"adam.{index}.{name}": torch.as_tensor(value).clone() for name, value in moments.items()}
-    return tensors
-
-
-def assert_same(one, other):
-    assert one.keys() == other.keys()
-    different = [name for name in one if not torch.equal(one[name], other[name])]
-    assert not different, f"{len(different)} of {len(one)} tensors differ, e.g. {different[0]}"
-
 
 # ---------------------------------------------------------------------- repeating and accounting
 
@@ -247,204 +114,6 @@ def test_steps_of_allo_count_and_are_at_most_a_tenth():
     model.learn(20_000, callback=AtStart(), reset_num_timesteps=False)
     assert model.num_timesteps == env.steps and fitted[1][0] == env.steps - (model.num_timesteps - fitted[1][1])
     assert model.num_timesteps < 40_000 + 2 * 200 * 4 * 9  # nothing was fitted again
-
-
-# ---------------------------------------------------------------------- saving and stopping
-
-CONTINUE = """
-import sys
-import torch
-import envs
-from sb3_ext.common.vec_env import make_vec_env
-from sb3_ext.irpo import IRPO
-
-torch.set_num_threads(1)
-path, maze, n_envs, timesteps, out = sys.argv[1:]
-model = IRPO.load(path, env=make_vec_env(maze, n_envs=int(n_envs)))
-model.learn(int(timesteps) - model.num_timesteps, reset_num_timesteps=False)
-torch.save({"policy": model.policy.state_dict(), "adam": model.policy.optimizer.state_dict()["state"]}, out)
-"""
-
-
-@pytest.mark.parametrize("reward", ["laplacian", "allo"])
-def test_checkpoint_within_an_iteration_continues_as_the_unbroken_run(tmp_path, reward):
-    total, kwargs = 8000, dict(n_envs=4 if reward == "allo" else 6, intrinsic_reward=reward)
-    kwargs["intrinsic_reward_kwargs"] = ALLO_QUICK if reward == "allo" else {}
-    unbroken = maze_model(**kwargs, weighting="ema").learn(total)
-    assert unbroken._iteration >= 2
-
-    checkpoints = CheckpointCallback(save_freq=50, save_path=tmp_path)
-    saved_from = maze_model(**kwargs, weighting="ema").learn(total, callback=checkpoints)
-    assert_same(state_of(saved_from), state_of(unbroken))  # saving disturbs nothing
-    files = sorted(tmp_path.glob("*.zip"), key=lambda path: int(path.stem.split("_")[2]))
-    within = files[-2]
-    loaded = IRPO.load(within)
-    assert 0 < loaded._iteration < unbroken._iteration
-    assert loaded.num_timesteps < int(within.stem.split("_")[2])  # the iteration's beginning
-
-    out = tmp_path / "out.pt"
-    arguments = [str(within), MAZE, str(kwargs["n_envs"]), str(total), str(out)]
-    subprocess.run([sys.executable, "-c", CONTINUE, *arguments], check=True)
-    continued = torch.load(out, weights_only=True)
-    assert_same(continued["policy"], unbroken.policy.state_dict())
-    for index, moments in unbroken.policy.optimizer.state_dict()["state"].items():
-        assert_same(continued["adam"][index], moments)
-
-
-@pytest.mark.parametrize("name", [name for name in INTRINSIC_REWARDS if name not in ("allo", "laplacian")])
-def test_every_reward_is_a_channel_and_its_state_continues_exactly(tmp_path, name):
-    """Beside the Laplacian's channels; networks, counts and statistics go on from a saved model as in the unbroken run."""
-    n_envs = 12 if name == "random" else 7
-
-    def short_maze():
-        return make_vec_env(MAZE, n_envs=n_envs, env_kwargs={"max_episode_steps": 25})
-
-    settings = dict(intrinsic_reward=["laplacian", name], batch_size=25)
-    unbroken = maze_model(env=short_maze(), **settings).learn(600).learn(600, reset_num_timesteps=False)
-    maze_model(env=short_maze(), **settings).learn(600).save(tmp_path / "model")
-    continued = IRPO.load(tmp_path / "model", env=short_maze()).learn(600, reset_num_timesteps=False)
-    assert unbroken._iteration >= 2 and unbroken.n_exploratory == 6 + unbroken.intrinsic_reward.rewards[1].n_rewards
-    assert_same(state_of(continued), state_of(unbroken))
-    theirs, ours = unbroken.intrinsic_reward.state_dict(), continued.intrinsic_reward.state_dict()
-    assert data_equivalence(plain(theirs), plain(ours), exact=True)
-
-
-def plain(state):
-    """A state dict with arrays for tensors."""
-    return tree_map(lambda x: x.numpy() if isinstance(x, torch.Tensor) else x, dict(state))
-
-
-def test_a_loaded_model_predicts_the_same():
-    model = maze_model().learn(1)
-    file = io.BytesIO()
-    model.save(file)
-    file.seek(0)
-    loaded = IRPO.load(file)
-    assert_same(state_of(model), state_of(loaded))
-    assert loaded.num_timesteps == model.num_timesteps
-    observations = np.random.default_rng(0).uniform(0, 9, (50, 4)).astype(np.float32)
-    assert np.array_equal(
-        model.predict(observations, deterministic=True)[0], loaded.predict(observations, deterministic=True)[0]
-    )
-    tensor = torch.as_tensor(observations)
-    logits = [m.policy.get_distribution(tensor).distribution.logits for m in (model, loaded)]
-    assert torch.equal(*logits)
-
-
-@pytest.mark.parametrize("at", [5, 25, 45], ids=["base batch", "exploring", "last batch"])
-def test_a_callback_that_stops_leaves_the_weights_of_the_iterations_beginning(at):
-    """Toy with 2 copies: an iteration is 10 vector steps for the base batch and 20 for each of two exploratory updates."""
-    callback = At(at, lambda: False)
-    model = toy_model()
-    model.learn(1000, callback=callback)
-    assert model.num_timesteps == 2 * at  # the steps were taken
-    assert len(callback.states) == 1
-    assert_same(state_of(model), callback.states[-1])
-
-
-def test_a_callback_that_stops_in_the_second_iteration_keeps_the_first():
-    callback = At(60, lambda: False)
-    model = toy_model().learn(1000, callback=callback)
-    assert model._iteration == 1 and len(callback.states) == 2
-    assert_same(state_of(model), callback.states[1])
-    assert_same(state_of(model), state_of(toy_model().learn(1)))
-
-
-def test_a_keyboard_interrupt_leaves_a_model_that_continues_exactly():
-    unbroken = toy_model().learn(300)
-    assert unbroken._iteration == 3
-    callback = At(75, interrupt)
-    model = toy_model()
-    with pytest.raises(KeyboardInterrupt):
-        model.learn(300, callback=callback)
-    assert_same(state_of(model), callback.states[1])
-    assert model.num_timesteps == 100 and model.intrinsic_reward.batches_seen == 3
-    file = io.BytesIO()
-    model.save(file)
-    file.seek(0)
-    loaded = IRPO.load(file, env=toys())
-    for continued in (loaded, model):
-        continued.learn(300 - continued.num_timesteps, reset_num_timesteps=False)
-        assert_same(state_of(continued), state_of(unbroken))
-
-
-def test_what_is_set_after_an_interrupt_is_what_is_saved():
-    model = toy_model()
-    with pytest.raises(KeyboardInterrupt):
-        model.learn(300, callback=At(5, interrupt))
-    with torch.no_grad():
-        model.policy.base.as_dict()["action_net.bias"].fill_(7.0)
-    file = io.BytesIO()
-    model.save(file)
-    file.seek(0)
-    assert (IRPO.load(file).policy.base.as_dict()["action_net.bias"] == 7.0).all()
-
-
-# ---------------------------------------------------------------------- VecNormalize
-
-
-class Statistics(BaseCallback):
-    """Mean and count of VecNormalize's statistics at the beginning of each iteration and at each of its steps."""
-
-    def _on_training_start(self):
-        self.starts, self.within = [], []
-
-    def _now(self):
-        statistics = self.model.get_vec_normalize_env().obs_rms
-        return (*statistics.mean, *statistics.var, statistics.count)
-
-    def _on_rollout_start(self):
-        self.starts.append(self._now())
-
-    def _on_step(self):
-        self.within.append(self._now() == self.starts[-1])
-        return True
-
-
-def test_policy_sees_normalised_observations_and_the_reward_model_original_ones(monkeypatch):
-    env = VecNormalize(toys(), clip_obs=1.5)
-    model = toy_model(env)
-    shown = []
-    preprocess = model.policy.preprocess
-    monkeypatch.setattr(model.policy, "preprocess", lambda x: (shown.append(x.clone()), preprocess(x))[1])
-    callback = Statistics()
-    model.learn(300, callback=callback)
-    assert len(callback.starts) == 3 and all(callback.within)
-    assert callback.starts[0] != callback.starts[1] != callback.starts[2]
-    assert max(x.abs().max() for x in shown) <= 1.5
-
-    # Toy shows (x, x + 1, x + 2): original observations differ by 1, and so do terminal ones, which clipping would spoil.
-    seen = model.intrinsic_reward.seen
-    assert len(seen) == 9
-    for batch in seen:
-        for observations in (batch.observations, batch.next_observations):
-            torch.testing.assert_close(observations.diff(dim=-1), torch.ones_like(observations[..., 1:]), rtol=0, atol=1e-4)
-        ongoing = ~batch.truncated[:-1]
-        torch.testing.assert_close(batch.next_observations[:-1][ongoing], batch.observations[1:][ongoing])
-
-    # All of Toy's transitions are valid: the statistics are those of everything seen, once each.
-    everything = torch.cat([batch.observations.flatten(0, 1) for batch in seen])
-    np.testing.assert_allclose(env.obs_rms.mean, everything.mean(0), atol=0.05)
-    assert env.obs_rms.count - callback.starts[0][-1] == pytest.approx(len(everything))
-    assert env.training
-
-
-def test_frozen_vec_normalize_stays_frozen():
-    env = VecNormalize(toys(), training=False)
-    toy_model(env).learn(1)
-    assert not env.training and env.obs_rms.count == pytest.approx(1e-4)
-
-
-@pytest.mark.parametrize("at", [75, 30])
-def test_vec_normalize_continues_as_the_unbroken_run(tmp_path, at):
-    unbroken = toy_model(VecNormalize(toys())).learn(300)
-    checkpoints = CheckpointCallback(save_freq=at, save_path=tmp_path, save_vecnormalize=True)
-    toy_model(VecNormalize(toys())).learn(300, callback=checkpoints)
-    env = VecNormalize.load(str(tmp_path / f"rl_model_vecnormalize_{2 * at}_steps.pkl"), toys())
-    loaded = IRPO.load(tmp_path / f"rl_model_{2 * at}_steps.zip", env=env)
-    loaded.learn(300 - loaded.num_timesteps, reset_num_timesteps=False)
-    np.testing.assert_allclose(env.obs_rms.mean, unbroken.get_vec_normalize_env().obs_rms.mean, rtol=1e-12)
-    assert_same(state_of(loaded), state_of(unbroken))
 
 
 # ---------------------------------------------------------------------- spaces

@@ -119,7 +119,7 @@ class IntrinsicReward(nn.Module):
         """
         return 0
 
-    def select(self, channels: Sequence[int]) -> IntrinsicReward:
+    def only(self, channels: Sequence[int]) -> IntrinsicReward:
         """The same reward with some of its channels, in this order; it shares this one's state."""
         from irwrappers.intrinsic.compose import Select  # built on this module
 

@@ -49,7 +49,7 @@ class RunningStd(nn.Module):
         """``[n]``; 1 where nothing was seen."""
         return torch.where(self.count > 0, self.var.sqrt(), torch.ones_like(self.var))
 
-    def select(self, channels: Sequence[int]) -> RunningStd:
+    def only(self, channels: Sequence[int]) -> RunningStd:
         """A copy with some of the channels."""
         part = RunningStd(len(channels)).to(self.mean.device)
         part.load_state_dict({name: value[list(channels)] for name, value in self.state_dict().items()})

@@ -242,7 +242,7 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         reward = make_intrinsic_reward(
             self.intrinsic_reward_spec, observation_space, action_space, **self.intrinsic_reward_kwargs
         )
-        return reward if self._channels is None else reward.select(self._channels)
+        return reward if self._channels is None else reward.only(self._channels)
 
     def _setup_model(self) -> None:
         self._setup_lr_schedule()
@@ -461,8 +461,8 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         keep = sorted(int(k) for k in order[: max(1, math.ceil(self.n_exploratory / 2))])
         self._n_prunings += 1
         self._channels = keep if self._channels is None else [self._channels[k] for k in keep]
-        self.intrinsic_reward = self.intrinsic_reward.select(keep)
-        self.intrinsic_std = self.intrinsic_std.select(keep)
+        self.intrinsic_reward = self.intrinsic_reward.only(keep)
+        self.intrinsic_std = self.intrinsic_std.only(keep)
         self.policy.keep_exploratory(keep)
         self._tracked_returns, self._contributions = self._tracked_returns[keep], np.zeros(len(keep))
 

@@ -1,0 +1,231 @@
+"""What IRPO can do beyond the paper: blends, batches used again, exploratory policies carried over, pruning."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from irpo_toys import MAZE, At, Change, Counting, Memory, assert_same, interrupt, maze_model, state_of, toy_model, toys
+from stable_baselines3.common.logger import Logger
+
+from irwrappers import Concat, ExactLaplacian
+from sb3_ext.common.vec_env import make_vec_env
+from sb3_ext.irpo import IRPO
+from sb3_ext.irpo.mixture import (
+    BLENDS,
+    blended,
+    contributions,
+    cosine,
+    direct_run,
+    share_of_direct,
+    weighted_sum,
+)
+
+
+def tree(*vectors):
+    """Gradients with a matrix and a bias from vectors of 5 numbers."""
+    rows = torch.tensor(vectors, dtype=torch.float64)
+    stacked = {"weight": rows[:, :4].view(-1, 2, 2), "bias": rows[:, 4:]}
+    return stacked if len(vectors) > 1 else {name: value[0] for name, value in stacked.items()}
+
+
+ONE, OTHER = (3.0, 0.0, 0.0, 0.0, 4.0), (0.0, 2.0, 0.0, 0.0, 0.0)
+
+
+def test_contributions_add_up_to_one_and_are_the_weighted_projections():
+    gradients, weights = tree(ONE, OTHER, [-x for x in ONE]), torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    total = weighted_sum(weights, gradients)
+    assert torch.equal(total["bias"], torch.tensor([0.3 * 4.0], dtype=torch.float64))
+    parts = contributions(weights, gradients)
+    squared = (0.3 * 5) ** 2 + (0.3 * 2) ** 2
+    torch.testing.assert_close(parts, torch.tensor([0.5 * 0.3 * 25, 0.3 * 0.3 * 4, -0.2 * 0.3 * 25]).double() / squared)
+    assert float(parts.sum()) == pytest.approx(1)
+    assert contributions(weights, tree(*[[0.0] * 5] * 3)).tolist() == [0, 0, 0]
+
+
+def test_a_blend_turns_from_one_direction_to_the_other():
+    irpo, direct, zero = tree(ONE), tree(OTHER), tree([0.0] * 5)
+    assert cosine(irpo, direct) == 0 and cosine(irpo, irpo) == pytest.approx(1) and cosine(irpo, zero) == 0
+    for share, length in ((0.0, 5.0), (1.0, 2.0)):
+        result = blended(irpo, direct, share)
+        aim = direct if share else irpo
+        assert cosine(result, aim) == pytest.approx(1)
+        assert sum(float(v.square().sum()) for v in result.values()) ** 0.5 == pytest.approx(length)
+    half = blended(irpo, direct, 0.5)
+    assert cosine(half, irpo) == pytest.approx(cosine(half, direct)) == pytest.approx(0.5**0.5)
+    assert blended(irpo, zero, 0.9) is irpo and blended(zero, direct, 0.1) is direct
+
+
+def test_shares_of_the_true_gradient():
+    irpo, direct, against = tree(ONE), tree(OTHER), tree([-x for x in ONE])
+    sixty = tree([x / 2 + 5 * y * 3**0.5 / 4 for x, y in zip(ONE, OTHER, strict=True)])  # 60° from ONE
+
+    def share(blend, progress=0.0, direct=direct, halves=(direct, direct)):
+        return share_of_direct(blend, progress, 0.5, irpo, direct, halves)
+
+    assert [share("exponential", p) for p in (0, 0.5, 1)] == [0, 0.5, 0.75]
+    assert share("cosine", direct=against) == share("cosine") == 0
+    assert share("cosine", direct=sixty) == pytest.approx(1 / 3) and share("cosine", direct=irpo) == pytest.approx(0.5)
+    assert share("agreement") == pytest.approx(1) and share("agreement", halves=(irpo, against)) == 0
+    assert share("agreement", halves=(irpo, sixty)) == pytest.approx(0.5)
+
+
+def test_runs_on_the_true_gradient_double_while_exploration_finds_nothing_better():
+    assert direct_run(4, 0.0, 0.0) == direct_run(4, 0.5, 0.6) == 0
+    assert [direct_run(run, 0.6, 0.6) for run in (0, 1, 2, 16, 32)] == [1, 2, 4, 32, 32]
+
+
+@pytest.mark.parametrize("blend", BLENDS)
+def test_every_blend_runs_and_logs(blend):
+    model, memory = toy_model(blend=blend, blend_start=0.3), Memory()
+    model.set_logger(Logger(None, [memory]))
+    model.learn(400)
+    assert len(memory.written) >= 4
+    if blend in ("exponential", "cosine", "agreement"):
+        assert all(0 <= logged["train/direct_share"] <= 1 for logged in memory.written)
+    explored = ["rollout/best_return" in logged for logged in memory.written]
+    if blend == "abrupt":  # from 0.3 of training on, one batch an iteration
+        assert explored[:2] == [True, True] and not any(explored[2:]) and len(explored) == 2 + 10
+    elif blend != "switch":
+        assert all(explored)
+
+
+def test_switch_sends_nobody_out_while_the_base_policy_is_the_best(monkeypatch):
+    monkeypatch.setattr("sb3_ext.irpo.irpo.direct_run", lambda last, base, best: 2)
+    model, memory = toy_model(blend="switch"), Memory()
+    model.set_logger(Logger(None, [memory]))
+    model.learn(300)
+    explored = ["rollout/best_return" in logged for logged in memory.written]
+    assert explored == [True, False, False, True, False, False, True]
+
+
+@pytest.mark.parametrize(("updates", "each", "batches"), [(4, 1, 4), (4, 2, 2), (4, 3, 2), (4, 4, 1), (3, 9, 1)])
+def test_updates_per_batch_save_batches(updates, each, batches):
+    env = Counting(toys(2))
+    reward = Change(env.observation_space, env.action_space)
+    settings = dict(batch_size=20, n_exploratory_updates=updates, updates_per_batch=each, intrinsic_reward=reward)
+    IRPO("MlpPolicy", env, seed=0, **settings).learn(1)
+    assert env.steps == 20 * (1 + 2 * batches)
+
+
+def test_exploratory_policies_are_carried_over_until_somebody_is_paid():
+    model = maze_model(carry_over=0.5, exploratory_learning_rate=0.1)
+    starts = []
+    collect = model._collect
+
+    def spy(params, rollouts, callback):
+        starts.append({name: value.clone() for name, value in params.items()})
+        return collect(params, rollouts, callback)
+
+    model._collect = spy
+    model.learn(1)
+    assert model._carries and len(starts) == 3  # the base policy's batch and two of the exploratory ones
+    theta, ended = model.policy.base.as_dict(), model.policy.exploratory.as_dict()
+    expected = {name: value + 0.5 * (ended[name] - value) for name, value in theta.items()}
+    expected = {name: value.clone() for name, value in expected.items()}
+    model.learn(1, reset_num_timesteps=False)
+    assert len(starts) == 3 + 4
+    for name, value in starts[4].items():
+        torch.testing.assert_close(value, expected[name])
+
+
+def test_the_base_policy_moves_to_the_first_exploratory_policy_that_is_paid():
+    """Pays only those who go right in Toy far enough: the base policy is left unpaid by hand."""
+    model, memory = toy_model(carry_over=1.0), Memory()
+    model.set_logger(Logger(None, [memory]))
+    collect, n_batches = model._collect, []
+
+    def first_unpaid(params, rollouts, callback):
+        batch = collect(params, rollouts, callback)
+        n_batches.append(batch)
+        if len(n_batches) == 1:
+            batch.rollout.rewards.zero_()
+        return batch
+
+    model._collect = first_unpaid
+    model.learn(1)
+    returns = [memory.written[0][f"extrinsic_return/{k}_change_{k}"] for k in range(2)]
+    best = int(np.argmax(returns))
+    assert not model._carries and memory.written[0]["train/kl_divergence"] > 0
+    # The stored policies are one extrinsic step further than where the base policy moved to.
+    for name, value in model.policy.base.as_dict().items():
+        step = model.policy.exploratory.as_dict()[name][best] - value
+        assert step.abs().max() <= model.exploratory_learning_rate * model.max_grad_norm + 1e-6
+
+
+def test_pruning_halves_the_channels_and_keeps_what_they_learned():
+    model = maze_model(pruning=(0.3, 0.6), n_envs=12)
+    before = state_of(model)
+    model._contributions = np.array([0.1, 0.5, 0.0, 0.2, 0.0, 0.2])
+    model._prune()
+    assert model.n_exploratory == model.policy.n_exploratory == 3 and model._channels == [1, 3, 5]
+    assert model.intrinsic_reward.channel_names == ("laplacian_1", "laplacian_3", "laplacian_5") or (
+        len(set(model.intrinsic_reward.channel_names)) == 3
+    )
+    after = state_of(model)
+    for name, value in after.items():
+        if "critics" in name and "policy." in name:
+            assert torch.equal(value, before[name][:, [1, 3, 5]])
+    model._contributions = np.array([0.0, 1.0, 0.0])
+    model._prune()
+    assert model._channels == [1, 3] and model.n_exploratory == 2
+    model._prune(), model._prune()
+    assert model.n_exploratory == 1
+
+
+SETTINGS = {
+    "switch": dict(blend="switch"),
+    "agreement": dict(blend="agreement"),
+    "carried": dict(carry_over=0.9, exploratory_learning_rate=0.1),
+    "used again": dict(updates_per_batch=2),
+    "pruned": dict(pruning=(0.2, 0.5)),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_saved_model_continues_as_the_unbroken_run(name):
+    def short_maze():
+        return make_vec_env(MAZE, n_envs=12, env_kwargs={"max_episode_steps": 25})
+
+    def model():
+        return maze_model(env=short_maze(), batch_size=25, **SETTINGS[name])
+
+    unbroken = model().learn(2000)
+    first = model()
+    with pytest.raises(KeyboardInterrupt):
+        first.learn(2000, callback=At(130, interrupt))
+    assert 0 < first._iteration < unbroken._iteration
+    file = io.BytesIO()
+    first.save(file)
+    file.seek(0)
+    loaded = IRPO.load(file, env=short_maze())
+    loaded.learn(2000 - loaded.num_timesteps, reset_num_timesteps=False)
+    assert loaded.n_exploratory == unbroken.n_exploratory
+    assert_same(state_of(loaded), state_of(unbroken))
+
+
+def test_select_is_part_of_a_reward():
+    env = make_vec_env(MAZE, n_envs=2)
+    spaces = env.observation_space, env.action_space
+    whole = Concat([ExactLaplacian(*spaces, n_rewards=4), Change(*spaces)])
+    part = whole.only([4, 1]).only([1, 0]).only([1])
+    assert part.n_rewards == 1 and part.channels == [4] and part.channel_names == (whole.channel_names[4],)
+    with pytest.raises(ValueError, match="0 to 5, got \\[6\\]"):
+        whole.only([6])
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (dict(updates_per_batch=0), "updates_per_batch must be an integer"),
+        (dict(updates_per_batch=2, surrogate="log_prob"), 'use surrogate="ratio"'),
+        (dict(carry_over=1.5), "carry_over"),
+        (dict(blend="linear"), "blend must be one of 'abrupt'.*got 'linear'"),
+        (dict(blend_start=0), "blend_start"),
+        (dict(pruning=(0.5, 0.2)), "rising shares of training"),
+        (dict(pruning=(1.5,)), "pruning"),
+    ],
+)
+def test_bad_arguments_are_refused(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        maze_model(**kwargs)
