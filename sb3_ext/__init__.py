@@ -1,4 +1,5 @@
+from sb3_ext.hrl import HRL
 from sb3_ext.intrinsic import IntrinsicPPO, IntrinsicReplayBuffer
 from sb3_ext.irpo import IRPO
 
-__all__ = ["IRPO", "IntrinsicPPO", "IntrinsicReplayBuffer"]
+__all__ = ["HRL", "IRPO", "IntrinsicPPO", "IntrinsicReplayBuffer"]

@@ -6,6 +6,7 @@ from irwrappers.intrinsic.curiosity import ICM, Disagreement
 from irwrappers.intrinsic.e3b import E3B
 from irwrappers.intrinsic.episodic import NGU, PseudoCounts
 from irwrappers.intrinsic.laplacian import ExactLaplacian
+from irwrappers.intrinsic.noise import NoiseReward
 from irwrappers.intrinsic.random_network import RandomNetworkReward
 from irwrappers.intrinsic.re3 import RE3
 from irwrappers.intrinsic.registry import INTRINSIC_REWARDS, make_intrinsic_reward
@@ -27,6 +28,7 @@ __all__ = [
     "Disagreement",
     "ExactLaplacian",
     "IntrinsicReward",
+    "NoiseReward",
     "PseudoCounts",
     "RandomNetworkReward",
     "RunningStd",

@@ -105,9 +105,12 @@ class Select(_Several):
         reward: which keeps its state, shared with whoever else holds it. channels: of ``reward``, in the order wanted.
     """
 
+    channels: list[int]
+
     def __init__(self, reward: IntrinsicReward, channels: Sequence[int]) -> None:
         if isinstance(reward, Select):  # one layer, however often channels were dropped
-            reward, channels = reward._parts()[0][1], [reward.channels[channel] for channel in channels]
+            inner: list[int] = reward.channels
+            reward, channels = reward._parts()[0][1], [inner[channel] for channel in channels]
         if not channels or not all(0 <= channel < reward.n_rewards for channel in channels):
             raise ValueError(
                 f"Select needs channels of {type(reward).__name__}, 0 to {reward.n_rewards - 1}, got {list(channels)}."

@@ -16,6 +16,7 @@ from irwrappers.intrinsic.curiosity import ICM, Disagreement
 from irwrappers.intrinsic.e3b import E3B
 from irwrappers.intrinsic.episodic import NGU, PseudoCounts
 from irwrappers.intrinsic.laplacian import ExactLaplacian
+from irwrappers.intrinsic.noise import NoiseReward
 from irwrappers.intrinsic.random_network import RandomNetworkReward
 from irwrappers.intrinsic.re3 import RE3
 from irwrappers.intrinsic.ride import RIDE
@@ -25,6 +26,7 @@ INTRINSIC_REWARDS: dict[str, Callable[..., IntrinsicReward]] = {
     "allo": ALLO,
     "laplacian": ExactLaplacian,
     "random": RandomNetworkReward,
+    "noise": NoiseReward,
     "rnd": RND,
     "drnd": DRND,
     "icm": ICM,

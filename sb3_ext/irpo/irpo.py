@@ -191,6 +191,7 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         self.blend = blend
         self.blend_start = blend_start
         self.pruning = tuple(pruning)
+        self._channels: list[int] | None = None  # those that prunings left; None: all
         self._check_arguments(learning_rate, gamma, gae_lambda, ent_coef, max_grad_norm)
         if isinstance(env, str):
             env = self._make_default_env(env)
@@ -219,7 +220,6 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         self._base_seed = seed if seed is not None else int(np.random.randint(2**31 - 1))
         self._tracked_returns = np.zeros(0)  # EMA of the mean step reward, one for each exploratory policy
         self._contributions = np.zeros(0)  # of each channel to the base policy's gradient, since the last pruning
-        self._channels: list[int] | None = None  # those that prunings left; None: all
         self._n_prunings = 0
         self._carries = False  # whether the next exploratory policies begin where the last ones ended
         self._direct_left = self._direct_run = 0  # iterations on the true gradient still to come, and when they were ordered

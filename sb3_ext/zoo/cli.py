@@ -9,12 +9,18 @@ import rl_zoo3.train
 from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_ext.hrl import HRL
 from sb3_ext.intrinsic import IntrinsicPPO
 from sb3_ext.irpo import IRPO
 from sb3_ext.zoo.environments import import_envs, without_bonus
 from sb3_ext.zoo.manager import ExperimentManager
 
-OUR_ALGOS: dict[str, type[BaseAlgorithm]] = {"irpo": IRPO, "intrinsic_ppo": IntrinsicPPO}
+OUR_ALGOS: dict[str, type[BaseAlgorithm]] = {
+    "irpo": IRPO,
+    "hrl": HRL,
+    "intrinsic_ppo": IntrinsicPPO,
+    "ppo_drnd": IntrinsicPPO,  # paid by DRND: hyperparams/ppo_drnd.yml
+}
 
 
 def _extend_rl_zoo3() -> None:
@@ -25,7 +31,7 @@ def _extend_rl_zoo3() -> None:
 
 
 def train() -> None:
-    """``python -m rl_zoo3.train`` with ``--algo irpo`` and ``intrinsic_ppo``, ``sparse/…`` ids and vectorised environments."""
+    """``python -m rl_zoo3.train`` with ``--algo`` a name in ``OUR_ALGOS``, ``sparse/…`` ids and vectorised environments."""
     _extend_rl_zoo3()
     # By design: training steps the vectorised form, evaluation a single environment.
     warnings.filterwarnings("ignore", message="Training and eval env are not of the same type")

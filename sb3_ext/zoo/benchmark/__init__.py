@@ -1,0 +1,44 @@
+"""Results that one command repeats: ``python -m sb3_ext.benchmark SUITE`` and ``python -m sb3_ext.plot FOLDER``.
+
+* ``suites.py`` - a suite is a YAML file; it becomes a list of runs, or an error before work starts.
+* ``run.py`` - one run: train as ``python -m sb3_ext.train`` does, evaluate, write checkpoints and go on from them.
+* ``schedule.py`` - all runs, some at a time, those of before left alone; their rows in one file.
+* ``table.py``, ``plots.py`` - interquartile means over seeds with bootstrap intervals, from the CSV files alone.
+* ``speed.py`` - steps per second and memory instead of learning.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """``python -m sb3_ext.benchmark``."""
+    _require_plots()
+    from sb3_ext.zoo.benchmark.command import benchmark
+
+    benchmark(arguments)
+
+
+def plot(arguments: Sequence[str] | None = None) -> None:
+    """``python -m sb3_ext.plot``."""
+    _require_plots()
+    from sb3_ext.zoo.benchmark.command import plot_again
+
+    plot_again(arguments)
+
+
+def _require_plots() -> None:
+    """Raises ``ImportError``, which names the extra, before hours of training end without a table."""
+    for name in ("matplotlib", "pandas", "rliable.library"):
+        try:
+            importlib.import_module(name)
+        except (ImportError, TypeError) as error:  # TypeError: rliable's arch 7 with pandas 3
+            raise ImportError(
+                f"Benchmarks need matplotlib, pandas < 3 and rliable; importing {name} failed ({error}). Install them: "
+                'pip install "irwrappers[plots]"'
+            ) from error
+
+
+__all__ = ["main", "plot"]

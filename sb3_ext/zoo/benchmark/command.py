@@ -1,0 +1,146 @@
+"""The two commands: their arguments, and the order in which the parts are called."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sb3_ext.zoo.benchmark import schedule, speed, table
+from sb3_ext.zoo.benchmark.plots import plot_gradient_norms, plot_sample_efficiency
+from sb3_ext.zoo.benchmark.run import ERROR, circumstances
+from sb3_ext.zoo.benchmark.suites import load_suite, plan, suite_names
+from sb3_ext.zoo.cli import _extend_rl_zoo3
+
+
+def benchmark(arguments: Sequence[str] | None = None) -> None:
+    """``python -m sb3_ext.benchmark``; ends the program with 1 if a run failed and with 2 for a mistake in the arguments."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    _extend_rl_zoo3()
+    if given.list:
+        for name in suite_names():
+            print(f"{name:15} {load_suite(name)['description']}")
+        return
+    if given.suite is None:
+        parser.error(f"which suite? {', '.join(suite_names())}, or the path of a YAML file")
+    try:
+        suite = load_suite(given.suite)
+        out = Path(given.out or Path("logs", "benchmark", suite["name"]))
+        work, what = _speed(given, suite, out) if "speed" in suite else _learning(given, suite, out)
+    except ValueError as error:
+        parser.error(str(error))
+    failed = work()
+    if what:
+        _log_session(out, suite, given, what)
+    for run in failed:
+        error_file = run.folder(out) / ERROR
+        print(f"\n{run} failed; {error_file}:\n{error_file.read_text()}", file=sys.stderr)
+    if failed:
+        sys.exit(1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m sb3_ext.benchmark", description="Run a suite of environments, algorithms and seeds."
+    )
+    parser.add_argument("suite", nargs="?", help="a name of --list, or the path of a YAML file")
+    parser.add_argument("--list", action="store_true", help="list the suites")
+    parser.add_argument("--seeds", type=int, help="of each contender, instead of the suite's number")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each in a process of its own")
+    parser.add_argument("--budget", type=float, default=1.0, help="share of the suite's timesteps")
+    parser.add_argument("--out", help="folder (default: logs/benchmark/SUITE)")
+    parser.add_argument("--env", action="append", default=[], help="only this environment (repeatable)")
+    parser.add_argument("--algo", action="append", default=[], help="only this contender, by its label (repeatable)")
+    parser.add_argument("--overwrite", action="store_true", help="run anew what was run with other settings")
+    return parser
+
+
+def _learning(given: argparse.Namespace, suite: dict[str, Any], out: Path) -> tuple[Callable[[], list], str]:
+    if given.jobs < 1:
+        raise ValueError(f"--jobs must be at least 1, got {given.jobs}.")
+    runs = plan(suite, given.budget, given.seeds, given.env, given.algo)
+    todo = schedule.unfinished(runs, out, given.overwrite)
+    print(f"{len(runs)} runs in {out}, {len(runs) - len(todo)} of them finished before")
+
+    def work() -> list:
+        failed = schedule.run_all(todo, out, given.jobs) if todo else []
+        if len(schedule.collect(out)):
+            report(out)
+        return failed
+
+    return work, f"{len(todo)} runs" if todo else ""
+
+
+def _speed(given: argparse.Namespace, suite: dict[str, Any], out: Path) -> tuple[Callable[[], list], str]:
+    measurements = speed.plan(suite, given.budget, given.env, given.algo)
+
+    def work() -> list:
+        speed.measure_all(measurements, out)
+        return []
+
+    return work, f"{len(measurements)} measurements"
+
+
+def report(folder: Path) -> None:
+    """Table and plots of a benchmark's folder, from its CSV files alone."""
+    results = pd.read_csv(folder / schedule.RESULTS)
+    curves = table.all_curves(results)
+    table.write_table(folder, results, curves)
+    plot_sample_efficiency(folder, curves)
+    if (folder / schedule.GRADIENTS).is_file():
+        plot_gradient_norms(folder, pd.read_csv(folder / schedule.GRADIENTS))
+    print((folder / "table.md").read_text(encoding="utf-8"))
+
+
+def _log_session(out: Path, suite: dict[str, Any], given: argparse.Namespace, what: str) -> None:
+    """One more line in ``README.md``: what was run, of which code, where and when. Names no path of this machine."""
+    words = ["python", "-m", "sb3_ext.benchmark", Path(given.suite).name]
+    for name in ("seeds", "jobs", "budget", "env", "algo", "overwrite"):
+        value = getattr(given, name)
+        for one in value if isinstance(value, list) else [value]:
+            if one not in (None, False):
+                words += [f"--{name}"] if one is True else [f"--{name}", str(one)]
+    about = circumstances()
+    readme = out / "README.md"
+    if not readme.is_file():
+        readme.write_text(
+            f"# {suite['name']}\n\n{suite['description']}.\n\nWritten by the command, a line each time it ran something.\n\n"
+            "| command | what | commit | date | cores | torch | stable-baselines3 | budget |\n"
+            "|---|---|---|---|---|---|---|---|\n",
+            encoding="utf-8",
+        )
+    cells = [
+        f"`{shlex.join(words)}`",
+        what,
+        *(about[key] for key in ("commit", "date", "cores", "torch", "stable_baselines3")),
+    ]
+    with open(readme, "a", encoding="utf-8") as file:
+        file.write(f"| {' | '.join(map(str, cells))} | {given.budget:g} |\n")
+
+
+def plot_again(arguments: Sequence[str] | None = None) -> None:
+    """``python -m sb3_ext.plot``."""
+    parser = argparse.ArgumentParser(prog="python -m sb3_ext.plot", description="A benchmark's table and plots from its CSVs.")
+    parser.add_argument("folder", type=Path, help="where python -m sb3_ext.benchmark wrote")
+    parser.add_argument("--out", type=Path, help="where to put them (default: the same folder)")
+    given = parser.parse_args(arguments)
+    source, out = given.folder, given.out or given.folder
+    known = (schedule.RESULTS, schedule.GRADIENTS, speed.RESULTS)
+    found = [name for name in known if (source / name).is_file()]
+    if not found or found == [schedule.GRADIENTS]:
+        parser.error(f"{source} has neither {schedule.RESULTS} nor {speed.RESULTS}; give the --out of a benchmark.")
+    if out != source:
+        out.mkdir(parents=True, exist_ok=True)
+        for name in found:
+            shutil.copy(source / name, out)
+    if speed.RESULTS in found:
+        speed.report(out)
+    if schedule.RESULTS in found:
+        report(out)

@@ -1,0 +1,74 @@
+"""Curves of success and return over timesteps, and IRPO's two gradient norms, as PNG files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from irwrappers.plot.figures import finish, new_figure
+from sb3_ext.zoo.benchmark.table import METRICS
+
+_PANEL = (4.0, 3.0)  # inches
+
+
+def _colors(labels: list[str]) -> dict[str, Any]:
+    from matplotlib import colormaps
+
+    palette = colormaps["tab10" if len(labels) <= 10 else "tab20"].colors  # type: ignore[attr-defined, unused-ignore]
+    return {label: palette[i % len(palette)] for i, label in enumerate(labels)}
+
+
+def _panels(envs: list[str], n_rows: int, n_labels: int) -> tuple[Any, Any]:
+    height = max(n_rows * _PANEL[1], 0.25 * n_labels + 1)
+    figure = new_figure(len(envs) * _PANEL[0] + 1.5, height)
+    return figure, figure.subplots(n_rows, len(envs), squeeze=False, sharex="col")
+
+
+def plot_sample_efficiency(folder: Path, curves: dict[tuple[str, str, str], pd.DataFrame]) -> None:
+    """``sample_efficiency_<actions>.png``: a column for each environment, IQM and interval of success and of return."""
+    colors = _colors(list(dict.fromkeys(label for _, label, _ in curves)))
+    for actions in dict.fromkeys(key[2] for key in curves):
+        chosen = {(env, label): curve for (env, label, how), curve in curves.items() if how == actions}
+        envs = list(dict.fromkeys(env for env, _ in chosen))
+        figure, axes = _panels(envs, len(METRICS), len(colors))
+        for (env, label), curve in chosen.items():
+            for row, metric in enumerate(METRICS):
+                ax = axes[row, envs.index(env)]
+                ax.plot(curve.timesteps, curve[metric], color=colors[label], label=label)
+                ax.fill_between(
+                    curve.timesteps, curve[f"{metric}_low"], curve[f"{metric}_high"], color=colors[label], alpha=0.2, lw=0
+                )
+        for column, env in enumerate(envs):
+            axes[0, column].set(title=env, ylim=(-0.05, 1.05))
+            axes[-1, column].set_xlabel("environment steps")
+        for row, metric in enumerate(METRICS):
+            axes[row, 0].set_ylabel(f"{metric}, {actions} actions" if metric == "success" else f"discounted {metric}")
+        _legend(figure, axes)
+        finish(figure, folder / f"sample_efficiency_{actions}.png")
+
+
+def plot_gradient_norms(folder: Path, norms: pd.DataFrame) -> None:
+    """``gradient_norms.png``: the extrinsic gradient at the base policy (dashed) and IRPO's (solid), medians over seeds."""
+    envs, colors = list(dict.fromkeys(norms.env)), _colors(list(dict.fromkeys(norms.algo)))
+    figure, axes = _panels(envs, 1, len(colors))
+    for (env, label), rows in norms.groupby(["env", "algo"], sort=False):
+        ax = axes[0, envs.index(str(env))]
+        # Iterations of different seeds end at different timesteps: medians in fifty equal parts.
+        parts = rows.groupby(pd.cut(rows.timesteps, 50), observed=True).median(numeric_only=True)
+        for column, style in (("train/direct_gradient_norm", "--"), ("train/irpo_gradient_norm", "-")):
+            name = f"{label}, {'direct' if style == '--' else 'IRPO'}"
+            ax.plot(parts.timesteps, parts[column], style, color=colors[str(label)], label=name)
+    for ax, env in zip(axes[0], envs, strict=True):
+        # A norm of exactly 0 (no reward in the batch) has no place on a logarithmic axis; symlog shows it at the bottom.
+        ax.set_yscale("symlog", linthresh=1e-8)
+        ax.set(title=env, xlabel="environment steps", ylim=(0, None))
+    axes[0, 0].set_ylabel("gradient norm")
+    _legend(figure, axes)
+    finish(figure, folder / "gradient_norms.png")
+
+
+def _legend(figure: Any, axes: Any) -> None:
+    entries = {label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(entries.values(), entries.keys(), loc="outside right upper", fontsize="small")

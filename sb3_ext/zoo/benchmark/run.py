@@ -1,0 +1,260 @@
+"""One run: trained as ``python -m sb3_ext.train`` trains, evaluated and checkpointed on the way, resumed where it stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import csv
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rl_zoo3.utils import ALGOS
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import CSVOutputFormat, Logger
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization, unwrap_vec_wrapper
+
+import sb3_ext
+from irwrappers import VecIntrinsicReward
+from irwrappers.seeding import seeded
+from sb3_ext.zoo.benchmark.suites import Run
+from sb3_ext.zoo.manager import ExperimentManager
+
+COLUMNS = ("suite", "env", "algo", "seed", "timesteps", "wall_s", "success", "return", "commit", "actions")
+CONFIG, EVALUATIONS, PROGRESS, DONE, ERROR = "config.json", "evaluations.csv", "progress.csv", "done.json", "error.txt"
+CHECKPOINT, MODEL = "checkpoint.zip", "model.zip"
+EVALUATION_SEED = 10_000  # far from the seeds of training
+MAX_COPIES = 50  # of the environment that evaluates
+
+
+def commit() -> str:
+    """Of the code that runs, ``-dirty`` if it was changed since; of an installed package its version."""
+    root = Path(sb3_ext.__file__).parents[1]
+    if (root / ".git").exists():
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude", "*"]
+        with contextlib.suppress(OSError):
+            return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"
+    return f"irwrappers {importlib.metadata.version('irwrappers')}"
+
+
+def circumstances() -> dict[str, Any]:
+    """What may change between two runs of the same settings."""
+    packages = ("torch", "stable_baselines3", "sb3_contrib", "gymnasium", "mujoco", "numpy")
+    return {
+        "commit": commit(),
+        "date": datetime.date.today().isoformat(),
+        "cores": os.cpu_count() or 1,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def execute(run: Run, out: Path, threads: int) -> None:
+    """Train ``run`` from its checkpoint, or from scratch, to its end and write its files under ``out``."""
+    folder = run.folder(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {**circumstances(), "torch_threads": threads}
+    (folder / CONFIG).write_text(json.dumps({"run": asdict(run), "circumstances": about}, indent=2) + "\n")
+    torch.set_num_threads(threads)
+    set_random_seed(run.seed)
+    with open(os.devnull, "w") as devnull, contextlib.redirect_stdout(devnull):  # rl_zoo3 prints what it reads
+        manager = _Manager(run, folder)
+        setup = manager.setup_experiment()
+    assert setup is not None  # only Optuna's studies have no model
+    model, evaluation_env = setup[0], manager.create_envs(min(run.episodes, MAX_COPIES), eval_env=True)
+    evaluations = Evaluations(run, folder, about["commit"], evaluation_env, _restore(model))
+    start = model.num_timesteps
+    _write_rows(folder / EVALUATIONS, _rows_until(folder / EVALUATIONS, "timesteps", start))
+    model.set_logger(_progress_logger(folder / PROGRESS, start))
+    try:
+        evaluations.start_clock()
+        model.learn(run.timesteps - start, callback=[*manager.callbacks, evaluations], reset_num_timesteps=start == 0)
+        evaluations.evaluate()
+        model.save(folder / MODEL)
+    finally:
+        model.logger.close()
+        evaluation_env.close()
+        assert model.env is not None
+        model.env.close()
+    done = {"timesteps": model.num_timesteps, "wall_s": round(evaluations.wall_s, 1), "date": about["date"]}
+    (folder / DONE).write_text(json.dumps(done) + "\n")
+
+
+class _Manager(ExperimentManager):
+    """Of one run. Its folder holds what the benchmark writes: neither rl_zoo3's files nor monitors'."""
+
+    def __init__(self, run: Run, folder: Path) -> None:
+        checkpoint = folder / CHECKPOINT
+        super().__init__(
+            None,
+            run.algo,
+            run.env,
+            str(folder),
+            n_timesteps=run.timesteps,
+            eval_freq=-1,
+            hyperparams=copy.deepcopy(run.hyperparams),
+            trained_agent=str(checkpoint) if checkpoint.is_file() else "",
+            seed=run.seed,
+            verbose=0,
+        )
+
+    def create_log_folder(self) -> None:
+        pass
+
+    def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
+        pass
+
+    def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = True) -> VecEnv:
+        self.eval_env_kwargs = self.env_kwargs  # rl_zoo3 evaluates without the hyperparameter file's env_kwargs
+        return super().create_envs(n_envs, eval_env, no_log=True)
+
+    def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
+        # The hyperparameters are in the file, as the algorithm stores them; rl_zoo3 would write the YAML's over them.
+        return ALGOS[self.algo].load(self.trained_agent, env=env, device=self.device)
+
+
+class Evaluations(BaseCallback):
+    """Evaluates and then saves a checkpoint at the first beginning of a rollout in each of equal parts of the timesteps.
+
+    A checkpoint is one file, so that its parts belong together: the model's zip, which also holds the time that was spent
+    and what the environment's wrappers have learned. Off-policy algorithms have none: their replay buffer would be missing.
+    """
+
+    def __init__(self, run: Run, folder: Path, commit: str, env: VecEnv, wall_s: float) -> None:
+        super().__init__()
+        self.run, self.folder, self.commit, self.env, self.wall_s = run, folder, commit, env, wall_s
+        self.interval = run.timesteps / run.evaluations
+
+    def start_clock(self) -> None:
+        """Training begins, or goes on."""
+        self._started = time.perf_counter()
+
+    def stop_clock(self) -> None:
+        """Training pauses."""
+        self.wall_s += time.perf_counter() - self._started
+
+    def _on_training_start(self) -> None:
+        self._next = self._part() + 1
+
+    def _part(self) -> int:
+        return int(self.model.num_timesteps / self.interval)
+
+    def _on_rollout_start(self) -> None:
+        if self._part() < self._next:
+            return
+        self.evaluate()
+        self._next = self._part() + 1
+        if not isinstance(self.model, OffPolicyAlgorithm):
+            _save_checkpoint(self.model, self.folder / CHECKPOINT, self.wall_s)
+        self.start_clock()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def evaluate(self) -> None:
+        """Stop the clock and append a row for each way to act."""
+        self.stop_clock()
+        if self.model.get_vec_normalize_env() is not None:
+            sync_envs_normalization(self.training_env, self.env)
+        rows = []
+        for actions in self.run.actions:
+            success, mean_return = evaluate(self.model, self.env, self.run.episodes, actions == "argmax")
+            row = (self.run.suite, self.run.env, self.run.label, self.run.seed, self.model.num_timesteps)
+            rows.append([*row, round(self.wall_s, 2), success, mean_return, self.commit, actions])
+        _write_rows(self.folder / EVALUATIONS, rows, append=True)
+
+
+def evaluate(
+    model: BaseAlgorithm, env: VecEnv, episodes: int, deterministic: bool, seed: int = EVALUATION_SEED
+) -> tuple[float, float]:
+    """Success rate and mean return, discounted with the model's γ, over the same episodes for the same ``seed``.
+
+    Success is ``info["is_success"]`` at an episode's end; where there is none, a positive return. The random numbers of
+    training go on as if there had been no evaluation.
+    """
+    gamma = getattr(model, "gamma", 1.0)
+    running, discount = np.zeros(env.num_envs), np.ones(env.num_envs)
+    successes: list[float] = []
+    returns: list[float] = []
+
+    def on_step(step: dict[str, Any], _: dict[str, Any]) -> None:
+        i = step["i"]
+        running[i] += discount[i] * step["reward"]
+        discount[i] *= gamma
+        if step["done"]:
+            successes.append(float(step["info"].get("is_success", running[i] > 0)))
+            returns.append(running[i])
+            running[i], discount[i] = 0.0, 1.0
+
+    env.seed(seed)
+    with seeded(seed, model.device):
+        evaluate_policy(model, env, n_eval_episodes=episodes, deterministic=deterministic, callback=on_step)
+    return round(float(np.mean(successes)), 6), round(float(np.mean(returns)), 6)
+
+
+_NORMALIZATION = ("obs_rms", "ret_rms", "returns")
+
+
+def _save_checkpoint(model: BaseAlgorithm, path: Path, wall_s: float) -> None:
+    normalize, bonus = model.get_vec_normalize_env(), unwrap_vec_wrapper(model.get_env(), VecIntrinsicReward)  # type: ignore[arg-type]
+    beside: dict[str, Any] = {"wall_s": wall_s}
+    if normalize is not None:
+        beside["normalization"] = {name: getattr(normalize, name) for name in _NORMALIZATION if hasattr(normalize, name)}
+    if bonus is not None:
+        beside["bonus"] = bonus.bonus.state_dict()
+    model.benchmark = beside  # type: ignore[attr-defined]  # SB3 saves every attribute
+    unfinished = path.with_name(f"unfinished-{path.name}")
+    model.save(unfinished)
+    os.replace(unfinished, path)  # a run killed while saving still has the checkpoint before
+
+
+def _restore(model: BaseAlgorithm) -> float:
+    """Give the environment's wrappers of a loaded model their state, and return the seconds spent before."""
+    beside = getattr(model, "benchmark", {})
+    normalize, bonus = model.get_vec_normalize_env(), unwrap_vec_wrapper(model.get_env(), VecIntrinsicReward)  # type: ignore[arg-type]
+    for name, value in beside.get("normalization", {}).items():
+        setattr(normalize, name, value)
+    if "bonus" in beside:
+        assert bonus is not None
+        bonus.bonus.load_state_dict(beside["bonus"])
+    return beside.get("wall_s", 0.0)
+
+
+def _rows_until(path: Path, column: str, timesteps: int) -> list[list[str]]:
+    """Of a CSV file the header and the rows whose ``column`` is at most ``timesteps``: what was known at the checkpoint."""
+    if not path.is_file() or timesteps == 0:
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        header, *rows = list(csv.reader(file)) or [[]]
+    if column not in header:
+        return []
+    at = header.index(column)
+    return [header, *(row for row in rows if len(row) == len(header) and row[at] and float(row[at]) <= timesteps)]
+
+
+def _write_rows(path: Path, rows: list[list[Any]], append: bool = False) -> None:
+    with open(path, "a" if append else "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows if append else rows or [list(COLUMNS)])
+
+
+def _progress_logger(path: Path, timesteps: int) -> Logger:
+    """SB3's CSV logger, which begins a file anew, with the rows up to the checkpoint put back."""
+    rows = _rows_until(path, "time/total_timesteps", timesteps)
+    output = CSVOutputFormat(str(path))
+    if rows:
+        output.keys = rows[0]
+        csv.writer(output.file, lineterminator="\n").writerows(rows)
+    return Logger(str(path.parent), [output])

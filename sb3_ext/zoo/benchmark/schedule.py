@@ -1,0 +1,142 @@
+"""All runs of a suite: those of before are left alone, some go at a time, and one that fails does not stop the others."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import traceback
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from sb3_ext.zoo.benchmark.run import CONFIG, DONE, ERROR, EVALUATIONS, PROGRESS, execute
+from sb3_ext.zoo.benchmark.suites import Run
+from sb3_ext.zoo.cli import _extend_rl_zoo3
+
+RESULTS, GRADIENTS = "results.csv", "gradient_norms.csv"
+GRADIENT_COLUMNS = ("train/direct_gradient_norm", "train/irpo_gradient_norm")
+
+
+def unfinished(runs: Sequence[Run], out: Path, overwrite: bool = False) -> list[Run]:
+    """The runs that still have something to do.
+
+    Raises:
+        ValueError: a folder holds a run with other settings; with ``overwrite`` it is deleted instead.
+    """
+    todo, other = [], []
+    for run in runs:
+        folder = run.folder(out)
+        if (folder / CONFIG).is_file():
+            stored = json.loads((folder / CONFIG).read_text())["run"]
+            difference = _difference(stored, json.loads(json.dumps(asdict(run))))
+            if difference:
+                other.append(folder)
+                if not overwrite:
+                    raise ValueError(
+                        f"{folder} holds a run with other settings: {'; '.join(difference)}. Choose another --out, or run it "
+                        "anew with --overwrite."
+                    )
+        if folder in other or not (folder / DONE).is_file():
+            todo.append(run)
+    for folder in other:
+        shutil.rmtree(folder)
+    return todo
+
+
+def _difference(stored: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    lines = []
+    for key in sorted({*stored, *now}):
+        was, given = stored.get(key), now.get(key)
+        if isinstance(was, dict) and isinstance(given, dict):
+            lines += _difference(was, given, f"{prefix}{key}.")
+        elif was != given:
+            lines.append(f"{prefix}{key} was {was!r} and is {given!r}")
+    return lines
+
+
+def run_all(runs: Sequence[Run], out: Path, jobs: int = 1) -> list[Run]:
+    """Execute ``runs``, ``jobs`` at a time in processes of their own (with one job here), and return those that failed.
+
+    A thread waits for each process: when one is killed for its memory, the pools of the standard library lose the others.
+    """
+    # torch starts with all cores, or with OMP_NUM_THREADS of them
+    threads = max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // jobs))
+    failed = []
+    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(runs), desc="runs", unit="run") as bar:
+        if jobs == 1:
+            finished = ((run, _attempt(run, out, threads)) for run in runs)
+        else:
+            futures = {pool.submit(_attempt_in_process, run, out, threads): run for run in runs}
+            finished = ((futures[future], future.result()) for future in as_completed(futures))
+        try:
+            for run, succeeded in finished:
+                bar.update()
+                bar.write(_line(run, out) if succeeded else f"{run}: failed")
+                if not succeeded:
+                    failed.append(run)
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return failed
+
+
+def _attempt(run: Run, out: Path, threads: int) -> bool:
+    error = run.folder(out) / ERROR
+    error.unlink(missing_ok=True)
+    try:
+        execute(run, out, threads)
+    except Exception:
+        error.parent.mkdir(parents=True, exist_ok=True)
+        error.write_text(traceback.format_exc())
+    return not error.is_file()
+
+
+def _in_process(run: Run, out: Path, threads: int) -> None:
+    _extend_rl_zoo3()  # a spawned process knows none of our algorithms
+    _attempt(run, out, threads)
+
+
+def _attempt_in_process(run: Run, out: Path, threads: int) -> bool:
+    process = multiprocessing.get_context("spawn").Process(target=_in_process, args=(run, out, threads))
+    process.start()
+    process.join()
+    error = run.folder(out) / ERROR
+    if process.exitcode and not error.is_file():
+        error.parent.mkdir(parents=True, exist_ok=True)
+        error.write_text(f"The process ended with exit code {process.exitcode}; -9 is often a lack of memory.\n")
+    return not error.is_file()
+
+
+def _line(run: Run, out: Path) -> str:
+    rows = pd.read_csv(run.folder(out) / EVALUATIONS).groupby("actions", sort=False).last()
+    results = ", ".join(f"{actions} success {row.success:.2f} return {row['return']:.2f}" for actions, row in rows.iterrows())
+    return f"{run}: {results} after {rows.timesteps.iloc[0]} steps, {rows.wall_s.iloc[0]:.0f} s"
+
+
+def collect(out: Path) -> pd.DataFrame:
+    """Write the rows of all finished runs under ``out`` to ``results.csv``, and IRPO's gradient norms to another file."""
+    folders = sorted(path.parent for path in out.rglob(DONE))
+    if not folders:
+        return pd.DataFrame()
+    results = pd.concat([pd.read_csv(folder / EVALUATIONS) for folder in folders], ignore_index=True)
+    results.to_csv(out / RESULTS, index=False)
+    norms = []
+    for folder in folders:
+        progress = pd.read_csv(folder / PROGRESS) if (folder / PROGRESS).stat().st_size else pd.DataFrame()
+        if set(GRADIENT_COLUMNS) <= set(progress):
+            run = json.loads((folder / CONFIG).read_text())["run"]
+            named = progress.rename(columns={"time/total_timesteps": "timesteps"})
+            norms.append(
+                named[["timesteps", *GRADIENT_COLUMNS]].assign(env=run["env"], algo=run["label"], seed=run["seed"]).dropna()
+            )
+    if norms:
+        pd.concat(norms, ignore_index=True).to_csv(out / GRADIENTS, index=False)
+    return results
