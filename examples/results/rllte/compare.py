@@ -2,9 +2,10 @@
 
     python compare.py --toolkit irwrappers --bonus rnd --seed 0 >> runs.csv
 
-Prints one CSV row: toolkit, bonus, env, seed, timesteps, seconds, success of the last 100 episodes, success over training.
-rllte's bonuses are added to the rollout's rewards before advantages are computed, as ours are; its own SB3 example adds
-them to the finished advantages. Needs `pip install rllte-core` for `--toolkit rllte`.
+Prints one CSV row: toolkit, bonus, env, seed, timesteps, wall seconds, CPU seconds, success of the last 100 episodes, success
+over training. Both are computed from a finished rollout and added to its rewards before advantages are taken, divided by their
+running deviation. ``--toolkit wrapper`` is ours as users have it, ``VecIntrinsicReward``, which pays after every step.
+Needs ``pip install rllte-core`` for ``--toolkit rllte`` and the extra ``envpool``.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 import envs  # noqa: F401 (registers sparse/…)
+from irwrappers import RunningStd, Transitions, VecIntrinsicReward, make_intrinsic_reward
 from sb3_ext.common.vec_env import make_vec_env
 
 CLASSES = {  # ours: theirs
@@ -24,36 +26,75 @@ CLASSES = {  # ours: theirs
 }  # fmt: skip
 
 
-class Rllte(BaseCallback):
-    """Pays a rollout with an rllte reward just before its advantages are computed."""
+class Paid(BaseCallback):
+    """Pays a rollout just before its advantages are computed."""
 
     def __init__(self, reward, coef):
         super().__init__()
-        self.reward = reward
-        self.coef = coef
+        self.reward, self.coef = reward, coef
+
+    def bonus(self, buffer, last):
+        """``[T, B]``."""
+        raise NotImplementedError
+
+    def _on_rollout_start(self):
+        self.terminal = []
+
+    def _on_step(self):
+        infos, t = self.locals["infos"], self.locals["n_steps"]
+        self.terminal += [
+            (t, i, info["terminal_observation"]) for i, info in enumerate(infos) if "terminal_observation" in info
+        ]
+        return True
 
     def _on_rollout_end(self):
         buffer, model = self.model.rollout_buffer, self.model
         last = torch.as_tensor(model._last_obs).float()
+        buffer.rewards += self.coef * self.bonus(buffer, last).numpy().reshape(buffer.rewards.shape)
+        with torch.no_grad():
+            values = model.policy.predict_values(last)
+        buffer.compute_returns_and_advantage(last_values=values, dones=model._last_episode_starts)
+
+    def ends(self, buffer):
+        return torch.as_tensor(np.concatenate([buffer.episode_starts[1:], self.model._last_episode_starts[None]])).bool()
+
+
+class Rllte(Paid):
+    """It divides by its own running deviation."""
+
+    def bonus(self, buffer, last):
         observations = torch.as_tensor(buffer.observations).float()
         samples = dict(
             observations=observations,
             actions=torch.as_tensor(buffer.actions).squeeze(-1),
             rewards=torch.as_tensor(buffer.rewards),
-            terminateds=torch.as_tensor(np.concatenate([buffer.episode_starts[1:], model._last_episode_starts[None]])),
+            terminateds=self.ends(buffer).float(),
             truncateds=torch.zeros(buffer.rewards.shape),
             next_observations=torch.cat([observations[1:], last[None]]),
         )
         if hasattr(self.reward, "watch"):  # the memories of the episodic ones are fed step by step
             for t in range(len(observations)):
                 self.reward.watch(**{key: value[t] for key, value in samples.items()})
-        buffer.rewards += self.coef * self.reward.compute(samples, sync=True).cpu().numpy().reshape(buffer.rewards.shape)
-        with torch.no_grad():
-            values = model.policy.predict_values(last)
-        buffer.compute_returns_and_advantage(last_values=values, dones=model._last_episode_starts)
+        return self.reward.compute(samples, sync=True).cpu()
 
-    def _on_step(self):
-        return True
+
+class Ours(Paid):
+    def __init__(self, reward, coef):
+        super().__init__(reward, coef)
+        self.std = RunningStd(1)
+
+    def bonus(self, buffer, last):
+        observations = torch.as_tensor(buffer.observations)
+        following = torch.cat([observations[1:], last[None].to(observations.dtype)])
+        for t, i, observation in self.terminal:
+            following[t, i] = torch.as_tensor(observation)
+        ends = self.ends(buffer)
+        actions = torch.as_tensor(buffer.actions).squeeze(-1).long()
+        batch = Transitions(observations, actions, following, ends, torch.zeros_like(ends))
+        rewards = self.reward.compute(batch)
+        self.std.update(rewards)
+        self.reward.update(batch)
+        return self.std.normalize(rewards).float()
 
 
 class Success(BaseCallback):
@@ -70,34 +111,36 @@ class Success(BaseCallback):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--toolkit", choices=("irwrappers", "rllte", "none"), required=True)
+    parser.add_argument("--toolkit", choices=("irwrappers", "wrapper", "rllte", "none"), required=True)
     parser.add_argument("--bonus", choices=CLASSES, default="rnd")
     parser.add_argument("--env", default="sparse/MiniGrid-DoorKey-8x8-v0")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--timesteps", type=int, default=300_000)
+    parser.add_argument("--timesteps", type=int, default=500_000)
     parser.add_argument("--coef", type=float, default=0.01)
     given = parser.parse_args()
-    env = make_vec_env(given.env, 16, seed=given.seed)
+    env = make_vec_env(given.env, 32, seed=given.seed, backend="envpool")
     torch.manual_seed(given.seed)
     callbacks = [Success()]
-    start = time.perf_counter()
-    if given.toolkit == "irwrappers":
-        from irwrappers import VecIntrinsicReward
-
+    wall, cpu = time.perf_counter(), time.process_time()
+    if given.toolkit == "wrapper":
         env = VecIntrinsicReward(env, given.bonus, coef=given.coef)
+    elif given.toolkit == "irwrappers":
+        reward = make_intrinsic_reward(given.bonus, env.observation_space, env.action_space)
+        callbacks.append(Ours(reward, given.coef))
     elif given.toolkit == "rllte":
         import gymnasium as gym
         import rllte.xplore.reward as rewards
 
-        spaces = gym.make_vec("CartPole-v1", num_envs=16)  # it asks a vector environment for spaces and number of copies
+        spaces = gym.make_vec("CartPole-v1", num_envs=32)  # it asks a vector environment for spaces and number of copies
         spaces.single_observation_space, spaces.single_action_space = env.observation_space, env.action_space
         callbacks.append(Rllte(getattr(rewards, CLASSES[given.bonus])(spaces, obs_norm_type="none"), given.coef))
-    model = PPO("MlpPolicy", env, n_steps=128, batch_size=256, n_epochs=4, ent_coef=0.01, seed=given.seed, device="cpu")
+    settings = dict(n_steps=128, batch_size=512, n_epochs=4, learning_rate=5e-4, ent_coef=0.01, seed=given.seed, device="cpu")
+    model = PPO("MlpPolicy", env, **settings)
     model.learn(given.timesteps, callback=callbacks)
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - wall, time.process_time() - cpu
     episodes = callbacks[0].episodes
     row = (given.toolkit, given.bonus if given.toolkit != "none" else "-", given.env, given.seed, model.num_timesteps)
-    print(*row, f"{seconds:.1f}", f"{np.mean(episodes[-100:]):.3f}", f"{np.mean(episodes):.3f}", sep=",")
+    print(*row, *[f"{s:.1f}" for s in seconds], f"{np.mean(episodes[-100:]):.3f}", f"{np.mean(episodes):.3f}", sep=",")
 
 
 if __name__ == "__main__":
