@@ -111,7 +111,7 @@ class ObservationNormalizer(nn.Module):
             return x
         # An entry that has never changed may do so later: then by 1, not by 1e8.
         deviation = torch.where(std.std > 1e-6, std.std, 1.0).to(x.dtype)
-        return ((x.flatten(1) - std.mean.to(x.dtype)) / deviation).clamp(-self.clip, self.clip).view(x.shape)
+        return (x.flatten(1) - std.mean.to(x.dtype)).div_(deviation).clamp_(-self.clip, self.clip).view(x.shape)
 
 
 def parts_of(space: spaces.Space) -> dict[str, spaces.Space]:

@@ -82,10 +82,13 @@ class LearnedReward(IntrinsicReward):
             return {}
         check_finite(flat, type(self).__name__)
         self.normalizer.update(flat.next_observations)
+        for group in self._optimizer.param_groups:
+            group["fused"] = self._device.type == "cpu"  # where Adam's own loop is a good part of the time
+        unused = {"observations", "next_observations"} - set(self.inputs)
         logs: list[dict[str, Tensor]] = []
         for _ in range(self.n_epochs):
             for rows in self._rows_to_learn(len(flat.terminated), batch.n_envs).split(self.batch_size):
-                part = _take(flat, rows)
+                part = _take(flat, rows, unused)
                 for name in self.inputs:
                     setattr(part, name, self.normalizer(getattr(part, name)))
                 loss, log = self.loss(part)
@@ -180,5 +183,9 @@ def check_positive(**values: float) -> None:
             raise ValueError(f"{name} must be a number above 0, got {value!r}.")
 
 
-def _take(flat: Transitions, rows: Tensor) -> Transitions:
-    return Transitions(*(tree_map(lambda x: x[rows], getattr(flat, name)) for name in FIELDS))
+def _take(flat: Transitions, rows: Tensor, unused: Iterable[str] = ()) -> Transitions:
+    """Some rows; of ``unused`` fields none, for observations are large."""
+    fields: dict[str, Any] = dict.fromkeys(FIELDS)
+    for name in set(FIELDS) - set(unused):
+        fields[name] = tree_map(lambda x: x[rows], getattr(flat, name))
+    return Transitions(**fields)

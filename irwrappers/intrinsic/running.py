@@ -29,15 +29,24 @@ class RunningStd(nn.Module):
     @torch.no_grad()
     def update(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Take in ``x`` ``[..., n]``, only where ``mask`` (broadcast to ``x``) is True."""
-        seen = torch.ones_like(x, dtype=torch.bool) if mask is None else mask.expand_as(x)
-        seen = seen.reshape(-1, x.shape[-1])
-        # What is masked out may be anything, NaN too: zero times NaN would still be NaN.
-        values = x.reshape(seen.shape).double().masked_fill(~seen, 0)
-        weight = seen.double()
-        count = weight.sum(0)
-        safe = count.clamp(min=1)
-        mean = (values * weight).sum(0) / safe
-        var = ((values - mean).square() * weight).sum(0) / safe
+        if not x.numel():
+            return
+        if mask is None:
+            rows = x.reshape(-1, x.shape[-1])
+            rows = rows if rows.is_floating_point() else rows.double()
+            mean = rows.mean(0)
+            var = rows.sub(mean).square_().mean(0).double()
+            mean = mean.double()
+            count = torch.full_like(self.count, x.numel() / x.shape[-1])
+        else:
+            seen = mask.expand_as(x).reshape(-1, x.shape[-1])
+            # What is masked out may be anything, NaN too: zero times NaN would still be NaN.
+            values = x.reshape(seen.shape).double().masked_fill(~seen, 0)
+            weight = seen.double()
+            count = weight.sum(0)
+            safe = count.clamp(min=1)
+            mean = (values * weight).sum(0) / safe
+            var = ((values - mean).square() * weight).sum(0) / safe
         total = (self.count + count).clamp(min=1)
         delta = mean - self.mean
         self.var.copy_((self.var * self.count + var * count + delta.square() * self.count * count / total) / total)

@@ -26,6 +26,20 @@ CLASSES = {  # ours: theirs
 }  # fmt: skip
 
 
+# rllte's networks and learning rates for ours: the same number of multiplications, and observations as they are.
+LEARNS = dict(latent_dim=128, learning_rate=1e-3, normalize_observations=False)
+SETTINGS = {
+    "rnd": LEARNS | dict(predictor_hidden_sizes=(256,), update_proportion=1.0),
+    "icm": LEARNS,
+    "re3": dict(latent_dim=128, n_neighbors=5, normalize_observations=False),
+    "e3b": LEARNS | dict(latent_dim=32),  # ours: its double-precision inverse costs the square of it at every step
+    "disagreement": LEARNS | dict(n_models=4, update_proportion=1.0),
+    "ngu": LEARNS | dict(latent_dim=32),
+    "pseudo_counts": LEARNS | dict(latent_dim=32),
+    "ride": LEARNS,
+}
+
+
 class Paid(BaseCallback):
     """Pays a rollout just before its advantages are computed."""
 
@@ -123,9 +137,9 @@ def main():
     callbacks = [Success()]
     wall, cpu = time.perf_counter(), time.process_time()
     if given.toolkit == "wrapper":
-        env = VecIntrinsicReward(env, given.bonus, coef=given.coef)
+        env = VecIntrinsicReward(env, given.bonus, coef=given.coef, reward_kwargs=SETTINGS[given.bonus])
     elif given.toolkit == "irwrappers":
-        reward = make_intrinsic_reward(given.bonus, env.observation_space, env.action_space)
+        reward = make_intrinsic_reward(given.bonus, env.observation_space, env.action_space, **SETTINGS[given.bonus])
         callbacks.append(Ours(reward, given.coef))
     elif given.toolkit == "rllte":
         import gymnasium as gym
