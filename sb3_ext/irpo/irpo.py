@@ -24,7 +24,6 @@ from torch.utils._pytree import tree_map
 from irwrappers import IntrinsicReward, RunningStd, make_intrinsic_reward
 from irwrappers.original import frozen_statistics
 from irwrappers.seeding import seeded
-from sb3_ext.common.arguments import check_choice, check_range
 from sb3_ext.common.checkpoint import IterationCheckpoint
 from sb3_ext.common.grouped import minibatches
 from sb3_ext.common.normalization import update_statistics
@@ -32,10 +31,10 @@ from sb3_ext.common.rollout import Rollout, collect_episodes, concatenate_polici
 from sb3_ext.common.trust_region import TrustRegionResult, trust_region_step
 from sb3_ext.common.updates import Params, backpropagate_through_updates, clip_each_, global_norm
 from sb3_ext.common.vec_env import make_vec_env
+from sb3_ext.irpo.arguments import check_arguments
 from sb3_ext.irpo.batch import EXTRINSIC, INTRINSIC, PolicyBatch, estimate_advantages, make_policy_batch
 from sb3_ext.irpo.gradient import Surrogate, SurrogateBatch, exploratory_update, surrogate_gradient
 from sb3_ext.irpo.mixture import (
-    BLENDS,
     Blend,
     blended,
     contributions,
@@ -192,7 +191,7 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         self.blend_start = blend_start
         self.pruning = tuple(pruning)
         self._channels: list[int] | None = None  # those that prunings left; None: all
-        self._check_arguments(learning_rate, gamma, gae_lambda, ent_coef, max_grad_norm)
+        check_arguments(self, learning_rate, gamma, gae_lambda, ent_coef, max_grad_norm)
         if isinstance(env, str):
             env = self._make_default_env(env)
         super().__init__(
@@ -309,7 +308,8 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         callback.on_training_start(locals(), globals())
         iteration = 0
         while self.num_timesteps < total_timesteps:
-            while self._n_prunings < len(self.pruning) and self._progress >= self.pruning[self._n_prunings]:
+            due = self._n_prunings < len(self.pruning) and self._progress >= self.pruning[self._n_prunings]
+            if due and self._contributions.any():  # while nobody was paid all channels are alike
                 self._prune()
             self._boundary = self._snapshot()
             try:
@@ -706,43 +706,6 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
             record(f"weight/{k}_{name}", float(weights[k]))
         record("train/temperature", temperature)
         record("train/irpo_gradient_norm", float(gradient_norm))
-
-    def _check_arguments(
-        self, learning_rate: Any, gamma: float, gae_lambda: float, ent_coef: float, max_grad_norm: float | None
-    ) -> None:
-        for name in ("batch_size", "cg_max_steps", "line_search_max_iter"):
-            check_range(name, getattr(self, name), 1, integer=True)
-        check_range("n_exploratory_updates", self.n_exploratory_updates, 1, integer=True)
-        check_range("n_critic_minibatches", self.n_critic_minibatches, 1, self.batch_size, integer=True)
-        check_range("learning_rate", learning_rate, 0)
-        for name in ("exploratory_learning_rate", "base_learning_rate", "target_kl", "temperature"):
-            check_range(name, getattr(self, name), 0, open_low=True)
-        for name, value in (("gamma", gamma), ("gae_lambda", gae_lambda), ("intrinsic_gamma", self.intrinsic_gamma)):
-            check_range(name, value, 0, 1)
-        for name in ("temperature_decay", "ema_decay", "line_search_shrinking_factor", "fit_fraction"):
-            check_range(name, getattr(self, name), 0, 1, open_low=True)
-        check_range("cg_damping", self.cg_damping, 0)
-        check_range("ent_coef", ent_coef, 0)
-        if max_grad_norm is not None:
-            check_range("max_grad_norm", max_grad_norm, 0, open_low=True)
-        check_range("updates_per_batch", self.updates_per_batch, 1, integer=True)
-        if self.updates_per_batch > 1 and self.surrogate != "ratio":
-            raise ValueError(
-                f"updates_per_batch={self.updates_per_batch} weighs a batch by π/π_old, which surrogate={self.surrogate!r} "
-                'does not hold; use surrogate="ratio".'
-            )
-        check_range("carry_over", self.carry_over, 0, 1)
-        check_range("blend_start", self.blend_start, 0, 1, open_low=True)
-        if self.blend is not None:
-            check_choice("blend", self.blend, BLENDS)
-        for share in self.pruning:
-            check_range("pruning", share, 0, 1)
-        if list(self.pruning) != sorted(self.pruning):
-            raise ValueError(f"pruning must be rising shares of training, got {list(self.pruning)}.")
-        check_choice("surrogate", self.surrogate, ("ratio", "log_prob"))
-        check_choice("weighting", self.weighting, ("softmax", "ema", "argmax", "uniform"))
-        check_choice("base_update", self.base_update, ("trust_region", "sgd"))
-        check_choice("deploy", self.deploy, ("best_exploratory", "base"))
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer", "intrinsic_reward", "intrinsic_std"], []
