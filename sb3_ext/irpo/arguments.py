@@ -36,6 +36,7 @@ def check_arguments(
             f"updates_per_batch={model.updates_per_batch} weighs a batch by π/π_old, which surrogate={model.surrogate!r} "
             'does not hold; use surrogate="ratio".'
         )
+    check_range("exploratory_ent_coef", model.exploratory_ent_coef, 0)
     check_range("carry_over", model.carry_over, 0, 1)
     check_range("blend_start", model.blend_start, 0, 1, open_low=True)
     if model.blend is not None:

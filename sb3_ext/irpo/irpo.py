@@ -82,6 +82,7 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
             extrinsic gradient further; or ``"base"``.
         updates_per_batch: intrinsic updates made from each batch of an exploratory policy; those after its first weigh it by
             π/π_old (``surrogate="ratio"``). An iteration then collects 1 + K·⌈N / updates_per_batch⌉ batches.
+        exploratory_ent_coef: entropy bonus of the exploratory updates; 0 in the paper.
         carry_over: while nobody has paid the base policy, the exploratory policies begin at θ + carry_over · (where they ended
             before − θ) in place of θ, at one batch more each, and θ moves to the first of them that is paid. 0: the paper.
         blend: of the true gradient into IRPO's: ``None``, ``"abrupt"``, ``"exponential"``, ``"cosine"``, ``"agreement"`` or
@@ -150,6 +151,7 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         intrinsic_reward_kwargs: dict[str, Any] | None = None,
         fit_fraction: float = 0.1,
         updates_per_batch: int = 1,
+        exploratory_ent_coef: float = 0.0,
         carry_over: float = 0.0,
         blend: Blend | None = None,
         blend_start: float = 0.5,
@@ -186,6 +188,7 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         self.intrinsic_reward_kwargs = intrinsic_reward_kwargs or {}
         self.fit_fraction = fit_fraction
         self.updates_per_batch = updates_per_batch
+        self.exploratory_ent_coef = exploratory_ent_coef
         self.carry_over = carry_over
         self.blend = blend
         self.blend_start = blend_start
@@ -616,6 +619,7 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
             actor=self.policy.actor,
             distribution=self.policy.distribution,
             surrogate=self.surrogate,
+            ent_coef=self.exploratory_ent_coef,
         )
         return lambda params: vmap(update)(params, surrogate)
 
