@@ -79,7 +79,7 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         target_kl: δ of the trust region. cg_max_steps, cg_damping, line_search_shrinking_factor, line_search_max_iter: of its
             conjugate gradients and backtracking.
         deploy: what ``predict`` uses: ``"best_exploratory"``, the exploratory policy with the best return, one step along its
-            extrinsic gradient further; or ``"base"``.
+            extrinsic gradient further (with a ``blend`` the base policy, where that did better); or ``"base"``.
         updates_per_batch: intrinsic updates made from each batch of an exploratory policy; those after its first weigh it by
             π/π_old (``surrogate="ratio"``). An iteration then collects 1 + K·⌈N / updates_per_batch⌉ batches.
         exploratory_ent_coef: entropy bonus of the exploratory updates; 0 in the paper.
@@ -426,8 +426,9 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
                 gradient = self._blend_in(theta, gradient, base, paid_for)
             step = self._update_base(theta, gradient, base)
         self._carries = found and not bool(rewarded.any())
-        self._deploy(step.params, thetas, extrinsic, returns)
         base_return = self._log_base(theta, base, step)
+        base_is_best = self.blend is not None and base_return > float(returns.max())
+        self._deploy(step.params, thetas, extrinsic, returns, self.deploy == "base" or base_is_best)
         if self.blend == "switch":
             self._direct_left = self._direct_run = direct_run(self._direct_run, base_return, float(returns.max()))
         self._log_exploration(
@@ -671,14 +672,14 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         )
 
     @torch.no_grad()
-    def _deploy(self, theta: Params, thetas: Params, extrinsic: Params, returns: Tensor) -> None:
-        """Store θ and the exploratory policies after their extrinsic step, and make one of them the policy that acts."""
+    def _deploy(self, theta: Params, thetas: Params, extrinsic: Params, returns: Tensor, base: bool) -> None:
+        """Store θ and the exploratory policies after their extrinsic step; the base one or the best of these is to act."""
         after = {name: value + self.exploratory_learning_rate * extrinsic[name] for name, value in thetas.items()}
         self.policy.base.assign(theta)
         self.policy.exploratory.assign(after)
         tracked = torch.as_tensor(self._tracked_returns) if self.weighting == "ema" else returns
         best = int(tracked.argmax())
-        actor = theta if self.deploy == "base" else {name: value[best] for name, value in after.items()}
+        actor = theta if base else {name: value[best] for name, value in after.items()}
         self.policy.deploy(actor, {name: value[EXTRINSIC, best] for name, value in self.policy.critics.as_dict().items()})
 
     # ------------------------------------------------------------------ logs, checks
