@@ -43,6 +43,10 @@ class GroupedRows:
         rows = tree_map(lambda x: x.expand(groups, *x.shape[1:]), self.rows)
         return GroupedRows(rows, self.index.expand(groups, -1))
 
+    def first(self) -> GroupedRows:
+        """The first group alone."""
+        return GroupedRows(tree_map(lambda x: x[:1], self.rows), self.index[:1])
+
     def add_up(self, weights: Tensor) -> Tensor:
         """Sum of ``weights`` ``[G, M]`` over the transitions of each row: ``[G, R]``."""
         groups, n_rows = len(self.index), self.n_rows

@@ -6,6 +6,7 @@ Layout: ``[T, …]`` time first; ``[K, M]`` one row for each policy over its M =
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +25,7 @@ EXTRINSIC, INTRINSIC = 0, 1  # the two heads of critics and advantages
 
 
 class PolicyBatch(NamedTuple):
-    """One collection as the K policies see it (a batch of the base policy is shared by all of them).
+    """One collection as the K policies see it: each its own copies, or (``rollout.n_policies == 1``) all of them all copies.
 
     states: distinct observations, preprocessed. pairs: distinct (observation, action) pairs. valid: ``[K, M]``.
     rewards, done: ``[T, K, n]``. old_log_prob: ``[K, R]`` of each pair under the policy that collected it.
@@ -72,6 +73,26 @@ class PolicyBatch(NamedTuple):
         """Raw discounted extrinsic returns ``[K, M]``: no critic, no normalisation."""
         rewards, done = self.per_policy(self.rollout.rewards), self.per_policy(self.rollout.done)
         return self.flat(discounted_sum(rewards, gamma * (~done).to(rewards.dtype)))
+
+    def as_one_policy(self) -> PolicyBatch:
+        """All transitions as those of one policy; for a batch that one policy collected."""
+        if self.rollout.n_policies == 1:
+            states, pairs = self.states.first(), self.pairs.first()
+            return PolicyBatch(self.rollout, states, pairs, self.valid[:1], self.old_log_prob[:1])
+
+        def merged(part: GroupedRows) -> GroupedRows:
+            index = part.index + part.n_rows * torch.arange(self.n_policies, device=part.index.device)[:, None]
+            return GroupedRows(tree_map(lambda x: x.flatten(0, 1)[None], part.rows), self.merged(index))
+
+        rollout = replace(self.rollout, n_policies=1)
+        old_log_prob = self.old_log_prob.flatten()[None]
+        return PolicyBatch(rollout, merged(self.states), merged(self.pairs), self.merged(self.valid), old_log_prob)
+
+    def merged(self, x: Tensor) -> Tensor:
+        """``[K, M]`` of each policy's copies → ``[1, K · M]`` as in :meth:`as_one_policy`; the mean where all share all."""
+        if self.rollout.n_policies == 1:
+            return x.mean(0, keepdim=True)
+        return self.unflat(x).flatten()[None]
 
     def rewarded(self) -> Tensor:
         """bool ``[K]``: whether the environment paid anything at all in this batch."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -19,7 +20,8 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor
 from torch.func import vmap
-from torch.utils._pytree import tree_map
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_leaves, tree_map
 
 from irwrappers import IntrinsicReward, RunningStd, make_intrinsic_reward
 from irwrappers.original import frozen_statistics
@@ -48,6 +50,7 @@ from sb3_ext.irpo.policies import CnnPolicy, IRPOPolicy, MlpPolicy, MultiInputPo
 SelfIRPO = TypeVar("SelfIRPO", bound="IRPO")
 
 NOISE_CHUNK = 64  # steps of action noise drawn at a time
+CRITIC_ROWS = {"cpu": 1024}  # rows that all critics see at a time: what they compute stays in the cache
 
 
 class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
@@ -447,16 +450,17 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         """The true gradient from the base policy's batch, and those of the two halves of its copies.
 
         Args:
-            advantages: ``[K, M]`` by the K extrinsic critics, whose mean is taken; nothing paid: no gradient.
+            advantages: ``[K, M]`` by the K extrinsic critics (their mean where all saw all); nothing paid: no gradient.
         """
-        mean = advantages.mean(0) * base.rewarded()[0]
+        whole, paid = base.as_one_policy(), float(base.rewarded().any())
+        mean = base.merged(advantages) * paid
         copies = base.rollout.valid.shape[1]
         second = (torch.arange(copies, device=mean.device) % 2).expand(len(base.rollout.valid), copies).flatten()
         parts = torch.stack([mean, 2 * mean * (1 - second), 2 * mean * second])
         gradients = []
         for part, ent_coef in zip(parts, (self.ent_coef, 0.0, 0.0), strict=True):
-            batch = SurrogateBatch(*tree_map(lambda x: x[0], tuple(base.surrogate(part.expand(len(base.valid), -1)))))
-            gradients.append(self._surrogate_gradient(theta, batch, ent_coef=ent_coef * float(base.rewarded()[0])))
+            batch = SurrogateBatch(*tree_map(lambda x: x[0], tuple(whole.surrogate(part))))
+            gradients.append(self._surrogate_gradient(theta, batch, ent_coef=ent_coef * paid))
         return gradients[0], (gradients[1], gradients[2])
 
     def _prune(self) -> None:
@@ -475,8 +479,8 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
     def _collect(self, params: Params, rollouts: list[Rollout], callback: BaseCallback) -> PolicyBatch | None:
         """A batch of each policy in ``params`` ``[P, ...]``, whose rollout is appended to ``rollouts``; ``None``: stopped.
 
-        The policies step side by side where P divides the copies, otherwise in turn. P is K, or 1 for the base policy,
-        whose batch all K then share.
+        The policies step side by side where P divides the copies, otherwise in turn. P is K, or 1 for the base policy: each
+        of the K then learns from its own share of the copies where these hold half a batch, otherwise from all of them.
         """
         assert self.env is not None
         n_policies = len(next(iter(params.values())))
@@ -488,16 +492,28 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
                 return None
             parts.append(rollout)
         rollouts.append(concatenate_policies(parts))
-        shared = n_policies < self.n_exploratory
-        return make_policy_batch(
-            rollouts[-1], self.policy, self._copies({n: v[0] for n, v in params.items()}) if shared else params
-        )
+        if n_policies == self.n_exploratory:
+            return make_policy_batch(rollouts[-1], self.policy, params)
+        rollout = self._shared_out(rollouts[-1])
+        return make_policy_batch(rollout, self.policy, self._copies({n: v[0] for n, v in params.items()}))
+
+    def _shared_out(self, rollout: Rollout) -> Rollout:
+        """The base policy's rollout as one of K policies, if each of them then has at least half a batch."""
+        if rollout.valid.shape[1] % self.n_exploratory == 0:
+            shares = rollout.valid.unflatten(1, (self.n_exploratory, -1)).sum((0, 2))
+            if int(shares.min()) >= self.batch_size / 2:
+                return replace(rollout, n_policies=self.n_exploratory)
+        return rollout
 
     def _collect_together(self, params: Params, n_policies: int, callback: BaseCallback) -> Rollout | None:
         assert self.env is not None
         env, distribution = self.env, self.policy.distribution
         noise: list[Tensor] = []
-        actor = vmap(self.policy.actor)
+        traced: list[Callable[[Any, Tensor], Tensor]] = []
+
+        def sample(inputs: Any, noise: Tensor) -> Tensor:
+            inputs = tree_map(lambda x: x.unflatten(0, (n_policies, -1)), inputs)
+            return distribution.sample(vmap(self.policy.actor)(params, inputs), noise).flatten(0, 1)
 
         @torch.no_grad()
         def act(observations: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -505,8 +521,9 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
                 shape = (NOISE_CHUNK, n_policies, env.num_envs // n_policies)
                 noise.extend(reversed(distribution.draw_noise(shape, self._generator, self.device)))
             inputs = self.policy.preprocess(obs_as_tensor(observations, self.device))
-            inputs = tree_map(lambda x: x.unflatten(0, (n_policies, -1)), inputs)
-            actions = distribution.sample(actor(params, inputs), noise.pop()).flatten(0, 1).cpu().numpy()
+            if not traced:  # its tensor operations alone, without the layers of Python above them: half the time of a step
+                traced.append(make_fx(sample)(inputs, noise[-1]))
+            actions = traced[0](inputs, noise.pop()).cpu().numpy()
             return actions, env_actions(self.action_space, actions)
 
         def on_step(step: dict[str, Any]) -> bool:
@@ -576,22 +593,30 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
 
     def _critic_values(self, rows: Any) -> Tensor:
         """``[K, R, ...]`` → ``[2, K, R]``."""
-        return vmap(vmap(self.policy.critic), in_dims=(0, None))(self.policy.critics.as_dict(), rows)
+        values = vmap(vmap(self.policy.critic), in_dims=(0, None))
+        critics, n_rows = self.policy.critics.as_dict(), tree_leaves(rows)[0].shape[1]
+        return torch.cat([values(critics, _columns(rows, part)) for part in self._row_slices(n_rows)], 2)
+
+    def _row_slices(self, n_rows: int) -> list[slice]:
+        step = CRITIC_ROWS.get(self.device.type, n_rows)
+        return [slice(start, start + step) for start in range(0, n_rows, step)]
 
     def _update_critics(self, batch: PolicyBatch, targets: Tensor) -> None:
         """One pass of all 2K critics, side by side: their losses add up, so one backward pass gives each its own gradient."""
         optimizer = self.policy.optimizer
-        losses = []
+        total = torch.zeros((), device=self.device)
         for rows, weights, target in minibatches(
             batch.states, targets, batch.valid, self.n_critic_minibatches, self._generator
         ):
-            loss = (weights * (self._critic_values(rows) - target) ** 2).sum()
             optimizer.zero_grad()
-            loss.backward()
+            for part in self._row_slices(weights.shape[1]):
+                errors = self._critic_values(_columns(rows, part)) - target[:, :, part]
+                loss = (weights[:, part] * errors**2).sum()
+                loss.backward()
+                total += loss.detach()
             clip_each_(list(self.policy.critics.parameters()), self.max_grad_norm, n_leading=2)
             optimizer.step()
-            losses.append(loss.detach())
-        self.logger.record_mean("train/value_loss", float(torch.stack(losses).mean()) / (2 * self.n_exploratory))
+        self.logger.record_mean("train/value_loss", float(total) / (2 * self.n_exploratory * self.n_critic_minibatches))
 
     def _surrogate_gradient(
         self,
@@ -641,8 +666,9 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
 
     def _base_kl(self, theta: Params, base: PolicyBatch) -> Callable[[Params], Tensor]:
         """The mean KL divergence of the policy θ from another, over the base policy's batch."""
-        states = tree_map(lambda x: x[0], base.states.rows)
-        share = base.states.add_up(base.valid.to(next(iter(theta.values())).dtype))[0] / base.valid[0].sum()
+        whole = base.as_one_policy()
+        states = tree_map(lambda x: x[0], whole.states.rows)
+        share = whole.states.add_up(whole.valid.to(next(iter(theta.values())).dtype))[0] / whole.valid.sum()
         with torch.no_grad():
             old = self.policy.actor(theta, states)
 
@@ -686,6 +712,7 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
 
     def _log_base(self, theta: Params, base: PolicyBatch, step: TrustRegionResult) -> float:
         """Record the base policy before and in its step; returns its mean discounted return."""
+        base = base.as_one_policy()
         direct_batch = SurrogateBatch(*tree_map(lambda x: x[0], tuple(base.surrogate(base.returns_to_go(self.gamma)))))
         direct = self._surrogate_gradient(theta, direct_batch, max_grad_norm=None)
         record = self.logger.record
@@ -717,3 +744,8 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_generator", "_reward_seeds"]
+
+
+def _columns(rows: Any, part: slice) -> Any:
+    """Some of the rows ``[K, R, ...]`` of each policy."""
+    return tree_map(lambda x: x[:, part], rows)
