@@ -254,8 +254,8 @@ def test_an_unknown_term_is_named() -> None:
 
 @pytest.mark.parametrize("n", range(1, 10))
 def test_lirpgs_matrix_form(n: int) -> None:
-    """The reward term of one SGD step on E[log π Â] is α λ Σ_t Σ_{i≥t} γ^{i−t} ∇_η r_i (∇_θ log π_t · ∇_θ′ J_ex): LIRPG's n × n
-    sum, written out."""
+    """The reward term of one SGD step on E[log π Â] is α λ Σ_t Σ_{i≥t} γ^{i−t} ∇_η r_i (∇_θ log π_t · ∇_θ′ J_ex): LIRPG's
+    n × n sum, written out."""
     generator = torch.Generator().manual_seed(n)
 
     def randn(*shape: int) -> Tensor:

@@ -55,7 +55,7 @@ def meta_gradient(
     optimizer: Optimizer,
     state: State,
     *,
-    terms: Collection[Term] = ("reward",),
+    terms: Collection[Term],
     max_grad_norm: float | None = None,
 ) -> MetaGradient:
     """The chosen terms of d(outer loss)/dη after K = ``len(inner_losses)`` policy updates.
