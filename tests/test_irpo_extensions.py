@@ -11,6 +11,7 @@ from stable_baselines3.common.logger import Logger
 from irwrappers import Concat, ExactLaplacian
 from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.irpo import IRPO
+from sb3_ext.irpo.gradient import SurrogateBatch, surrogate_gradient
 from sb3_ext.irpo.mixture import (
     BLENDS,
     blended,
@@ -202,6 +203,62 @@ def test_a_saved_model_continues_as_the_unbroken_run(name):
     loaded.learn(2000 - loaded.num_timesteps, reset_num_timesteps=False)
     assert loaded.n_exploratory == unbroken.n_exploratory
     assert_same(state_of(loaded), state_of(unbroken))
+
+
+@pytest.mark.parametrize("shared_out", [True, False])
+def test_the_merged_base_batch_is_that_of_all_its_transitions(shared_out):
+    """Shared out, K policies hold a sixth of the copies each; otherwise each of them holds all."""
+    layout = ["######", "#S   #", "# ## #", "#   G#", "######"]  # copies have enough at different times
+    env = make_vec_env(MAZE, n_envs=12, env_kwargs={"layout": layout})
+    model = maze_model(env=env, batch_size=30 if shared_out else 1000)
+    batches = []
+    collect = model._collect
+    model._collect = lambda *arguments: batches.append(collect(*arguments)) or batches[-1]
+    model.learn(1)
+    batch, policy, n_policies = batches[0], model.policy, model.n_exploratory
+    theta = {name: value[:1].double()[0] for name, value in policy.exploratory.as_dict().items()}  # any policy but the one
+    merged, rollout = batch.as_one_policy(), batch.rollout
+    assert rollout.n_policies == (n_policies if shared_out else 1) and merged.n_policies == 1
+    valid = rollout.valid.flatten()
+    assert 0 < valid.double().mean() < 1 and torch.equal(merged.valid[0], valid)
+    if not shared_out:
+        assert torch.equal(merged.old_log_prob[0], batch.old_log_prob[0])
+        assert torch.equal(merged.pairs.index[0], batch.pairs.index[0])
+        assert all(torch.equal(one[0], all_[0]) for one, all_ in zip(merged.pairs.rows, batch.pairs.rows, strict=True))
+
+    # Each policy's advantages, and the same written down where the transitions lie in the rollout.
+    advantages = torch.randn(batch.valid.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    laid_out = batch.unflat(advantages)  # [T, K, n]
+    laid_out = laid_out.flatten(1) if shared_out else laid_out.mean(1)
+    torch.testing.assert_close(batch.merged(advantages)[0], laid_out.flatten())
+    observations = rollout.observations.flatten(0, 1)[valid].double()
+    actions = rollout.actions.flatten(0, 1)[valid]
+    old = (
+        batch.unflat(batch.old_log_prob.gather(1, batch.pairs.index)).flatten(1)[:, : rollout.valid.shape[1]].flatten()[valid]
+    )
+
+    def written_out(params):
+        log_prob = policy.distribution.log_prob(policy.actor(params, observations), actions)
+        return (torch.exp(log_prob - old) * laid_out.flatten()[valid]).mean()
+
+    surrogate = SurrogateBatch(*(x[0] for x in as_doubles(merged.surrogate(batch.merged(advantages)))))
+    gradient = surrogate_gradient(theta, surrogate, actor=policy.actor, distribution=policy.distribution)
+    for name, value in torch.func.grad(written_out)(theta).items():
+        torch.testing.assert_close(gradient[name], value, rtol=1e-9, atol=1e-12)
+
+    with torch.no_grad():
+        base = {name: value.double() for name, value in policy.base.as_dict().items()}
+        outputs = (policy.actor(params, observations) for params in (base, theta))
+        mean_kl = policy.distribution.kl_divergence(*outputs).mean()
+        share = merged.states.add_up(merged.valid.double())[0] / merged.valid.sum()
+        rows = merged.states.rows[0].double()
+        outputs = (policy.actor(params, rows) for params in (base, theta))
+        torch.testing.assert_close((policy.distribution.kl_divergence(*outputs) * share).sum(), mean_kl, rtol=1e-9, atol=1e-12)
+    assert mean_kl > 0
+
+
+def as_doubles(batch):
+    return [x.double() if x.is_floating_point() else x for x in batch]
 
 
 def test_select_is_part_of_a_reward():
