@@ -7,11 +7,12 @@ a function that calls them is the derivative of the whole step, gradient clip in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import Tensor
 from torch.func import vjp
 
@@ -73,20 +74,26 @@ class SGD:
 class RMSprop:
     """θ ← θ − lr · g / (√v + eps), v ← decay · v + (1 − decay) g²; as ``torch.optim.RMSprop``.
 
-    ``differentiate_second_moment=False`` stops the gradient through v.
+    ``differentiate_second_moment=False`` stops the gradient through v. ``tf_like=True``: g / √(v + eps) and a v that begins at
+    1, as TensorFlow's and SB3's ``RMSpropTFLike``.
     """
 
     learning_rate: float
     decay: float = 0.99
     eps: float = 1e-8
     differentiate_second_moment: bool = True
+    tf_like: bool = False
 
     def init(self, params: Params) -> State:
-        return {"v": {name: torch.zeros_like(value) for name, value in params.items()}}
+        fill = torch.ones_like if self.tf_like else torch.zeros_like
+        return {"v": {name: fill(value) for name, value in params.items()}}
 
     def update(self, params: Params, grads: Params, state: State) -> tuple[Params, State]:
         v = _second_moment(state["v"], grads, self.decay, self.differentiate_second_moment)
-        steps = {name: grads[name] / (_safe_sqrt(v[name]) + self.eps) for name in params}
+        if self.tf_like:
+            steps = {name: grads[name] / _safe_sqrt(v[name] + self.eps) for name in params}
+        else:
+            steps = {name: grads[name] / (_safe_sqrt(v[name]) + self.eps) for name in params}
         return {name: value - self.learning_rate * steps[name] for name, value in params.items()}, {"v": v}
 
 
@@ -114,6 +121,74 @@ class Adam:
             name: value - size * m[name] / (_safe_sqrt(v[name]) / root_correction + self.eps) for name, value in params.items()
         }
         return new, {"m": m, "v": v, "step": step}
+
+
+def optimizer_from(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], differentiate_second_moment: bool | None = None
+) -> tuple[SGD | RMSprop | Adam, State]:
+    """The next step of a torch optimiser as a function that can be differentiated, and the state it begins from.
+
+    ``Adam``, ``RMSprop``, ``SGD`` and SB3's ``RMSpropTFLike`` are known, with their learning rate, decays and eps; parameters
+    that have had no gradient yet have the state that torch would give them. Nothing of ``optimizer`` is changed, but its
+    tensors are shared.
+
+    Args:
+        parameters: those of ``optimizer`` by name, all in one parameter group.
+        differentiate_second_moment: default False for Adam and True for RMSprop, as in LIRPG's program (arXiv 1804.06459).
+
+    Raises:
+        ValueError: for another class, weight decay, momentum, ``amsgrad``, ``maximize``, ``centered`` or several groups.
+    """
+    kind = next(
+        (kind for kind in (torch.optim.Adam, torch.optim.RMSprop, RMSpropTFLike, torch.optim.SGD) if type(optimizer) is kind),
+        None,
+    )
+    if kind is None:
+        raise ValueError(f"The optimizer must be Adam, RMSprop, RMSpropTFLike or SGD, got {type(optimizer).__name__}.")
+    if len(optimizer.param_groups) != 1:
+        raise ValueError(f"The optimizer must have one parameter group, got {len(optimizer.param_groups)}.")
+    group = optimizer.param_groups[0]
+    for option in ("weight_decay", "momentum", "dampening", "nesterov", "amsgrad", "maximize", "centered"):
+        if group.get(option):
+            raise ValueError(
+                f"The optimizer must not use {option}, got {type(optimizer).__name__}({option}={group[option]!r})."
+            )
+    learning_rate = float(group["lr"])
+    states = {name: optimizer.state.get(value, {}) for name, value in parameters.items()}
+    if kind is torch.optim.SGD:
+        return SGD(learning_rate), {}
+    if kind is torch.optim.Adam:
+        betas = (float(group["betas"][0]), float(group["betas"][1]))
+        adam = Adam(learning_rate, betas, group["eps"], bool(differentiate_second_moment))
+        zeros = adam.init(dict(parameters)) if not all(states.values()) else {"m": {}, "v": {}}
+        m = {name: state.get("exp_avg", zeros["m"].get(name)) for name, state in states.items()}
+        v = {name: state.get("exp_avg_sq", zeros["v"].get(name)) for name, state in states.items()}
+        return adam, {"m": m, "v": v, "step": max((int(state["step"]) for state in states.values() if state), default=0)}
+    second = differentiate_second_moment is not False
+    rmsprop = RMSprop(learning_rate, group["alpha"], group["eps"], second, tf_like=kind is RMSpropTFLike)
+    initial = rmsprop.init(dict(parameters))["v"] if not all(states.values()) else {}
+    return rmsprop, {"v": {name: state.get("square_avg", initial.get(name)) for name, state in states.items()}}
+
+
+class ParameterVector:
+    """Parameters as one vector and back, so that a step of an optimiser takes a few calls and not a few for each tensor."""
+
+    def __init__(self, params: Params) -> None:
+        self.shapes = {name: value.shape for name, value in params.items()}
+        self._sizes = [value.numel() for value in params.values()]
+
+    def pack(self, tree: Params) -> Params:
+        """A dict with one vector ``[n]``, differentiable."""
+        return {"vector": torch.cat([tree[name].flatten() for name in self.shapes])}
+
+    def unpack(self, vector: Params) -> Params:
+        """The parameters again, as views of the vector."""
+        parts = vector["vector"].split(self._sizes)
+        return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+
+    def pack_state(self, state: State) -> State:
+        """The state of an optimiser, its dicts packed."""
+        return {key: self.pack(value) if isinstance(value, dict) else value for key, value in state.items()}
 
 
 def _second_moment(v: Params, grads: Params, decay: float, differentiate: bool) -> Params:
