@@ -259,6 +259,21 @@ def test_visits_in_a_mujoco_maze_lie_between_its_walls(point_maze):
     figure = plot_visits(observations, env=point_maze, bins=45)
     assert mesh(figure).sum() == 30
     assert figure.axes[0].get_xlabel() == "x  (observation[4])"
+    marks = {text.get_text(): text.get_position() for text in figure.axes[0].texts}
+    start, goal = observations[:, 4:6].mean(0), observations[:, 6:8].mean(0)
+    assert np.abs(start - marks["S"]).max() < 0.2 and np.abs(goal - marks["G"]).max() < 0.2
+
+
+def test_several_agents_are_compared_by_the_shares_of_their_visits(maze):
+    states, _ = maze.unwrapped.transition_graph()
+    figure = plot_visits({"still": states[[0] * 30], "walker": states[[0, 1, 1, 1]]}, env=maze, columns=2, title="Two")
+    still, walker = (panel.collections[0] for panel in figure.axes[:2])
+    (row, column), (next_row, next_column) = states[:2, 1::-1].astype(int)
+    assert still.get_array()[row, column] == 100 and still.get_array().count() == 1
+    assert walker.get_array()[row, column] == 25 and walker.get_array()[next_row, next_column] == 75
+    assert still.norm is walker.norm and [panel.get_title() for panel in figure.axes[:2]] == ["still", "walker"]
+    with pytest.raises(ValueError, match="empty mapping"):
+        plot_visits({}, env=maze)
 
 
 # --- returns

@@ -161,7 +161,13 @@ def _mujoco_plan(maze: Any) -> FloorPlan:
     walls = np.array([[str(cell) == "1" for cell in row] for row in maze.maze_map])
     x = np.arange(walls.shape[1] + 1) * maze.maze_size_scaling - maze.x_map_center
     y = maze.y_map_center - np.arange(walls.shape[0] + 1) * maze.maze_size_scaling
-    return FloorPlan(walls, x, y, grid=False)
+    marks = {}
+    for name, sign in (("S", "r"), ("G", "g")):  # where a maze has exactly one start and one goal
+        places = np.argwhere([[str(cell) == sign for cell in row] for row in maze.maze_map])
+        if len(places) == 1:
+            row, column = places[0]
+            marks[name] = (float(x[column : column + 2].mean()), float(y[row : row + 2].mean()))
+    return FloorPlan(walls, x, y, grid=False, marks=marks)
 
 
 def axis_names(axes: tuple[Axis, Axis] | None, plan: FloorPlan | None, names: Sequence[str] | None) -> tuple[str, str]:

@@ -86,7 +86,7 @@ def plot_reward(
     labels = axis_names(scene.axes, scene.plan, names)
 
     n = len(chosen)
-    columns = min(n, 3)
+    columns = 2 if n == 4 else min(n, 3)
     rows = -(-n // columns)
     width, height = panel_size(scene.x_edges, scene.y_edges, scene.plan is not None)
     figure = new_figure(columns * width, rows * height + 0.3 * (title is not None))

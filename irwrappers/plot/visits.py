@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from irwrappers.plot.figures import finish, new_figure
 from irwrappers.plot.maps import (
     Axis,
+    FloorPlan,
     add_color_bar,
     axis_names,
     check_positions,
@@ -37,12 +38,14 @@ def plot_visits(
     log: bool = True,
     names: Sequence[str] | None = None,
     title: str | None = None,
+    columns: int = 4,
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
     """Draw how often each place was visited: the cells of a grid, or fields of a plane.
 
     Args:
-        observations: positions ``[…, 2]`` or observations ``[…, d]``; axes of time and copies in front are welcome.
+        observations: positions ``[…, 2]`` or observations ``[…, d]``; axes of time and copies in front are welcome. Or a
+            mapping from names to such, to compare agents or moments: a panel each, coloured by shares of its own visits.
         indices: the two entries of an observation that are the position; by default ``position_indices`` of ``env``. Positions
             ``[…, 2]`` need none.
         env: the environment, for its map.
@@ -51,49 +54,81 @@ def plot_visits(
         bins: fields along each axis, where places are not whole numbers; on a map, along its longer side.
         log: colours by the logarithm of the count, if a place has 10 or more.
         names: of the two axes.
-        title: above the number of visits.
+        title: above the number of visits, or above all panels.
+        columns: of panels, for a mapping.
         path: file to save the picture in.
 
     Returns:
-        the figure; ``figure.axes[0].collections[0].get_array()`` are the counts ``[rows, columns]``, masked where 0.
+        the figure; ``figure.axes[0].collections[0].get_array()`` are the counts ``[rows, columns]``, masked where 0; of a
+        mapping they are percentages, the i-th panel's at ``figure.axes[i]``.
 
     Raises:
         ValueError: positions that are not finite, or not on the environment's grid.
     """
+    several = observations if isinstance(observations, Mapping) else {"": observations}
+    if not several:
+        raise ValueError("observations is an empty mapping; give at least one name with its observations.")
+    agents, axes = {}, None
+    for name, given in several.items():
+        agents[name], axes = _positions(given, indices, env)
+    plan = floor_plan(env, axes)
+    fields = _fields(np.concatenate(list(agents.values())), plan, ranges, bins)
+    counts = {name: fields.visits(positions) for name, positions in agents.items()}
+    labels = axis_names(axes, plan, names)
+    if isinstance(observations, Mapping):
+        return finish(_draw_shares(counts, fields, plan, labels, log, title, columns), path)
+    if fields.grid is None:
+        places = f"{np.count_nonzero(counts['']):,} fields"
+    elif plan is None:
+        places = "of whole-numbered places"
+    else:
+        places = f"{np.count_nonzero(counts['']):,} of {np.count_nonzero(~plan.walls):,} cells"
+    return finish(_draw(counts[""], fields, plan, labels, len(agents[""]), places, log, title), path)
+
+
+class _Fields(NamedTuple):
+    """What visits are counted in: the cells of ``grid``, or else the fields between the edges."""
+
+    x_edges: np.ndarray
+    y_edges: np.ndarray
+    grid: FloorPlan | None
+
+    def visits(self, positions: np.ndarray) -> np.ndarray:
+        """Visits ``[rows, columns]``."""
+        if self.grid is None:
+            histogram = np.histogram2d(positions[:, 1], positions[:, 0], bins=(self.y_edges, self.x_edges))[0]
+            return histogram.astype(np.int64)
+        counts = np.zeros(self.grid.walls.shape, dtype=np.int64)
+        np.add.at(counts, self.grid.cell_of(positions), 1)
+        return counts
+
+
+def _positions(observations: Any, indices: Sequence[Axis] | None, env: Any) -> tuple[np.ndarray, tuple[Axis, Axis] | None]:
+    """Positions ``[N, 2]`` and the entries of an observation that they were, ``None`` where they were given as such."""
     numbers = np.asarray(observations)
     axes = choose_axes(indices, env if numbers.shape[-1:] != (2,) else None)
-    if axes is None:
-        if numbers.ndim == 0 or numbers.shape[-1] != 2:
-            raise ValueError(
-                f"Observations of shape {numbers.shape} are no positions [..., 2]; give indices, the two entries that are, or "
-                "an env with position_indices."
-            )
-        positions = check_positions(numbers)
-    else:
-        positions = check_positions(entries(numbers.reshape(-1, numbers.shape[-1]), axes))
-    plan = floor_plan(env, axes)
+    if axes is not None:
+        return check_positions(entries(numbers.reshape(-1, numbers.shape[-1]), axes)), axes
+    if numbers.ndim == 0 or numbers.shape[-1] != 2:
+        raise ValueError(
+            f"Observations of shape {numbers.shape} are no positions [..., 2]; give indices, the two entries that are, or "
+            "an env with position_indices."
+        )
+    return check_positions(numbers), None
+
+
+def _fields(positions: np.ndarray, plan: FloorPlan | None, ranges: Any, bins: int) -> _Fields:
     grid = plan if plan is not None and plan.grid else None
     if grid is None and plan is None and ranges is None and is_lattice(positions):
         grid = lattice_plan(positions)
     if grid is not None:
-        x_edges, y_edges = grid.x_edges, grid.y_edges
-        counts = np.zeros(grid.walls.shape, dtype=np.int64)
-        np.add.at(counts, grid.cell_of(positions), 1)
-        places = (
-            f"{np.count_nonzero(counts):,} of {np.count_nonzero(~plan.walls):,} cells" if plan else "of whole-numbered places"
-        )
-    else:
-        x_limits, y_limits = _limits(positions, plan, ranges)
-        n_x, n_y = bins, bins
-        if plan is not None:  # drawn to scale: square fields
-            span_x, span_y = np.ptp(x_limits), np.ptp(y_limits)
-            n_x, n_y = (max(1, round(bins * span / max(span_x, span_y))) for span in (span_x, span_y))
-        x_edges, y_edges = np.linspace(*x_limits, n_x + 1), np.linspace(*y_limits, n_y + 1)
-        counts = np.histogram2d(positions[:, 1], positions[:, 0], bins=(y_edges, x_edges))[0].astype(np.int64)
-        places = f"{np.count_nonzero(counts):,} fields"
-    return finish(
-        _draw(counts, x_edges, y_edges, plan, axis_names(axes, plan, names), len(positions), places, log, title), path
-    )
+        return _Fields(grid.x_edges, grid.y_edges, grid)
+    x_limits, y_limits = _limits(positions, plan, ranges)
+    n_x, n_y = bins, bins
+    if plan is not None:  # drawn to scale: square fields
+        span_x, span_y = np.ptp(x_limits), np.ptp(y_limits)
+        n_x, n_y = (max(1, round(bins * span / max(span_x, span_y))) for span in (span_x, span_y))
+    return _Fields(np.linspace(*x_limits, n_x + 1), np.linspace(*y_limits, n_y + 1), None)
 
 
 def _limits(positions: np.ndarray, plan: Any, ranges: Any) -> list[tuple[float, float]]:
@@ -111,9 +146,8 @@ def _limits(positions: np.ndarray, plan: Any, ranges: Any) -> list[tuple[float, 
 
 def _draw(
     counts: np.ndarray,
-    x_edges: np.ndarray,
-    y_edges: np.ndarray,
-    plan: Any,
+    fields: _Fields,
+    plan: FloorPlan | None,
     labels: tuple[str, str],
     n_visits: int,
     places: str,
@@ -122,14 +156,49 @@ def _draw(
 ) -> Figure:
     from matplotlib.colors import LogNorm, Normalize
 
-    figure = new_figure(*panel_size(x_edges, y_edges, plan is not None))
+    figure = new_figure(*panel_size(fields.x_edges, fields.y_edges, plan is not None))
     panel = figure.subplots()
     most = max(int(counts.max()), 1)
     norm = LogNorm(1, most) if log and most >= 10 else Normalize(0, most)
-    shown = np.ma.masked_equal(counts, 0)
-    drawn = panel.pcolormesh(x_edges, y_edges, shown, cmap="YlGnBu", norm=norm)
+    drawn = panel.pcolormesh(fields.x_edges, fields.y_edges, np.ma.masked_equal(counts, 0), cmap="YlGnBu", norm=norm)
     outside = n_visits - int(counts.sum())
     text = f"{n_visits:,} visits, {places}" + (f", {outside:,} visits outside" if outside else "")
     dress(panel, plan, labels, text if title is None else f"{title}\n{text}")
     add_color_bar(panel, drawn, "visits", counts=True)
+    return figure
+
+
+def _draw_shares(
+    counts: dict[str, np.ndarray],
+    fields: _Fields,
+    plan: FloorPlan | None,
+    labels: tuple[str, str],
+    log: bool,
+    title: str | None,
+    columns: int,
+) -> Figure:
+    """Panels without numbers along their axes, which are the same everywhere, and one colour bar for all."""
+    from matplotlib.colors import LogNorm, Normalize
+
+    shares = {name: 100 * visits / max(visits.sum(), 1) for name, visits in counts.items()}
+    most = max(share.max() for share in shares.values()) or 1.0
+    least = min((share[share > 0].min() for share in shares.values() if share.any()), default=most)
+    norm = LogNorm(least, most) if log and most >= 10 * least else Normalize(0, most)
+    columns = min(columns, len(shares))
+    rows = -(-len(shares) // columns)
+    ratio = np.ptp(fields.y_edges) / np.ptp(fields.x_edges) if plan is not None else 1.0
+    figure = new_figure(columns * 1.7 + 1.2, rows * (1.6 * float(np.clip(ratio, 0.4, 2.5)) + 0.5) + 0.7)
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for panel, (name, share) in zip(panels.flat, shares.items(), strict=False):
+        drawn = panel.pcolormesh(fields.x_edges, fields.y_edges, np.ma.masked_equal(share, 0), cmap="YlGnBu", norm=norm)
+        dress(panel, plan, ("", ""), "")
+        panel.set_title(name, fontsize=9)
+        panel.set(xticks=[], yticks=[])
+    for panel in panels.flat[len(shares) :]:
+        panel.set_visible(False)
+    figure.colorbar(drawn, ax=panels, label="% of visits", format="%g", shrink=0.8)
+    figure.supxlabel(labels[0], fontsize=10)
+    figure.supylabel(labels[1], fontsize=10)
+    if title is not None:
+        figure.suptitle(title, fontsize=13)
     return figure

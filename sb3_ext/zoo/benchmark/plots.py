@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from irwrappers.plot.figures import finish, new_figure
@@ -61,9 +62,14 @@ def plot_gradient_norms(folder: Path, norms: pd.DataFrame) -> None:
             name = f"{label}, {'direct' if style == '--' else 'IRPO'}"
             ax.plot(parts.timesteps, parts[column], style, color=colors[str(label)], label=name)
     for ax, env in zip(axes[0], envs, strict=True):
-        # A norm of exactly 0 (no reward in the batch) has no place on a logarithmic axis; symlog shows it at the bottom.
-        ax.set_yscale("symlog", linthresh=1e-8)
-        ax.set(title=env, xlabel="environment steps", ylim=(0, None))
+        shown = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in ax.get_lines()])
+        if (shown > 0).all():
+            ax.set_yscale("log")
+        else:  # a norm of exactly 0 (no reward in the batch) has no place on a logarithmic axis; symlog has it at the bottom
+            least = shown[shown > 0].min(initial=1.0)
+            ax.set_yscale("symlog", linthresh=10 ** np.floor(np.log10(least)))
+            ax.set_ylim(0, None)
+        ax.set(title=env, xlabel="environment steps")
     axes[0, 0].set_ylabel("gradient norm")
     _legend(figure, axes)
     finish(figure, folder / "gradient_norms.png")
