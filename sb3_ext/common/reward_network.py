@@ -20,7 +20,7 @@ from torch.nn import functional
 
 
 class RewardNetwork(nn.Module):
-    """r_η(s, a) in (-1, 1): a features extractor, hidden layers, a linear ``head`` and tanh.
+    """r_η(s, a): a features extractor, hidden layers, a linear ``head`` and, if squashed into (-1, 1), tanh.
 
     Actions are an input beside the features (continuous ones as they are, others one-hot); with ``Discrete`` actions the head
     has an output for each instead, as LIRPG's has for Atari (arXiv 1804.06459).
@@ -29,6 +29,7 @@ class RewardNetwork(nn.Module):
         net_arch: hidden layers. activation_fn: after each of them.
         features_extractor_class: default SB3's ``NatureCNN`` for images, ``CombinedExtractor`` for dicts, else flattening.
         normalize_images: as in SB3's policies.
+        squash: without it r_η is linear in the head, and can match sums of rewards of any size.
     """
 
     def __init__(
@@ -40,9 +41,11 @@ class RewardNetwork(nn.Module):
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = True,
+        squash: bool = True,
     ) -> None:
         super().__init__()
         self.observation_space, self.action_space, self.normalize_images = observation_space, action_space, normalize_images
+        self.squash = squash
         extractor = features_extractor_class or _default_extractor(observation_space)
         self.features_extractor = extractor(observation_space, **(features_extractor_kwargs or {}))
         self._one_for_each_action = isinstance(action_space, spaces.Discrete)
@@ -53,13 +56,28 @@ class RewardNetwork(nn.Module):
 
     def forward(self, observations: Any, actions: Tensor) -> Tensor:
         """Observations as SB3's buffers hold them ``[n, ...]`` and actions ``[n, n_actions]`` → rewards ``[n]``."""
-        features = self.features_extractor(preprocess_obs(observations, self.observation_space, self.normalize_images))
-        actions = actions.reshape(len(actions), -1)
+        outputs = self.head(self._hidden_features(observations, actions))
         if self._one_for_each_action:
-            outputs = self.head(self.hidden(features)).gather(1, actions.long())
-        else:
-            outputs = self.head(self.hidden(torch.cat([features, self._encoded(actions)], 1)))
-        return torch.tanh(outputs[:, 0])
+            outputs = outputs.gather(1, actions.reshape(-1, 1).long())
+        return torch.tanh(outputs[:, 0]) if self.squash else outputs[:, 0]
+
+    def flat_head(self) -> Tensor:
+        """The head's weights, row by row, and then its bias, ``[n_head]``: CLN's η."""
+        return torch.cat([self.head.weight.flatten(), self.head.bias])
+
+    def head_inputs(self, observations: Any, actions: Tensor) -> Tensor:
+        """x ``[n, n_head]`` with ``x @ flat_head()`` the rewards (before tanh, if there is one)."""
+        hidden = self._hidden_features(observations, actions)
+        if not self._one_for_each_action:
+            return torch.cat([hidden, torch.ones_like(hidden[:, :1])], 1)
+        chosen = functional.one_hot(actions.reshape(-1).long(), self.head.out_features).to(hidden.dtype)
+        return torch.cat([(chosen[:, :, None] * hidden[:, None, :]).flatten(1), chosen], 1)
+
+    def _hidden_features(self, observations: Any, actions: Tensor) -> Tensor:
+        features = self.features_extractor(preprocess_obs(observations, self.observation_space, self.normalize_images))
+        if self._one_for_each_action:
+            return self.hidden(features)
+        return self.hidden(torch.cat([features, self._encoded(actions.reshape(len(actions), -1))], 1))
 
     def _encoded(self, actions: Tensor) -> Tensor:
         space = self.action_space
