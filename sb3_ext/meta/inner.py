@@ -1,0 +1,217 @@
+"""The inner loop of meta-learning: B PPO agents from scratch, side by side, each with networks, data and optimiser of its own.
+
+Everything is stacked along a leading axis over agents, so that a layer of all of them is one batched matrix product; noise
+and minibatches come from outside. B agents equal B that are run one after the other (tests/test_meta_inner.py).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from sb3_ext.common.arguments import check_range
+from sb3_ext.common.distributions import LOG_STD_RANGE, DiagonalGaussian, make_action_distribution
+from sb3_ext.common.gae import generalized_advantage_estimation
+from sb3_ext.common.updates import Params, clip_each_
+
+
+@dataclass(frozen=True)
+class InnerSettings:
+    """A lifetime and the PPO that lives it; the defaults are those of arXiv 2407.21546.
+
+    n_steps: of a batch. n_batches: in a lifetime; each but the last is followed by an update. n_minibatches: of an epoch.
+    The rest is SB3's PPO; ``normalize_advantage`` acts in each minibatch, on estimated advantages only.
+    """
+
+    n_steps: int = 2000
+    n_batches: int = 3
+    n_epochs: int = 64
+    n_minibatches: int = 16
+    learning_rate: float = 3e-4
+    gamma: float = 0.99
+    gae_lambda: float = 0.95
+    clip_range: float = 0.2
+    normalize_advantage: bool = True
+    ent_coef: float = 0.0
+    vf_coef: float = 0.25
+    max_grad_norm: float | None = 0.5
+    log_std_init: float = 0.0
+    net_arch: tuple[int, ...] = (64, 64)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "net_arch", tuple(self.net_arch))  # YAML and JSON have lists only
+        for name in ("n_steps", "n_batches", "n_epochs", "n_minibatches"):
+            check_range(f"inner {name}", getattr(self, name), 1, integer=True)
+        check_range("inner learning_rate", self.learning_rate, 0)
+        for name in ("gamma", "gae_lambda"):
+            check_range(f"inner {name}", getattr(self, name), 0, 1)
+        if self.n_minibatches > self.n_steps:
+            raise ValueError(f"inner n_minibatches={self.n_minibatches} is more than the steps of a batch, {self.n_steps}.")
+
+    @property
+    def lifetime(self) -> int:
+        """Steps of a lifetime."""
+        return self.n_steps * self.n_batches
+
+
+@dataclass
+class InnerBatch:
+    """What B agents collected: observations ``[T, B, n_obs]``, actions ``[T, B, n_actions]``, the rest ``[T, B]``.
+
+    rewards: what the agents are paid, or their advantages. done: an episode's last step, which counts as terminal.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    values: Tensor
+    rewards: Tensor
+    done: Tensor
+
+
+class InnerAgents:
+    """B actor-critics (tanh, weights initialised as SB3 does) and their optimiser, Adam.
+
+    Args:
+        observation_space: ``Box``, seen flat. generator: draws the initial weights.
+        dtype: of networks and data.
+
+    Attributes:
+        params: stacked weights, ``[B, ...]``, named ``pi.0.weight``, ``vf.2.bias`` …, ``log_std`` for continuous actions.
+    """
+
+    def __init__(
+        self,
+        n_agents: int,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        settings: InnerSettings,
+        generator: torch.Generator,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        if not isinstance(observation_space, spaces.Box):
+            raise ValueError(
+                f"Inner agents see Box observations, got {observation_space}; wrap the environments in FlattenObservation."
+            )
+        self.n_agents, self.settings = n_agents, settings
+        self.distribution = make_action_distribution(action_space)
+        self.n_obs = spaces.flatdim(observation_space)
+        continuous = isinstance(self.distribution, DiagonalGaussian)
+        n_outputs = self.distribution.n_params // 2 if continuous else self.distribution.n_params
+        self.params: Params = {}
+        for name, last, gain in (("pi", n_outputs, 0.01), ("vf", 1, 1.0)):
+            sizes = [self.n_obs, *settings.net_arch, last]
+            for layer, (n_in, n_out) in enumerate(pairwise(sizes)):
+                gains = math.sqrt(2) if layer < len(settings.net_arch) else gain
+                weights = [_orthogonal(n_out, n_in, gains, generator, dtype) for _ in range(n_agents)]
+                self.params[f"{name}.{layer}.weight"] = torch.stack(weights).to(device)
+                self.params[f"{name}.{layer}.bias"] = torch.zeros(n_agents, n_out, dtype=dtype, device=device)
+        if continuous:
+            log_std = torch.full((n_agents, n_outputs), settings.log_std_init, dtype=dtype, device=device)
+            self.params["log_std"] = log_std
+        for value in self.params.values():
+            value.requires_grad_(True)
+        # One Adam over stacked weights is B Adams: it works on each number by itself.
+        self.optimizer = torch.optim.Adam(self.params.values(), lr=settings.learning_rate, eps=1e-5)
+
+    def outputs(self, observations: Tensor) -> Tensor:
+        """Observations ``[B, n, n_obs]`` → parameters of the action distributions ``[B, n, P]``."""
+        outputs = self._forward("pi", observations)
+        if "log_std" in self.params:
+            log_std = self.params["log_std"].clamp(*LOG_STD_RANGE)[:, None]
+            outputs = torch.cat([outputs, log_std.expand_as(outputs)], -1)
+        return outputs
+
+    def values(self, observations: Tensor) -> Tensor:
+        """``[B, n, n_obs]`` → ``[B, n]``."""
+        return self._forward("vf", observations)[..., 0]
+
+    def _forward(self, name: str, x: Tensor) -> Tensor:
+        n_layers = len(self.settings.net_arch) + 1
+        for layer in range(n_layers):
+            weight, bias = self.params[f"{name}.{layer}.weight"], self.params[f"{name}.{layer}.bias"]
+            x = torch.baddbmm(bias[:, None], x, weight.mT)
+            x = torch.tanh(x) if layer < n_layers - 1 else x
+        return x
+
+    @torch.no_grad()
+    def act(self, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Actions ``[B, n_actions]``, their log-probabilities and the values ``[B]``.
+
+        Args:
+            observations: ``[B, n_obs]``. noise: from ``distribution.draw_noise((B,), …)``.
+        """
+        outputs = self.outputs(observations[:, None])
+        actions = self.distribution.sample(outputs, noise[:, None])
+        return actions[:, 0], self.distribution.log_prob(outputs, actions)[:, 0], self.values(observations[:, None])[:, 0]
+
+    @torch.no_grad()
+    def advantages(self, batch: InnerBatch, last_observations: Tensor) -> tuple[Tensor, Tensor]:
+        """Advantages and λ-returns ``[T, B]``.
+
+        Args:
+            last_observations: ``[B, n_obs]`` after the batch, for an episode that goes on there.
+        """
+        last = self.values(last_observations[:, None])[:, 0]
+        next_values = torch.cat([batch.values[1:], last[None]])
+        advantages = generalized_advantage_estimation(
+            batch.rewards, batch.values, next_values, batch.done, batch.done, self.settings.gamma, self.settings.gae_lambda
+        )
+        return advantages, advantages + batch.values
+
+    def update(self, batch: InnerBatch, last_observations: Tensor, order: Tensor, are_advantages: bool = False) -> None:
+        """One PPO update of every agent.
+
+        Args:
+            order: int ``[n_epochs, T, B]``, for each epoch and agent a permutation of the steps, cut into minibatches as SB3
+                does: ⌈T / n_minibatches⌉ steps each, the last with what is left.
+            are_advantages: ``batch.rewards`` are the advantages; there is no critic then.
+        """
+        settings = self.settings
+        if are_advantages:
+            advantages, returns = batch.rewards, None
+        else:
+            advantages, returns = self.advantages(batch, last_observations)
+        size = math.ceil(len(batch.done) / settings.n_minibatches)
+        agent = torch.arange(self.n_agents, device=order.device)[:, None]
+        data = [x.transpose(0, 1) for x in (batch.observations, batch.actions, batch.log_probs, advantages)]
+        targets = None if returns is None else returns.T
+        for epoch in order:
+            for steps in epoch.T.split(size, 1):  # [B, m]
+                observations, actions, old_log_probs, advantage = (x[agent, steps] for x in data)
+                if settings.normalize_advantage and not are_advantages and steps.shape[1] > 1:
+                    deviation = advantage.std(1, keepdim=True)
+                    advantage = (advantage - advantage.mean(1, keepdim=True)) / (deviation + 1e-8)
+                loss = self._policy_loss(observations, actions, old_log_probs, advantage)
+                if targets is not None:
+                    errors = targets[agent, steps] - self.values(observations)
+                    loss = loss + settings.vf_coef * errors.square().mean(1)
+                self.optimizer.zero_grad()
+                loss.sum().backward()  # the agents share nothing, so each gets the gradient of its own loss
+                clip_each_(list(self.params.values()), settings.max_grad_norm, n_leading=1)
+                self.optimizer.step()
+
+    def _policy_loss(self, observations: Tensor, actions: Tensor, old_log_probs: Tensor, advantages: Tensor) -> Tensor:
+        """PPO's clipped surrogate, less the entropy bonus: ``[B]``."""
+        outputs = self.outputs(observations)
+        ratio = torch.exp(self.distribution.log_prob(outputs, actions) - old_log_probs)
+        clip = self.settings.clip_range
+        loss = -torch.min(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages).mean(1)
+        if self.settings.ent_coef:
+            loss = loss - self.settings.ent_coef * self.distribution.entropy(outputs).mean(1)
+        return loss
+
+
+def draw_order(n_epochs: int, n_steps: int, n_agents: int, generator: torch.Generator) -> Tensor:
+    """Random permutations of the steps for :meth:`InnerAgents.update`: ``[n_epochs, n_steps, n_agents]``."""
+    return torch.rand((n_epochs, n_steps, n_agents), generator=generator, device=generator.device).argsort(1)
+
+
+def _orthogonal(n_out: int, n_in: int, gain: float, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    return nn.init.orthogonal_(torch.empty(n_out, n_in, dtype=dtype), gain, generator=generator)
