@@ -1,13 +1,21 @@
 """The benchmark command: runs that continue exactly, rows that are kept once, and tables that say what the rows say."""
 
+import contextlib
+import copy
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 import envs  # noqa: F401
@@ -96,23 +104,37 @@ def test_finished_runs_are_left_alone_and_other_settings_are_an_error(finished, 
     assert "timesteps was 12000 and is 6000" in capsys.readouterr().err
 
 
-def test_a_killed_run_continues_as_the_unbroken_one(finished, benchmark, command, tmp_path, monkeypatch):
-    """Killed after the second evaluation's rows were written and before its checkpoint was."""
+def learned(model):
+    """Timesteps and everything that learning changes, optimisers aside."""
+    names = [name for name in model._get_torch_save_params()[0] if "optimizer" not in name]
+    return model.num_timesteps, copy.deepcopy({name: getattr(model, name).state_dict() for name in names})
+
+
+def killed_at_its_second_checkpoint(benchmark, suite, out, *arguments):
+    """Ends as a killed process does, after the rows of its second evaluation were written and before its checkpoint was.
+
+    Returns what had been learned at the first checkpoint.
+    """
     from sb3_ext.zoo.benchmark import run
 
-    save = run._save_checkpoint
+    save, saved = run._save_checkpoint, []
 
     def killed(model, path, wall_s):
         if path.is_file():
             raise KeyboardInterrupt
+        saved.append(learned(model))
         save(model, path, wall_s)
 
-    monkeypatch.setattr(run, "_save_checkpoint", killed)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(run, "_save_checkpoint", killed)
+        benchmark(suite, out, *arguments)
+    return saved[0]
+
+
+def test_a_killed_run_continues_as_the_unbroken_one(finished, benchmark, tmp_path):
     out = tmp_path / "out"
-    with pytest.raises(KeyboardInterrupt):
-        benchmark(SUITE, out, "--algo", "small irpo")
+    killed_at_its_second_checkpoint(benchmark, SUITE, out, "--algo", "small irpo")
     assert len(pd.read_csv(folder(out) / "evaluations.csv")) == 4 and not (folder(out) / "done.json").exists()
-    monkeypatch.undo()
     benchmark(SUITE, out, "--algo", "small irpo")
     unbroken = results(finished).query("algo == 'small irpo'").reset_index(drop=True)
     pd.testing.assert_frame_equal(results(out), unbroken)
@@ -121,6 +143,58 @@ def test_a_killed_run_continues_as_the_unbroken_one(finished, benchmark, command
         for at in (out, finished)
     ]
     pd.testing.assert_frame_equal(*progress)
+
+
+HRL = {**PPO, "intrinsic_reward": "random", "intrinsic_reward_kwargs": {"n_rewards": 2}, "option_fraction": 0.5}
+
+
+@pytest.mark.parametrize("algo", ["hrl", "ppo_drnd"])
+def test_a_killed_baseline_goes_on_from_its_checkpoint(benchmark, tmp_path, monkeypatch, algo):
+    """The states of their environments are not saved: what follows is no copy of the unbroken run, but as long."""
+    from sb3_ext.zoo.benchmark import run
+
+    out, begun, restore = tmp_path / "out", [], run._restore
+    contender = {"algo": algo, "seeds": 1, "hyperparams": HRL if algo == "hrl" else PPO}
+    suite = changed(contenders={algo: contender}, environments={"sparse/FourRooms-v0": {"timesteps": 6000}})
+    saved = killed_at_its_second_checkpoint(benchmark, suite, out)
+    before = pd.read_csv(folder(out, algo) / "evaluations.csv")
+    monkeypatch.setattr(run, "_restore", lambda model: begun.append(learned(model)) or restore(model))
+    benchmark(suite, out)
+    after = pd.read_csv(folder(out, algo) / "evaluations.csv")
+    torch.testing.assert_close(begun[0], saved, rtol=0, atol=0)
+    assert saved[0] == before.timesteps[0]
+    pd.testing.assert_frame_equal(after[:2], before[:2])
+    assert (
+        after.timesteps[:4].tolist() == before.timesteps.tolist()
+        and 6000 <= after.timesteps[5] < 6000 + 256
+        and len(after) == 6
+    )
+    if algo == "hrl":  # one option was trained at the checkpoint, the other then
+        assert run.ALGOS[algo].load(folder(out, algo) / "model.zip").n_trained_options == 2
+
+
+def test_overwrite_runs_anew_what_has_other_settings_and_nothing_else(finished, benchmark, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    files = {
+        path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name in ("model.zip", "done.json", "config.json")
+    }
+    contenders = {**SUITE["contenders"], "ppo": {"algo": "ppo", "seeds": 2, "hyperparams": {**PPO, "n_epochs": 2}}}
+    other = folder(out, "ppo", 1) / "a file of the old run"
+    other.touch()
+    with pytest.raises(SystemExit):
+        benchmark(changed(contenders=contenders), out, "--seeds", "1")
+    assert "hyperparams.n_epochs was 1 and is 2" in capsys.readouterr().err
+    benchmark(changed(contenders=contenders), out, "--seeds", "1", "--overwrite")
+    anew = {path for path, time in files.items() if path.stat().st_mtime_ns != time}
+    assert anew == {path for path in files if path.parent == folder(out, "ppo", 0)} and other.is_file()
+    assert json.loads((folder(out, "ppo", 0) / "config.json").read_text())["run"]["hyperparams"]["n_epochs"] == 2
+    rows, before = results(out), results(finished)
+    same = "not (algo == 'ppo' and seed == 0)"
+    pd.testing.assert_frame_equal(rows.query(same).reset_index(drop=True), before.query(same).reset_index(drop=True))
+    capsys.readouterr()
+    benchmark(changed(contenders=contenders), out, "--seeds", "1", "--overwrite")
+    assert "2 runs" in (printed := capsys.readouterr().out) and "2 of them finished before" in printed
 
 
 def test_a_failed_run_is_reported_and_the_others_go_on(benchmark, tmp_path, monkeypatch, capsys):
@@ -266,6 +340,82 @@ def test_runs_in_processes_of_their_own(tmp_path):
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     assert set(results(tmp_path / "out").seed) == {0, 1}
     assert json.loads((folder(tmp_path / "out", "ppo", 1) / "config.json").read_text())["run"]["timesteps"] == 300
+
+
+def typed(tmp_path, suite):
+    """The command as it is typed, with two jobs, as the leader of a process group of its own."""
+    (tmp_path / "tiny.yml").write_text(yaml.safe_dump(suite))
+    command = [sys.executable, "-m", "sb3_ext.benchmark", "tiny.yml", "--jobs", "2", "--out", "out"]
+    with open(tmp_path / "stderr", "w") as stderr:
+        one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(
+            command, cwd=tmp_path, env=one_thread, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
+        )
+
+
+def wait_until(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def alive(group):
+    """Processes of a group that have not ended."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, pgrp = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(pgrp) == group and state != "Z":
+                found.append(stat.parent.name)
+    return found
+
+
+def table(out):
+    return pd.read_csv(out / "table.csv").drop(columns="wall_s")
+
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+
+
+@on_linux
+def test_ctrl_c_ends_all_processes_and_the_command_goes_on(benchmark, tmp_path):
+    environments = {"sparse/FourRooms-v0": {"timesteps": 4000}, "sparse/FourRooms-v1": {"timesteps": 40_000}}
+    irpo = {"algo": "irpo", "seeds": 2, "hyperparams": IRPO}
+    suite, out = changed(contenders={"irpo": irpo}, environments=environments), tmp_path / "out"
+    short, long = (out / f"sparse-FourRooms-v{i}" / "irpo" / "seed-0" for i in range(2))
+    process = typed(tmp_path, suite)
+    wait_until(lambda: (short / "done.json").is_file() and (long / "checkpoint.zip").is_file())
+    process.send_signal(signal.SIGINT)  # to the command alone; a terminal sends it to the others as well
+    assert process.wait(30) == 130
+    said = (tmp_path / "stderr").read_text()
+    assert "the same command goes on" in said and "Traceback" not in said
+    assert not alive(process.pid) and not list(out.rglob("error.txt"))
+    finished = {path: path.stat().st_mtime_ns for path in out.rglob("model.zip") if (path.parent / "done.json").is_file()}
+    rows = pd.read_csv(out / "results.csv")
+    assert short / "model.zip" in finished and len(finished) < 4 and len(rows.groupby(["env", "seed"])) == len(finished)
+    assert "4 runs, interrupted" in (out / "README.md").read_text()
+    benchmark(suite, out)
+    benchmark(suite, tmp_path / "unbroken")
+    assert all(path.stat().st_mtime_ns == time for path, time in finished.items())
+    pd.testing.assert_frame_equal(table(out), table(tmp_path / "unbroken"))
+    pd.testing.assert_frame_equal(results(out), results(tmp_path / "unbroken"))
+
+
+@on_linux
+def test_a_killed_command_leaves_no_process_and_normalised_observations_go_on(benchmark, tmp_path):
+    normalized = {**IRPO, "normalize": "dict(norm_obs=True, norm_reward=False)"}
+    contenders = {"small irpo": {"algo": "irpo", "seeds": 1, "hyperparams": normalized}}
+    suite, out = changed(contenders=contenders, environments={"sparse/FourRooms-v0": {"timesteps": 40_000}}), tmp_path / "out"
+    process = typed(tmp_path, suite)
+    wait_until((folder(out) / "checkpoint.zip").is_file)
+    process.kill()
+    process.wait()
+    wait_until(lambda: not alive(process.pid), seconds=10)
+    assert not (folder(out) / "done.json").exists()
+    benchmark(suite, out)
+    benchmark(suite, tmp_path / "unbroken")
+    pd.testing.assert_frame_equal(results(out), results(tmp_path / "unbroken"))
 
 
 def test_speed_measures_every_form(command, tmp_path, monkeypatch):

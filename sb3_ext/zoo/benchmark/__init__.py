@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Sequence
 
 
@@ -18,7 +19,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _require_plots()
     from sb3_ext.zoo.benchmark.command import benchmark
 
-    benchmark(arguments)
+    try:
+        benchmark(arguments)
+    except KeyboardInterrupt:
+        print(
+            "\nInterrupted. Finished runs are kept, and the same command goes on from the last checkpoints.", file=sys.stderr
+        )
+        sys.exit(130)  # what shells expect of a program that Ctrl-C ended
 
 
 def plot(arguments: Sequence[str] | None = None) -> None:

@@ -36,7 +36,12 @@ def benchmark(arguments: Sequence[str] | None = None) -> None:
         work, what = _speed(given, suite, out) if "speed" in suite else _learning(given, suite, out)
     except ValueError as error:
         parser.error(str(error))
-    failed = work()
+    try:
+        failed = work()
+    except KeyboardInterrupt:
+        out.mkdir(parents=True, exist_ok=True)
+        _log_session(out, suite, given, f"{what}, interrupted")
+        raise
     if what:
         _log_session(out, suite, given, what)
     for run in failed:
@@ -70,8 +75,11 @@ def _learning(given: argparse.Namespace, suite: dict[str, Any], out: Path) -> tu
     print(f"{len(runs)} runs in {out}, {len(runs) - len(todo)} of them finished before")
 
     def work() -> list:
-        failed = schedule.run_all(todo, out, given.jobs) if todo else []
-        if len(schedule.collect(out)):
+        try:
+            failed = schedule.run_all(todo, out, given.jobs) if todo else []
+        finally:  # what was finished before Ctrl-C as well
+            results = schedule.collect(out)
+        if len(results):
             report(out)
         return failed
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import shutil
+import signal
+import threading
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -66,15 +69,16 @@ def run_all(runs: Sequence[Run], out: Path, jobs: int = 1) -> list[Run]:
     """Execute ``runs``, ``jobs`` at a time in processes of their own (with one job here), and return those that failed.
 
     A thread waits for each process: when one is killed for its memory, the pools of the standard library lose the others.
+    Ctrl-C ends the processes and raises ``KeyboardInterrupt``.
     """
     # torch starts with all cores, or with OMP_NUM_THREADS of them
     threads = max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // jobs))
-    failed = []
+    failed, processes = [], _Processes()
     with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(runs), desc="runs", unit="run") as bar:
         if jobs == 1:
             finished = ((run, _attempt(run, out, threads)) for run in runs)
         else:
-            futures = {pool.submit(_attempt_in_process, run, out, threads): run for run in runs}
+            futures = {pool.submit(processes.attempt, run, out, threads): run for run in runs}
             finished = ((futures[future], future.result()) for future in as_completed(futures))
         try:
             for run, succeeded in finished:
@@ -83,7 +87,8 @@ def run_all(runs: Sequence[Run], out: Path, jobs: int = 1) -> list[Run]:
                 if not succeeded:
                     failed.append(run)
         except KeyboardInterrupt:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            processes.end()
             raise
     return failed
 
@@ -99,20 +104,53 @@ def _attempt(run: Run, out: Path, threads: int) -> bool:
     return not error.is_file()
 
 
+class _Processes:
+    """Those that run at the moment, one for each thread that waits."""
+
+    def __init__(self) -> None:
+        self._running: set[Any] = set()
+        self._ended = False
+        self._lock = threading.Lock()
+
+    def attempt(self, run: Run, out: Path, threads: int) -> bool:
+        process = multiprocessing.get_context("spawn").Process(target=_in_process, args=(run, out, threads))
+        with self._lock:
+            if self._ended:
+                return False
+            process.start()
+            self._running.add(process)
+        process.join()
+        with self._lock:
+            self._running.remove(process)
+            if self._ended:
+                return False
+        error = run.folder(out) / ERROR
+        if process.exitcode and not error.is_file():
+            error.parent.mkdir(parents=True, exist_ok=True)
+            error.write_text(f"The process ended with exit code {process.exitcode}; -9 is often a lack of memory.\n")
+        return not error.is_file()
+
+    def end(self) -> None:
+        """Start no more of them and end those that run; their last checkpoints stay."""
+        with self._lock:
+            self._ended = True
+            for process in self._running:
+                process.terminate()
+
+
 def _in_process(run: Run, out: Path, threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches every process; the command ends this one
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _extend_rl_zoo3()  # a spawned process knows none of our algorithms
     _attempt(run, out, threads)
 
 
-def _attempt_in_process(run: Run, out: Path, threads: int) -> bool:
-    process = multiprocessing.get_context("spawn").Process(target=_in_process, args=(run, out, threads))
-    process.start()
-    process.join()
-    error = run.folder(out) / ERROR
-    if process.exitcode and not error.is_file():
-        error.parent.mkdir(parents=True, exist_ok=True)
-        error.write_text(f"The process ended with exit code {process.exitcode}; -9 is often a lack of memory.\n")
-    return not error.is_file()
+def _end_with_parent() -> None:
+    """When the command is killed, a process left over would write into the folder of the run that goes on later."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 def _line(run: Run, out: Path) -> str:
