@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 class _ReverseScan(torch.autograd.Function):
@@ -54,6 +55,75 @@ def discounted_sum(x: Tensor, decay: Tensor) -> Tensor:
     if x.shape != decay.shape:
         raise ValueError(f"x and decay must have the same shape, got {tuple(x.shape)} and {tuple(decay.shape)}.")
     return _ReverseScan.apply(x, decay)
+
+
+class DiscountedSum:
+    """:func:`discounted_sum` for one ``decay`` and many x: a few calls for each, after a preparation.
+
+    Within blocks of L steps the sum is a triangular matrix. What the next block begins with enters by the products of decays,
+    and these beginnings obey the same recurrence, one L-th as long. Memory is L · T.
+
+    Args:
+        decay: ``[T, ...]``, fixed. block: L.
+    """
+
+    def __init__(self, decay: Tensor, block: int = 64) -> None:
+        self.shape = decay.shape
+        n_steps = len(decay)
+        block = min(block, n_steps)
+        n_blocks = -(-n_steps // block)
+        # [columns, N, L]; the steps that fill the last block up decay to nothing.
+        self._padding = n_blocks * block - n_steps
+        decay = functional.pad(decay.detach().reshape(n_steps, -1).t(), (0, self._padding)).view(-1, n_blocks, block)
+        matrix = torch.zeros(*decay.shape, block, dtype=decay.dtype, device=decay.device)
+        for i in reversed(range(block)):  # entry j, i is the product of decays i … j − 1
+            if i + 1 < block:
+                matrix[..., i] = matrix[..., i + 1] * decay[..., i, None]
+            matrix[..., i, i] = 1
+        self._to_next = matrix[..., -1, :] * decay[..., -1:]
+        self._matrix = matrix.flatten(0, 1)
+        self._beginnings = DiscountedSum(self._to_next[..., 0].t(), block) if n_blocks > 1 else None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x ``[T, ...]`` → y ``[T, ...]``, differentiable in x any number of times."""
+        if x.shape != self.shape:
+            raise ValueError(f"x must have the shape of decay, {tuple(self.shape)}, got {tuple(x.shape)}.")
+        return _DiscountedSum.apply(x, self, False)
+
+    def apply(self, x: Tensor, transposed: bool) -> Tensor:
+        """The sum, or the transposed matrix's, outside any graph."""
+        y = x.reshape(len(x), -1).t()
+        if self._padding:
+            y = functional.pad(y, (0, self._padding))
+        y = y.reshape(self._to_next.shape)
+        y = self._transposed(y) if transposed else self._forward(y)
+        return y.reshape(len(y), -1)[:, : len(x)].t().reshape(self.shape)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        y = torch.bmm(x.reshape(-1, 1, x.shape[-1]), self._matrix).view(x.shape)
+        if self._beginnings is not None:
+            following = self._beginnings.apply(y[..., 0].t(), False).t()[:, 1:]
+            y[:, :-1].addcmul_(self._to_next[:, :-1], following[..., None])
+        return y
+
+    def _transposed(self, y: Tensor) -> Tensor:
+        if self._beginnings is not None:
+            following = functional.pad((self._to_next * y).sum(-1)[:, :-1], (1, 0))
+            y = torch.cat([y[..., :1] + self._beginnings.apply(following.t(), True).t()[..., None], y[..., 1:]], -1)
+        return torch.bmm(y.reshape(-1, 1, y.shape[-1]), self._matrix.transpose(1, 2)).view(y.shape)
+
+
+class _DiscountedSum(torch.autograd.Function):
+    """Linear, so that its derivative is the transposed sum, and that one's the sum again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, operator: DiscountedSum, transposed: bool) -> Tensor:
+        ctx.operator, ctx.transposed = operator, transposed
+        return operator.apply(x, transposed)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return _DiscountedSum.apply(gradient, ctx.operator, not ctx.transposed), None, None
 
 
 def generalized_advantage_estimation(

@@ -1,0 +1,147 @@
+"""A rollout with what a learned reward needs beside SB3's buffer: the environment's reward alone, and its own values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from sb3_ext.common.gae import DiscountedSum, generalized_advantage_estimation
+
+
+class ExtrinsicRecorder(VecEnvWrapper):
+    """Remembers rewards as ``venv`` pays them, and how truncated episodes ended; passes on ``coef`` times the reward.
+
+    SB3 bootstraps what it is passed with V^mix; what is remembered can be bootstrapped with V^ex.
+    """
+
+    def __init__(self, venv: VecEnv, coef: float) -> None:
+        super().__init__(venv)
+        self._coef = coef
+        self.rewards: list[np.ndarray] = []  # [B] for each step
+        self.truncated: list[tuple[int, int, Any]] = []  # step, copy, the observation that ended the episode
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        observations, rewards, dones, infos = self.venv.step_wait()
+        for i in np.flatnonzero(dones):
+            last = infos[i].get("terminal_observation")
+            if last is not None and infos[i].get("TimeLimit.truncated", False):
+                self.truncated.append((len(self.rewards), int(i), last))
+        self.rewards.append(np.array(rewards, dtype=np.float32))
+        return observations, rewards if self._coef == 1 else self._coef * rewards, dones, infos
+
+
+class Samples(NamedTuple):
+    """Transitions ``[n, …]``. advantages: of r_ex_coef · r_ex with V^mix, as SB3 has them; extrinsic_…: of r_ex with V^ex."""
+
+    observations: Any
+    actions: Tensor
+    old_values: Tensor
+    old_log_prob: Tensor
+    advantages: Tensor
+    extrinsic_values: Tensor
+    extrinsic_advantages: Tensor
+    extrinsic_returns: Tensor
+
+    def rows(self, indices: Tensor | slice) -> Samples:
+        return Samples(*(column[indices] if isinstance(column, Tensor) else _rows(column, indices) for column in self))
+
+
+def _rows(observations: dict[str, Tensor], indices: Tensor | slice) -> dict[str, Tensor]:
+    return {key: part[indices] for key, part in observations.items()}
+
+
+def concatenate(batches: Sequence[Samples]) -> Samples:
+    """All transitions of several."""
+    return (
+        batches[0]
+        if len(batches) == 1
+        else Samples(*(tree_map(lambda *parts: torch.cat(parts), *rows) for rows in zip(*batches, strict=True)))
+    )
+
+
+def slices(batches: Sequence[Samples]) -> list[slice]:
+    """Where each of them lies in :func:`concatenate`'s."""
+    ends = np.cumsum([len(batch.actions) for batch in batches]).tolist()
+    return [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+@dataclass
+class Rollout:
+    """All T steps of B copies, in SB3's order: copy by copy, n = B · T."""
+
+    samples: Samples
+    discount: Tensor  # [T, B], γλ, but 0 where an episode ends
+
+    @cached_property
+    def _sum(self) -> DiscountedSum:
+        return DiscountedSum(self.discount)
+
+    def discounted(self, rewards: Tensor) -> Tensor:
+        """Σ_i (γλ)^i r_{t+i} to the end of the episode: what rewards ``[n]`` add to GAE, which is linear in them; ``[n]``."""
+        n_steps, n_copies = self.discount.shape
+        return self._sum(rewards.view(n_copies, n_steps).t()).t().reshape(-1)
+
+    def minibatches(self, batch_size: int | None) -> Iterator[Tensor]:
+        """Indices, drawn as SB3's buffers draw them."""
+        indices = torch.from_numpy(np.random.permutation(len(self.samples.actions)))
+        yield from indices.to(self.samples.actions.device).split(batch_size or len(indices))
+
+
+def make_rollout(
+    buffer: RolloutBuffer,
+    recorder: ExtrinsicRecorder,
+    last_observations: Any,
+    last_dones: np.ndarray,
+    to_tensor: Callable[[Any], Any],
+    critic: Callable[[Any], Tensor],
+    chunk: int,
+) -> Rollout:
+    """Of a full ``buffer`` that has not been shuffled, and what was recorded beside it.
+
+    Args:
+        to_tensor: observations as the environment gives them → as ``critic`` takes them. chunk: rows at a time for it.
+    """
+
+    def flat(array: np.ndarray) -> Tensor:
+        array = np.asarray(array)
+        return torch.as_tensor(array.swapaxes(0, 1).reshape(-1, *array.shape[2:]), device=buffer.device)
+
+    def stacked(rows: Any) -> Tensor:  # [T·B] → [T, B]
+        return rows.view(n_copies, n_steps).t()
+
+    n_steps, n_copies = buffer.buffer_size, buffer.n_envs
+    observations = tree_map(flat, buffer.observations)
+    discrete = isinstance(buffer.action_space, spaces.Discrete)
+    actions = flat(buffer.actions).long().flatten() if discrete else flat(buffer.actions).float()
+    done = torch.as_tensor(np.concatenate([buffer.episode_starts[1:], last_dones[None]]) > 0, device=buffer.device)
+    with torch.no_grad():
+        starts = range(0, n_steps * n_copies, chunk)
+        rows = [tree_map(lambda part, at=start: part[at : at + chunk], observations) for start in starts]
+        values = stacked(torch.cat([critic(part) for part in rows]))
+        next_values = torch.cat([values[1:], critic(to_tensor(last_observations))[None]])
+        terminated = done.clone()
+        if recorder.truncated:
+            steps, copies, ends = zip(*recorder.truncated, strict=True)
+            next_values[steps, copies] = critic(to_tensor(tree_map(lambda *parts: np.stack(parts), *ends)))
+            terminated[steps, copies] = False
+        rewards = torch.as_tensor(np.stack(recorder.rewards), device=buffer.device)
+        advantages = generalized_advantage_estimation(
+            rewards, values, next_values, terminated, done, buffer.gamma, buffer.gae_lambda
+        )
+    extrinsic = (part.t().reshape(-1) for part in (values, advantages, advantages + values))
+    own = (flat(part) for part in (buffer.values, buffer.log_probs, buffer.advantages))
+    discount = buffer.gamma * buffer.gae_lambda * (~done).to(values.dtype)
+    return Rollout(Samples(observations, actions, *own, *extrinsic), discount)
