@@ -1,0 +1,99 @@
+"""D_r: trajectory segments of the transitions collected so far, and the loss that keeps the reward on the extrinsic scale."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+
+class Segments(NamedTuple):
+    """n segments of at most L steps. observations: ``[n, L, …]``, actions: ``[n, L, n_actions]``, mask: bool ``[n, L]``, False
+    behind the end of a segment that is shorter; extrinsic_sums: Σ r_ex ``[n]``."""
+
+    observations: Any
+    actions: Tensor
+    mask: Tensor
+    extrinsic_sums: Tensor
+
+
+def segment_loss(rewards: Tensor, mask: Tensor, extrinsic_sums: Tensor) -> Tensor:
+    """Mean over segments of (Σ r_ex − Σ r_φ)² (Zhang, Stadie & Ba); rewards r_φ ``[n, L]``."""
+    return (extrinsic_sums - (rewards * mask).sum(1)).square().mean()
+
+
+def cut_into_segments(observations: Any, actions: Tensor, rewards: Tensor, done: Tensor, length: int) -> Segments:
+    """All steps of a rollout, in segments that begin with the rollout, with an episode or where another is ``length`` long.
+
+    Args:
+        observations, actions: ``[B, T, …]``. rewards: ``[B, T]``. done: bool ``[B, T]``, where an episode ended.
+    """
+    time = torch.arange(rewards.shape[1], device=rewards.device)
+    begins = torch.cat([torch.ones_like(done[:, :1]), done[:, :-1]], 1)
+    offset = (time - torch.where(begins, time, 0).cummax(1).values) % length
+    number = (offset == 0).flatten().cumsum(0) - 1
+    offset, n_segments = offset.flatten(), int(number[-1]) + 1
+
+    def padded(values: Tensor) -> Tensor:
+        result = values.new_zeros((n_segments, length, *values.shape[2:]))
+        result[number, offset] = values.flatten(0, 1)
+        return result
+
+    mask = padded(torch.ones_like(done))
+    return Segments(tree_map(padded, observations), padded(actions), mask, padded(rewards).sum(1))
+
+
+class SegmentBuffer:
+    """A uniform sample of all segments collected so far, in bounded memory (reservoir sampling, Vitter 1985).
+
+    Until ``capacity`` transitions are exceeded these are all of them. What is stored is what the policy saw and was paid, so
+    beneath a ``VecNormalize`` old segments carry the statistics of their time.
+
+    Args:
+        capacity: in transitions, a multiple of which are padding where episodes end within a segment. length: L.
+    """
+
+    def __init__(self, capacity: int, length: int, device: torch.device) -> None:
+        self.capacity, self.length, self.device = max(1, capacity // length), length, device
+        self.n_seen = 0  # segments, the forgotten ones included
+        self._stored: Segments | None = None
+
+    def __len__(self) -> int:
+        return min(self.n_seen, self.capacity)
+
+    def add(self, segments: Segments) -> None:
+        if self._stored is None:
+            # torch.zeros takes no memory before it is written to.
+            self._stored = Segments(*tree_map(self._allocate, tuple(segments)))
+        n = len(segments.mask)
+        count = np.arange(self.n_seen, self.n_seen + n)
+        # Segment number i (from 0) replaces one that is kept with probability capacity / (i + 1).
+        places = np.where(count < self.capacity, count, np.random.randint(0, count + 1))
+        kept = {int(place): i for i, place in enumerate(places) if place < self.capacity}  # the latest of each place
+        to, source = torch.tensor(list(kept), dtype=torch.long), torch.tensor(list(kept.values()), dtype=torch.long)
+        self.n_seen += n
+        if len(to):
+            tree_map(lambda mine, new: mine.index_copy_(0, to, new.cpu()[source]), tuple(self._stored), tuple(segments))
+
+    def _allocate(self, values: Tensor) -> Tensor:
+        return torch.zeros((self.capacity, *values.shape[1:]), dtype=values.dtype)
+
+    def sample(self, n: int) -> Segments:
+        """``n`` segments with replacement."""
+        assert self._stored is not None, "nothing has been collected"
+        rows = torch.from_numpy(np.random.randint(0, len(self), size=n))
+        return Segments(*tree_map(lambda values: values[rows].to(self.device), tuple(self._stored)))
+
+    def state_dict(self) -> dict[str, Any]:
+        stored = None if self._stored is None else tree_map(lambda values: values[: len(self)].clone(), tuple(self._stored))
+        return {"n_seen": self.n_seen, "stored": stored}
+
+    def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
+        self.n_seen, self._stored = 0, None
+        if state["stored"] is not None:
+            self._stored = Segments(*tree_map(self._allocate, state["stored"]))
+            tree_map(lambda mine, saved: mine[: len(saved)].copy_(saved), tuple(self._stored), state["stored"])
+        self.n_seen = state["n_seen"]
