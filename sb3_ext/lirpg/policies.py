@@ -49,15 +49,18 @@ class FunctionalPolicy:
         self.policy = policy
         self.params: Params = {name: value for name, value in policy.named_parameters() if value.requires_grad}
         modules = dict(policy.named_modules())
-        places = (name.rpartition(".") for name in self.params)
-        self._places = [(modules[module]._parameters, name) for module, _, name in places]
+        places = {name: name.rpartition(".") for name in self.params}
+        self._places = {name: (modules[module]._parameters, last) for name, (module, _, last) in places.items()}
 
     def at(self, params: Params, method: str, *args: Any) -> Any:
-        """``policy.method(*args)`` with these parameters, all of ``self.params``, in place of its own."""
+        """``policy.method(*args)`` with these parameters in place of its own."""
+        self._set(params)
         try:
-            for (place, name), value in zip(self._places, params.values(), strict=True):
-                place[name] = value  # type: ignore[assignment]
             return getattr(self.policy, method)(*args)
         finally:
-            for (place, name), own in zip(self._places, self.params.values(), strict=True):
-                place[name] = own  # type: ignore[assignment]
+            self._set(self.params)
+
+    def _set(self, params: Params) -> None:
+        for name, value in params.items():
+            place, last = self._places[name]
+            place[last] = value

@@ -56,10 +56,13 @@ class Samples(NamedTuple):
     extrinsic_returns: Tensor
 
     def rows(self, indices: Tensor | slice) -> Samples:
-        return Samples(*(column[indices] if isinstance(column, Tensor) else _rows(column, indices) for column in self))
+        observations, *others = self
+        return Samples(_rows(observations, indices), *(column[indices] for column in others))
 
 
-def _rows(observations: dict[str, Tensor], indices: Tensor | slice) -> dict[str, Tensor]:
+def _rows(observations: Any, indices: Tensor | slice) -> Any:
+    if isinstance(observations, Tensor):
+        return observations[indices]
     return {key: part[indices] for key, part in observations.items()}
 
 
