@@ -1,5 +1,6 @@
+from sb3_ext.cln import CLN
 from sb3_ext.hrl import HRL
 from sb3_ext.intrinsic import IntrinsicPPO, IntrinsicReplayBuffer
 from sb3_ext.irpo import IRPO
 
-__all__ = ["HRL", "IRPO", "IntrinsicPPO", "IntrinsicReplayBuffer"]
+__all__ = ["CLN", "HRL", "IRPO", "IntrinsicPPO", "IntrinsicReplayBuffer"]

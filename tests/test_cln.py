@@ -13,7 +13,8 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_ext.cln import CLN, ConditionalLayerNorm, SegmentBuffer
+from sb3_ext import CLN
+from sb3_ext.cln import ConditionalLayerNorm, SegmentBuffer
 from sb3_ext.cln.cln import _linear
 from sb3_ext.cln.segments import cut_into_segments, segment_loss
 

@@ -12,6 +12,7 @@ ARGUMENTS = {
     "own_maze": ["--gif", "maze.gif"],
     "rnd_minigrid": ["--timesteps", "8000"],
     "any_env": ["--timesteps", "8000"],
+    "cln_hopper": ["--timesteps", "8000"],
 }
 
 

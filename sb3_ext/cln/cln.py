@@ -63,7 +63,7 @@ class CLN(PPO):
         n_reward_steps: N_r, 0 leaves the reward as it was drawn. n_epochs: N_p, as in PPO.
         reward_learning_rate: of the reward network's Adam; may be a schedule.
         meta_coef: λ. regularizer_coef: c. Adam makes only their ratio matter.
-        segment_length: steps in a segment, which ends with its episode.
+        segment_length: steps in a segment, which ends with its episode; where rewards are delayed, as many as between two.
         segment_buffer_size: transitions kept in D_r, a uniform sample of all (reservoir sampling). segments_per_step: drawn
             for each reward step.
         eta_noise: deviation of ε and ε′.
@@ -121,12 +121,12 @@ class CLN(PPO):
         *,
         terms: Collection[Term] = DIRECT,
         n_reward_steps: int = 64,
-        reward_learning_rate: float | Schedule = 3e-4,
+        reward_learning_rate: float | Schedule = 1e-3,
         meta_coef: float = 1.0,
         regularizer_coef: float = 1.0,
-        segment_length: int = 16,
+        segment_length: int = 4,
         segment_buffer_size: int = 100_000,
-        segments_per_step: int = 16,
+        segments_per_step: int = 64,
         eta_noise: float = 0.01,
         conditioning: str = "last",
         conditioner_arch: Sequence[int] = (),

@@ -9,6 +9,7 @@ import rl_zoo3.train
 from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_ext.cln import CLN
 from sb3_ext.hrl import HRL
 from sb3_ext.intrinsic import IntrinsicPPO
 from sb3_ext.irpo import IRPO
@@ -20,6 +21,7 @@ OUR_ALGOS: dict[str, type[BaseAlgorithm]] = {
     "hrl": HRL,
     "intrinsic_ppo": IntrinsicPPO,
     "ppo_drnd": IntrinsicPPO,  # paid by DRND: hyperparams/ppo_drnd.yml
+    "cln": CLN,
 }
 
 
