@@ -315,6 +315,11 @@ def changed(**changes):
         (changed(episode=3), [], "Unknown key 'episode'. Closest: episodes"),
         (changed(environments={"sparse/FourRooms-v9": {"timesteps": 1}}), [], "sparse/FourRooms-v"),
         (changed(environments={"sparse/Maze-v1": {"timesteps": 1, "contenders": {"pppo": {}}}}), [], "Closest: ppo"),
+        (
+            changed(environments={"sparse/Maze-v1": {"timesteps": 1, "evaluate_in": {"b": {"sise": 5}}}}),
+            [],
+            "sparse/Maze-v1: evaluate_in: b: ",
+        ),
         (changed(contenders={"a": {"algo": "irpoo", "seeds": 1}}), [], "Unknown algorithm 'irpoo'. Closest: irpo"),
         (changed(contenders={"a": {"algo": "irpo", "seeds": 1, "hyperparams": {"tau": 1}}}), [], "'tau' for sparse/FourRooms"),
     ],
@@ -416,6 +421,25 @@ def test_a_killed_command_leaves_no_process_and_normalised_observations_go_on(be
     benchmark(suite, out)
     benchmark(suite, tmp_path / "unbroken")
     pd.testing.assert_frame_equal(results(out), results(tmp_path / "unbroken"))
+
+
+def test_evaluation_in_other_environments_than_the_one_of_training(benchmark, tmp_path):
+    """The arguments of training are those of evaluation, but for what evaluate_in changes."""
+    from sb3_ext.zoo.benchmark import run
+
+    mazes = {"timesteps": 300, "evaluate_in": {"unseen": {"maze_seed": None}}}
+    ppo = {"algo": "ppo", "seeds": 1, "hyperparams": {**PPO, "env_kwargs": "dict(size=5, maze_seed=list(range(3)))"}}
+    suite = changed(environments={"sparse/RandomMaze-v0": mazes}, contenders={"ppo": ppo})
+
+    def mazes_drawn(model, env, episodes, deterministic):
+        env.seed(0)
+        return 0.0, len({observation.tobytes() for _ in range(30) for observation in env.reset()})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "evaluate", mazes_drawn)
+        benchmark(suite, tmp_path / "out")
+    drawn = results(tmp_path / "out").groupby("env")["return"].unique()
+    assert drawn["sparse/RandomMaze-v0"] == [3] and (drawn["sparse/RandomMaze-v0, unseen"] > 3).all() and len(drawn) == 2
 
 
 def test_speed_measures_every_form(command, tmp_path, monkeypatch):

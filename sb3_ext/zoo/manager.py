@@ -45,6 +45,11 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         return without_bonus(env) if eval_env else env
 
     def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> Any:
+        if "env_kwargs" in hyperparams:
+            if isinstance(hyperparams["env_kwargs"], str):  # "dict(…)", which rl_zoo3 takes for its other settings
+                hyperparams["env_kwargs"] = eval(hyperparams["env_kwargs"])
+            if self._eval_env_kwargs_args is None:  # rl_zoo3 would evaluate without those of the hyperparameter file
+                self.eval_env_kwargs = hyperparams["env_kwargs"]
         result = super()._preprocess_hyperparams(hyperparams)
         self._check_keys(result[0])
         return result

@@ -74,8 +74,10 @@ def execute(run: Run, out: Path, threads: int) -> None:
         manager = _Manager(run, folder)
         setup = manager.setup_experiment()
     assert setup is not None  # only Optuna's studies have no model
-    model, evaluation_env = setup[0], manager.create_envs(min(run.episodes, MAX_COPIES), eval_env=True)
-    evaluations = Evaluations(run, folder, about["commit"], evaluation_env, _restore(model))
+    model, evaluation_envs = setup[0], {run.env: manager.evaluation_env()}
+    for name, changes in (run.evaluate_in or {}).items():
+        evaluation_envs[f"{run.env}, {name}"] = manager.evaluation_env(**changes)
+    evaluations = Evaluations(run, folder, about["commit"], evaluation_envs, _restore(model))
     start = model.num_timesteps
     _write_rows(folder / EVALUATIONS, _rows_until(folder / EVALUATIONS, "timesteps", start))
     model.set_logger(_progress_logger(folder / PROGRESS, start))
@@ -86,7 +88,8 @@ def execute(run: Run, out: Path, threads: int) -> None:
         model.save(folder / MODEL)
     finally:
         model.logger.close()
-        evaluation_env.close()
+        for env in evaluation_envs.values():
+            env.close()
         assert model.env is not None
         model.env.close()
     done = {"timesteps": model.num_timesteps, "wall_s": round(evaluations.wall_s, 1), "date": about["date"]}
@@ -98,6 +101,7 @@ class _Manager(ExperimentManager):
 
     def __init__(self, run: Run, folder: Path) -> None:
         checkpoint = folder / CHECKPOINT
+        self.run = run
         super().__init__(
             None,
             run.algo,
@@ -118,8 +122,12 @@ class _Manager(ExperimentManager):
         pass
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = True) -> VecEnv:
-        self.eval_env_kwargs = self.env_kwargs  # rl_zoo3 evaluates without the hyperparameter file's env_kwargs
         return super().create_envs(n_envs, eval_env, no_log=True)
+
+    def evaluation_env(self, **changes: Any) -> VecEnv:
+        """That of training, but for these arguments."""
+        self.eval_env_kwargs = {**self.env_kwargs, **changes}  # rl_zoo3's are not those of the hyperparameter file
+        return self.create_envs(min(self.run.episodes, MAX_COPIES), eval_env=True)
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
         # The hyperparameters are in the file, as the algorithm stores them; rl_zoo3 would write the YAML's over them.
@@ -133,9 +141,9 @@ class Evaluations(BaseCallback):
     and what the environment's wrappers have learned. Off-policy algorithms have none: their replay buffer would be missing.
     """
 
-    def __init__(self, run: Run, folder: Path, commit: str, env: VecEnv, wall_s: float) -> None:
+    def __init__(self, run: Run, folder: Path, commit: str, envs: dict[str, VecEnv], wall_s: float) -> None:
         super().__init__()
-        self.run, self.folder, self.commit, self.env, self.wall_s = run, folder, commit, env, wall_s
+        self.run, self.folder, self.commit, self.envs, self.wall_s = run, folder, commit, envs, wall_s
         self.interval = run.timesteps / run.evaluations
 
     def start_clock(self) -> None:
@@ -165,15 +173,16 @@ class Evaluations(BaseCallback):
         return True
 
     def evaluate(self) -> None:
-        """Stop the clock and append a row for each way to act."""
+        """Stop the clock and append a row for each environment and way to act."""
         self.stop_clock()
-        if self.model.get_vec_normalize_env() is not None:
-            sync_envs_normalization(self.training_env, self.env)
         rows = []
-        for actions in self.run.actions:
-            success, mean_return = evaluate(self.model, self.env, self.run.episodes, actions == "argmax")
-            row = (self.run.suite, self.run.env, self.run.label, self.run.seed, self.model.num_timesteps)
-            rows.append([*row, round(self.wall_s, 2), success, mean_return, self.commit, actions])
+        for name, env in self.envs.items():
+            if self.model.get_vec_normalize_env() is not None:
+                sync_envs_normalization(self.training_env, env)
+            for actions in self.run.actions:
+                success, mean_return = evaluate(self.model, env, self.run.episodes, actions == "argmax")
+                row = (self.run.suite, name, self.run.label, self.run.seed, self.model.num_timesteps)
+                rows.append([*row, round(self.wall_s, 2), success, mean_return, self.commit, actions])
         _write_rows(self.folder / EVALUATIONS, rows, append=True)
 
 

@@ -154,8 +154,11 @@ def _end_with_parent() -> None:
 
 
 def _line(run: Run, out: Path) -> str:
-    rows = pd.read_csv(run.folder(out) / EVALUATIONS).groupby("actions", sort=False).last()
-    results = ", ".join(f"{actions} success {row.success:.2f} return {row['return']:.2f}" for actions, row in rows.iterrows())
+    rows = pd.read_csv(run.folder(out) / EVALUATIONS).groupby(["env", "actions"], sort=False).last()
+    results = ", ".join(
+        f"{env.removeprefix(run.env)} {actions} success {row.success:.2f} return {row['return']:.2f}".lstrip(", ")
+        for (env, actions), row in rows.iterrows()
+    )
     return f"{run}: {results} after {rows.timesteps.iloc[0]} steps, {rows.wall_s.iloc[0]:.0f} s"
 
 

@@ -9,6 +9,8 @@
     environments:                  # may have evaluations, episodes and actions of their own,
       sparse/Maze-v1:              # and contenders: those of them that run here, with their settings here
         timesteps: 5_000_000
+        evaluate_in:               # as well as in that of training; rows of the environment "sparse/Maze-v1, any start"
+          any start: {random_start: true}
     contenders:
       irpo: {algo: irpo, seeds: 10}
       no trust region: {algo: irpo, seeds: 3, hyperparams: {base_update: sgd}}
@@ -52,6 +54,7 @@ class Run:
     episodes: int
     actions: list[str]
     hyperparams: dict[str, Any]
+    evaluate_in: dict[str, dict[str, Any]] | None = None  # arguments of the environment that differ there, by name
 
     def folder(self, out: Path) -> Path:
         """Where the run keeps its files."""
@@ -119,7 +122,7 @@ def plan(
             timesteps = max(1, round(budget * settings["timesteps"]))
             hyperparams = resolve_hyperparams(contender["algo"], env, contender.get("hyperparams") or {}, timesteps)
             for seed in range(seeds or contender["seeds"]):
-                evaluation = {key: settings[key] for key in _EVALUATION}
+                evaluation = {key: settings[key] for key in _EVALUATION} | {"evaluate_in": settings.get("evaluate_in")}
                 runs.append(
                     Run(suite["name"], env, label, contender["algo"], seed, timesteps, hyperparams=hyperparams, **evaluation)
                 )
@@ -177,6 +180,16 @@ def _check_evaluation(given: dict[str, Any], where: str) -> None:
             check_choice(f"{where}: actions", actions, ACTIONS)
 
 
+def _check_evaluate_in(env: str, others: Any, where: str) -> None:
+    if not isinstance(others, dict) or not all(isinstance(changes, dict) for changes in others.values()):
+        raise ValueError(f"{where}: expected names, each with arguments of the environment, got {others!r}.")
+    for name, changes in others.items():
+        try:
+            gym.make(env, **changes).close()
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{where}: {name}: {error}") from error
+
+
 def _check_suite(suite: dict[str, Any], where: str) -> None:
     _check_keys(suite, ("description", *_EVALUATION, "environments", "contenders"), (), where)
     _check_evaluation(suite, where)
@@ -188,9 +201,10 @@ def _check_suite(suite: dict[str, Any], where: str) -> None:
     for env, settings in suite["environments"].items():
         if env not in gym.registry:
             raise ValueError(f"{where}: {_unknown('environment', env, gym.registry)}")
-        _check_keys(settings, ("timesteps",), (*_EVALUATION, "contenders"), f"{where}: {env}")
+        _check_keys(settings, ("timesteps",), (*_EVALUATION, "contenders", "evaluate_in"), f"{where}: {env}")
         check_range(f"{where}: timesteps of {env}", settings["timesteps"], 1, integer=True)
         _check_evaluation(settings, f"{where}: {env}")
+        _check_evaluate_in(env, settings.get("evaluate_in", {}), f"{where}: {env}: evaluate_in")
         for label, here in settings.get("contenders", {}).items():
             if label not in suite["contenders"]:
                 raise ValueError(f"{where}: {env}: {_unknown('contender', label, suite['contenders'])}")
