@@ -80,6 +80,10 @@ maze = lambda **kwargs: gym.make("sparse/Maze-v1", **kwargs)
 is_native = lambda make: isinstance(native_vec_env([lambda: Monitor(make())] * 2).unwrapped, GymnasiumVecEnv)
 native = native_vec_env([lambda: Monitor(maze(layout=["#####", "#S G#", "#####"]))] * 3)
 assert isinstance(native.unwrapped, GymnasiumVecEnv) and native.observation_space.high.tolist() == [4, 2, 4, 2]
+short = native_vec_env([lambda: Monitor(maze(max_episode_steps=3))] * 2)
+short.reset()
+assert [short.step([0, 0])[2].tolist() for _ in range(3)] == [[False] * 2, [False] * 2, [True] * 2]
+assert not is_native(lambda: maze(max_episode_steps=-1))
 assert is_native(maze)
 assert not is_native(lambda: gym.wrappers.RescaleObservation(maze(), -1, 1))
 assert not is_native(lambda: gym.make("CartPole-v1"))

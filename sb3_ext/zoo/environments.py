@@ -90,6 +90,10 @@ def _native_form(probe: gym.Env, n_envs: int) -> VecEnv | None:
     spec = probe.spec
     known = gym.spec(spec.id).kwargs
     changed = {key: value for key, value in spec.kwargs.items() if key not in known or known[key] != value}
+    if spec.max_episode_steps != gym.spec(spec.id).max_episode_steps:
+        if (spec.max_episode_steps or 0) <= 0:
+            return None  # -1, no limit, is an argument of gym.make alone
+        changed["max_episode_steps"] = spec.max_episode_steps
     vec_env = make_vec_env(
         spec.id,
         n_envs=n_envs,
