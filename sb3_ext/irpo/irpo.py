@@ -79,8 +79,8 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
             rewards with τ falling 1 → 0 over the first ``temperature_decay`` of training; ``"argmax"``; ``"uniform"``.
         temperature: τ of ``"softmax"``, a number or a schedule of the remaining progress. ema_decay: of ``"ema"``.
         base_update: ``"trust_region"`` or ``"sgd"`` with ``base_learning_rate``.
-        target_kl: δ of the trust region. cg_max_steps, cg_damping, line_search_shrinking_factor, line_search_max_iter: of its
-            conjugate gradients and backtracking.
+        target_kl: δ of the trust region, a number or a schedule of the remaining progress. cg_max_steps, cg_damping,
+            line_search_shrinking_factor, line_search_max_iter: of its conjugate gradients and backtracking.
         deploy: what ``predict`` uses: ``"best_exploratory"``, the exploratory policy with the best return, one step along its
             extrinsic gradient further (with a ``blend`` the base policy, where that did better); or ``"base"``.
         updates_per_batch: intrinsic updates made from each batch of an exploratory policy; those after its first weigh it by
@@ -144,7 +144,7 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         ema_decay: float = 0.9995,
         base_update: Literal["trust_region", "sgd"] = "trust_region",
         base_learning_rate: float = 1e-3,
-        target_kl: float = 1e-3,
+        target_kl: float | Schedule = 1e-3,
         cg_max_steps: int = 10,
         cg_damping: float = 0.1,
         line_search_shrinking_factor: float = 0.7,
@@ -279,6 +279,9 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
     def _progress(self) -> float:
         """Share of training done, 0 to 1."""
         return 1 - self._current_progress_remaining
+
+    def _now(self, setting: float | Schedule) -> float:
+        return setting(self._current_progress_remaining) if callable(setting) else setting
 
     def _fit_intrinsic_reward(self, total_timesteps: int, progress_bar: bool) -> None:
         if not self.intrinsic_reward.needs_fit:
@@ -654,8 +657,7 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         if self.weighting == "uniform":
             return torch.full_like(returns, 1 / len(returns)), math.inf
         if self.weighting == "softmax":
-            progress = self._current_progress_remaining
-            temperature = self.temperature(progress) if callable(self.temperature) else self.temperature
+            temperature = self._now(self.temperature)
             return torch.softmax(returns / temperature, 0), temperature
         if self.weighting == "ema":
             temperature = 1 - self._progress / self.temperature_decay
@@ -690,7 +692,7 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
             theta,
             gradient,
             self._base_kl(theta, base),
-            self.target_kl,
+            self._now(self.target_kl),
             cg_max_steps=self.cg_max_steps,
             cg_damping=self.cg_damping,
             shrinking_factor=self.line_search_shrinking_factor,

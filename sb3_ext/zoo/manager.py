@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from sb3_ext.zoo.environments import native_vec_env, without_bonus
 
+SCHEDULES = {"target_kl", "temperature"}  # of ours that may be "lin_…", beside those that rl_zoo3 knows
 HYPERPARAMS = Path(__file__).parent / "hyperparams"
 
 
@@ -43,6 +44,15 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         env = super().create_envs(n_envs, eval_env, no_log)
         return without_bonus(env) if eval_env else env
+
+    @staticmethod
+    def _preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
+        preprocess = rl_zoo3.exp_manager.ExperimentManager._preprocess_schedules
+        hyperparams = preprocess(hyperparams)
+        for key in SCHEDULES & hyperparams.keys():
+            if isinstance(hyperparams[key], str):
+                hyperparams[key] = preprocess({"learning_rate": hyperparams[key]})["learning_rate"]
+        return hyperparams
 
     def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> Any:
         if "env_kwargs" in hyperparams:
