@@ -118,6 +118,13 @@ class MetaWorldTask(gym.Env[np.ndarray, np.ndarray], EzPickle):
         """The numbers that place this task's object and goal; None before the first reset with ``resample_task``."""
         return None if self._rand_vec is None else list(self._rand_vec)
 
+    @rand_vec.setter
+    def rand_vec(self, rand_vec: Sequence[float]) -> None:
+        """Another task, from the next reset on."""
+        if self.resample_task:
+            raise ValueError("An environment with resample_task=True draws its tasks; leave that out to set rand_vec.")
+        self._set_rand_vec(_check_rand_vec(self.source, rand_vec))
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         if self.resample_task:

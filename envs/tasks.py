@@ -78,6 +78,16 @@ class TaskDistribution(ABC, Generic[T]):
         """The environment of ``task``, from ``gym.make``: its registered time limit, and ``kwargs`` passed on."""
         return gym.make(task.env_id, **{**task.env_kwargs, **kwargs})
 
+    def retask(self, env: gym.Env, task: T) -> bool:
+        """Give an environment that :meth:`make` made another task, from its next reset on, which may be much cheaper than to
+        make one; False where that is not possible, and nothing was changed."""
+        return False
+
+    @property
+    def has_vector_form(self) -> bool:
+        """Whether ``gym.make_vec`` steps many tasks of the family at once: it takes a list for each of their arguments."""
+        return False
+
     @property
     def observation_space(self) -> spaces.Space:
         return self._spaces[0]
@@ -121,6 +131,7 @@ class PointGoal(TaskDistribution[PointGoalTask]):
     """
 
     _example_id = "sparse/PointGoal-v0"
+    has_vector_form = True
 
     def sample(self, rng: np.random.Generator) -> PointGoalTask:
         arcs = [arc for arc in range(ARCS) if (arc % TEST_EVERY == TEST_EVERY - 1) == (self.split == "test")]
@@ -177,6 +188,13 @@ class _MetaWorldBenchmark(TaskDistribution[MetaWorldGoal]):
 
     def sample(self, rng: np.random.Generator) -> MetaWorldGoal:
         return self.tasks[rng.integers(len(self.tasks))]
+
+    def retask(self, env: gym.Env, task: MetaWorldGoal) -> bool:
+        unwrapped: Any = env.unwrapped
+        if unwrapped.task_name != task.task_name:
+            return False
+        unwrapped.rand_vec = task.rand_vec
+        return True
 
     @property
     def _example_id(self) -> str:

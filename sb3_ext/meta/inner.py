@@ -79,7 +79,7 @@ class InnerAgents:
 
     Args:
         observation_space: ``Box``, seen flat. generator: draws the initial weights.
-        dtype: of networks and data.
+        dtype: of networks and data. group_size: so many agents in a row begin with the same weights.
 
     Attributes:
         params: stacked weights, ``[B, ...]``, named ``pi.0.weight``, ``vf.2.bias`` …, ``log_std`` for continuous actions.
@@ -94,6 +94,7 @@ class InnerAgents:
         generator: torch.Generator,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        group_size: int = 1,
     ) -> None:
         if not isinstance(observation_space, spaces.Box):
             raise ValueError(
@@ -109,8 +110,8 @@ class InnerAgents:
             sizes = [self.n_obs, *settings.net_arch, last]
             for layer, (n_in, n_out) in enumerate(pairwise(sizes)):
                 gains = math.sqrt(2) if layer < len(settings.net_arch) else gain
-                weights = [_orthogonal(n_out, n_in, gains, generator, dtype) for _ in range(n_agents)]
-                self.params[f"{name}.{layer}.weight"] = torch.stack(weights).to(device)
+                weights = [_orthogonal(n_out, n_in, gains, generator, dtype) for _ in range(n_agents // group_size)]
+                self.params[f"{name}.{layer}.weight"] = torch.stack(weights).repeat_interleave(group_size, 0).to(device)
                 self.params[f"{name}.{layer}.bias"] = torch.zeros(n_agents, n_out, dtype=dtype, device=device)
         if continuous:
             log_std = torch.full((n_agents, n_outputs), settings.log_std_init, dtype=dtype, device=device)
@@ -165,6 +166,7 @@ class InnerAgents:
         )
         return advantages, advantages + batch.values
 
+    @torch.enable_grad()  # an outer learner collects without gradients
     def update(self, batch: InnerBatch, last_observations: Tensor, order: Tensor, are_advantages: bool = False) -> None:
         """One PPO update of every agent.
 

@@ -1,0 +1,280 @@
+"""``LifetimeVecEnv``: an environment whose step is a step of B learning agents, and whose action is what they are paid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+from torch import Tensor
+
+from sb3_ext.common.arguments import check_choice, check_range
+from sb3_ext.meta.inner import InnerAgents, InnerBatch, InnerSettings, draw_order
+from sb3_ext.meta.tasks import TaskBatch, TaskStep, make_task_batch
+
+Signal = Literal["reward", "advantage", "shaped", "sparse"]
+SIGNALS: tuple[Signal, ...] = ("reward", "advantage", "shaped", "sparse")
+Objective = Literal["shaped", "sparse"]
+BOUND = 1e6  # of the action: finite, as SB3 wants it, and never reached
+MAX_DENSITY = 10.0  # of an inner action, as it is observed: a density grows without bound as a policy gets certain
+LAST_PAYMENT = 2  # its place among the scalars
+MEAN_OBJECTIVE = 1e-4  # which shaped rewards are scaled to have, for every kind of task
+
+
+class LifetimeVecEnv(VecEnv):
+    """B agents, each learning one task from scratch; one step is one step of each of them, an episode a whole lifetime.
+
+    A step's action is what each agent is paid for the transition it has just made (``signal="reward"``) or its advantage
+    (``"advantage"``); with ``"shaped"`` and ``"sparse"`` the action is ignored and the agents are paid by the task: the
+    baselines. After every ``settings.n_steps`` steps but the last they make a PPO update. The reward of a step is what the
+    transition is worth to the outer learner: ``"shaped"``, ``info["shaped_reward"]`` divided so that its running mean over
+    tasks of one kind is 1e-4 in size; or ``"sparse"``, what ``irwrappers.SuccessSignal`` pays.
+
+    Observation (``Dict``), of the transition to be paid (Pappalardo, Ramele & Santos, arXiv 2407.21546):
+
+    * ``observation`` ``[n_obs]``, ``action`` ``[n_actions]`` (discrete ones one-hot);
+    * ``scalars`` ``[4]``: probability (density, at most 10) of that action; 3 × the success signal; the last payment; 2 where
+      an episode began.
+
+    All lifetimes end together; ``info`` then holds ``lifetime``: ``success`` ``[n_batches]``, the share of the episodes ended
+    in each batch that succeeded, and ``shaped``, ``sparse``: returns. ``seed(s)`` fixes tasks, agents and environments
+    of the resets to come, each with its own.
+
+    Args:
+        family: an ``envs.tasks.TaskDistribution``.
+        n_lifetimes: B. lifetimes_per_task: so many agents in a row share a task, its start states and their first weights.
+        settings: of the inner loop, or a dict of what differs from :class:`InnerSettings`'s defaults.
+        env_kwargs: for every environment, ``{"max_episode_steps": 25}`` for instance.
+        n_jobs: processes for environments that have no vectorised form. device: of the inner networks.
+    """
+
+    render_mode = None  # which SB3 asks for
+
+    def __init__(
+        self,
+        family: Any,
+        n_lifetimes: int = 30,
+        signal: Signal = "reward",
+        objective: Objective = "shaped",
+        lifetimes_per_task: int = 1,
+        settings: InnerSettings | dict[str, Any] | None = None,
+        env_kwargs: dict[str, Any] | None = None,
+        n_jobs: int = 1,
+        seed: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        check_choice("signal", signal, SIGNALS)
+        check_choice("objective", objective, ("shaped", "sparse"))
+        check_range("n_lifetimes", n_lifetimes, 1, integer=True)
+        check_range("lifetimes_per_task", lifetimes_per_task, 1, integer=True)
+        check_range("n_jobs", n_jobs, 1, integer=True)
+        if n_lifetimes % lifetimes_per_task:
+            raise ValueError(f"n_lifetimes={n_lifetimes} must be a multiple of lifetimes_per_task={lifetimes_per_task}.")
+        self.family, self.signal, self.objective = family, signal, objective
+        self.lifetimes_per_task = lifetimes_per_task
+        self.settings = settings if isinstance(settings, InnerSettings) else InnerSettings(**(settings or {}))
+        self.env_kwargs, self.n_jobs, self.device = dict(env_kwargs or {}), n_jobs, torch.device(device)
+        self.inner_action_space: spaces.Space = family.action_space
+        n_obs, n_actions = spaces.flatdim(family.observation_space), spaces.flatdim(family.action_space)
+        observation_space = spaces.Dict(
+            observation=spaces.Box(-np.inf, np.inf, (n_obs,), np.float32),
+            action=spaces.Box(-np.inf, np.inf, (n_actions,), np.float32),
+            scalars=spaces.Box(-np.inf, np.inf, (4,), np.float32),
+        )
+        self._batch: TaskBatch = make_task_batch(family, self.env_kwargs, n_jobs)
+        self._scale: dict[str, tuple[int, float]] = {}  # of each kind of task: shaped rewards seen, and their mean size
+        self._reset_count, self._base_seed = 0, 0
+        super().__init__(n_lifetimes, observation_space, spaces.Box(-BOUND, BOUND, (1,), np.float32))
+        self.seed(seed if seed is not None else int(np.random.randint(2**31 - 1)))
+
+    # ------------------------------------------------------------------ VecEnv
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Fix all resets to come: the i-th draws from (seed, i)."""
+        if seed is not None:
+            self._base_seed, self._reset_count = int(seed), 0
+        return [seed] * self.num_envs
+
+    def reset(self) -> VecEnvObs:
+        streams = np.random.SeedSequence([self._base_seed, self._reset_count]).spawn(4)
+        self._reset_count += 1
+        n_tasks = self.num_envs // self.lifetimes_per_task
+        rng = np.random.default_rng(streams[0])
+        self.tasks = [
+            task for task in (self.family.sample(rng) for _ in range(n_tasks)) for _ in range(self.lifetimes_per_task)
+        ]
+        seeds = np.repeat(streams[1].generate_state(n_tasks), self.lifetimes_per_task).tolist()
+        weights = torch.Generator().manual_seed(int(streams[2].generate_state(1)[0]))
+        self._generator = torch.Generator(self.device).manual_seed(int(streams[3].generate_state(1)[0]))
+        self.agents = InnerAgents(
+            self.num_envs,
+            self.family.observation_space,
+            self.inner_action_space,
+            self.settings,
+            weights,
+            self.device,
+            group_size=self.lifetimes_per_task,
+        )
+        self._inner_observations = self._tensor(self._batch.begin(self.tasks, seeds))
+        self._episode_begins = np.ones(self.num_envs, dtype=bool)
+        self._payments = torch.zeros(self.num_envs, device=self.device)
+        self._elapsed = 0
+        self._steps: list[tuple[Tensor, ...]] = []
+        self._paid: list[Tensor] = []
+        shape = (self.settings.n_batches, self.num_envs)
+        self._ended, self._succeeded = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+        self._returns = {"shaped": np.zeros(self.num_envs), "sparse": np.zeros(self.num_envs)}
+        return self._inner_step()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self._given = actions
+
+    def step_wait(self) -> VecEnvStepReturn:
+        step = self.last_step
+        self._pay(step)
+        rewards = self._worth(step).astype(np.float32)
+        self._elapsed += 1
+        done = self._elapsed == self.settings.lifetime
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        if not done and self._elapsed % self.settings.n_steps == 0:
+            self._update()
+        if done:
+            self._tell_lifetimes(infos)
+            terminal = self._observed
+            observations = self.reset()
+            for index, info in enumerate(infos):
+                info["terminal_observation"] = {name: value[index] for name, value in terminal.items()}
+                info["TimeLimit.truncated"] = False
+        else:
+            observations = self._inner_step()
+        return observations, rewards, np.full(self.num_envs, done), infos
+
+    def close(self) -> None:
+        self._batch.close()
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        value = getattr(self, attr_name)
+        return [value for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        setattr(self, attr_name, value)
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list[Any]:
+        result = getattr(self, method_name)(*method_args, **method_kwargs)
+        return [result for _ in self._get_indices(indices)]
+
+    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
+        return [False for _ in self._get_indices(indices)]
+
+    def has_attr(self, attr_name: str) -> bool:
+        return hasattr(self, attr_name)
+
+    def get_state(self) -> dict[str, Any]:
+        """What outlives a lifetime: the running scale of shaped rewards; JSON-ready, for :meth:`set_state`."""
+        return {"scale": {name: list(value) for name, value in self._scale.items()}}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take up what :meth:`get_state` gave."""
+        self._scale = {name: (int(count), float(mean)) for name, (count, mean) in state["scale"].items()}
+
+    def mean_shaped(self) -> np.ndarray:
+        """The running mean size of the shaped reward of each agent's kind of task ``[B]``; 0 before anything was seen."""
+        return np.array([self._scale.get(task.env_id, (0, 0.0))[1] for task in self.tasks])
+
+    def describe(self) -> dict[str, Any]:
+        """Family, inner settings and environment arguments, JSON-ready: what a reward model was trained on."""
+        family = {"class": type(self.family).__name__, "split": self.family.split}
+        if hasattr(self.family, "name"):
+            family["name"] = self.family.name
+        settings = asdict(self.settings)
+        return {
+            "family": family,
+            "signal": self.signal,
+            "objective": self.objective,
+            "inner": settings,
+            "env": self.env_kwargs,
+        }
+
+    # ------------------------------------------------------------------ the inner loop
+
+    def _inner_step(self) -> VecEnvObs:
+        """Every agent acts; returns what the outer learner sees of the transitions."""
+        agents = self.agents
+        noise = agents.distribution.draw_noise((self.num_envs,), self._generator, self.device)
+        actions, log_probs, values = agents.act(self._inner_observations, noise)
+        self.last_step: TaskStep = self._batch.step(self._environment_actions(actions))
+        done = self._tensor(self.last_step.done)
+        self._steps.append((self._inner_observations, actions, log_probs, values, done))
+        probability = log_probs.exp().clamp(max=MAX_DENSITY)
+        begins = 2.0 * self._tensor(self._episode_begins)
+        scalars = torch.stack([probability, 3.0 * self._tensor(self.last_step.signal), self._payments, begins], 1)
+        if isinstance(self.inner_action_space, spaces.Discrete):
+            actions = torch.nn.functional.one_hot(actions[:, 0].long(), int(self.inner_action_space.n)).float()
+        self._observed = {
+            "observation": self._inner_observations.cpu().numpy(),
+            "action": actions.float().cpu().numpy(),
+            "scalars": scalars.float().cpu().numpy(),
+        }
+        self._inner_observations = self._tensor(self.last_step.observations)
+        self._episode_begins = self.last_step.done
+        return self._observed
+
+    def _environment_actions(self, actions: Tensor) -> np.ndarray:
+        space, array = self.inner_action_space, actions.cpu().numpy()
+        if isinstance(space, spaces.Box):
+            return np.clip(array, space.low, space.high)
+        return array[:, 0].astype(np.int64) if isinstance(space, spaces.Discrete) else array.astype(np.int64)
+
+    def _pay(self, step: TaskStep) -> None:
+        if self.signal in ("reward", "advantage"):
+            given = self._tensor(np.asarray(self._given, dtype=np.float32).reshape(self.num_envs))
+        else:
+            given = self._tensor(step.shaped if self.signal == "shaped" else step.signal)
+        self._payments = given
+        self._paid.append(given)
+
+    def _worth(self, step: TaskStep) -> np.ndarray:
+        batch = self._elapsed // self.settings.n_steps
+        self._ended[batch] += step.done
+        self._succeeded[batch] += step.done & step.success
+        self._returns["shaped"] += step.shaped
+        self._returns["sparse"] += step.signal
+        kinds = np.array([task.env_id for task in self.tasks])
+        worth = np.empty(self.num_envs)
+        for kind in dict.fromkeys(kinds):
+            mine = kinds == kind
+            count, mean = self._scale.get(kind, (0, 0.0))
+            count += int(mine.sum())
+            mean += float((np.abs(step.shaped[mine]) - mean).sum()) / count
+            self._scale[kind] = count, mean
+            worth[mine] = step.shaped[mine] * (MEAN_OBJECTIVE / max(mean, 1e-8))
+        return step.signal if self.objective == "sparse" else worth
+
+    def _update(self) -> None:
+        observations, actions, log_probs, values, done = (torch.stack(parts) for parts in zip(*self._steps, strict=True))
+        batch = InnerBatch(observations, actions, log_probs, values, torch.stack(self._paid), done.bool())
+        order = draw_order(self.settings.n_epochs, self.settings.n_steps, self.num_envs, self._generator)
+        self.agents.update(batch, self._inner_observations, order, are_advantages=self.signal == "advantage")
+        self._steps, self._paid = [], []
+
+    def _tell_lifetimes(self, infos: list[dict[str, Any]]) -> None:
+        success = self._succeeded / np.maximum(self._ended, 1)
+        for index, info in enumerate(infos):
+            info["lifetime"] = {
+                "success": success[:, index].tolist(),
+                "shaped": float(self._returns["shaped"][index]),
+                "sparse": float(self._returns["sparse"][index]),
+                "task": self.tasks[index],
+            }
+            info["is_success"] = bool(success[-1, index] > 0.5)
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.as_tensor(array, dtype=torch.float32, device=self.device)

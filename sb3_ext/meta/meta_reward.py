@@ -1,0 +1,391 @@
+"""MetaReward: learn how to pay a learner (Pappalardo, Ramele & Santos, arXiv 2407.21546)."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import safe_mean
+from torch import Tensor
+
+from sb3_ext.common.arguments import check_choice, check_range
+from sb3_ext.common.checkpoint import IterationCheckpoint
+from sb3_ext.meta.advantage import meta_advantage, paper_horizons
+from sb3_ext.meta.lifetimes import LAST_PAYMENT, LifetimeVecEnv
+from sb3_ext.meta.policies import KEYS, MetaRewardPolicy
+
+SelfMetaReward = TypeVar("SelfMetaReward", bound="MetaReward")
+
+
+class Lifetimes(NamedTuple):
+    """B whole lifetimes: inputs ``[T, B, ...]``, the rest ``[T, B]``.
+
+    episodes: the number of each step's episode. shaped: the tasks' own dense reward.
+    """
+
+    inputs: dict[str, Tensor]
+    payments: Tensor
+    log_probs: Tensor
+    values: Tensor
+    rewards: Tensor
+    episodes: Tensor
+    shaped: Tensor
+
+
+class MetaReward(IterationCheckpoint, BaseAlgorithm):
+    """Train an LSTM to pay PPO agents, so that they learn fast; the outer loop is PPO over their whole lifetimes.
+
+    An iteration runs the B lifetimes of a :class:`LifetimeVecEnv` from beginning to end, estimates the meta-advantage of each
+    payment (``sb3_ext.meta.advantage``), and makes ``n_epochs`` passes of truncated back-propagation through time. It is
+    first-order: nothing is differentiated through the agents' updates.
+
+    Args:
+        policy: ``"MlpLstmPolicy"`` or a subclass of :class:`MetaRewardPolicy`.
+        env: a :class:`LifetimeVecEnv` with ``signal="reward"`` or ``"advantage"``.
+        gamma: discount of an episode of the inner agent, not of a step.
+        chunk: steps of truncated back-propagation; each is one optimiser step, and each epoch begins at a random offset.
+        target_kl: stop an iteration's epochs when the payments have moved this far.
+        horizons, fallback: n of the n-step meta-advantages; default: the paper's, in proportion to the inner batch.
+        skip: leave out rewards that the payment cannot have influenced yet.
+        baseline: ``"value"``, the paper's; ``"step"``: the advantage is relative to the other lifetimes at the same step;
+            ``"group"``: relative to the lifetimes of the same task (``lifetimes_per_task`` of the environment). A lifetime's
+            luck is mostly its task, which these take out.
+        imitation_iterations: so many iterations at the start regress the payments on the task's own dense reward instead
+            (``info["shaped_reward"]``, known in meta-training only): the LSTM, which sees successes alone, learns to pay what
+            that would pay as far as it can tell by now. A share of the lifetimes that falls from 1 to 0 is paid the dense
+            reward itself meanwhile, or nobody would ever succeed; the LSTM does not see those payments. 0: the paper.
+
+    The others are as in SB3's PPO. ``num_timesteps`` counts every step of every inner agent. ``rollout/success`` is the share
+    of episodes of the last inner batch that succeeded, ``rollout/success_first`` of the first.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpLstmPolicy": MetaRewardPolicy}
+    policy: MetaRewardPolicy
+    _boundary_attributes = (
+        *IterationCheckpoint._boundary_attributes,
+        "env_state",
+    )
+
+    def __init__(
+        self,
+        policy: str | type[MetaRewardPolicy],
+        env: GymEnv | str | None,
+        learning_rate: float | Schedule = 5e-5,
+        n_epochs: int = 12,
+        gamma: float = 0.9,
+        clip_range: float = 0.2,
+        ent_coef: float = 3e-3,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        target_kl: float | None = 0.01,
+        chunk: int = 400,
+        horizons: list[int] | None = None,
+        fallback: list[int] | None = None,
+        skip: bool = True,
+        baseline: Literal["value", "step", "group"] = "value",
+        imitation_iterations: int = 0,
+        imitation_learning_rate: float = 1e-3,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        check_choice("baseline", baseline, ("value", "step", "group"))
+        for name, value in (("n_epochs", n_epochs), ("chunk", chunk)):
+            check_range(name, value, 1, integer=True)
+        check_range("gamma", gamma, 0, 1)
+        check_range("imitation_iterations", imitation_iterations, 0, integer=True)
+        self.n_epochs, self.gamma, self.clip_range = n_epochs, gamma, clip_range
+        self.ent_coef, self.vf_coef, self.max_grad_norm, self.target_kl = ent_coef, vf_coef, max_grad_norm, target_kl
+        self.chunk, self.horizons, self.fallback, self.skip = chunk, horizons, fallback, skip
+        self.baseline, self.imitation_iterations = baseline, imitation_iterations
+        self.imitation_learning_rate = imitation_learning_rate
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            support_multi_env=True,
+            seed=seed,
+            supported_action_spaces=(spaces.Box,),
+        )
+        self._iteration = 0
+        self._base_seed = seed if seed is not None else int(np.random.randint(2**31 - 1))
+        self.env_state: dict[str, Any] | None = None
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        self._setup_lr_schedule()
+        self.set_random_seed(self.seed)
+        self.policy = self.policy_class(  # type: ignore[assignment]
+            self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
+        ).to(self.device)
+
+    @property
+    def lifetimes(self) -> LifetimeVecEnv:
+        """The environment.
+
+        Raises:
+            ValueError: there is none, it is no :class:`LifetimeVecEnv`, or its agents are not paid by a learner.
+        """
+        env = self.env
+        while env is not None and not isinstance(env, LifetimeVecEnv):
+            env = getattr(env, "venv", None)
+        if env is None:
+            raise ValueError(f"MetaReward needs a sb3_ext.meta.LifetimeVecEnv, got {self.env}.")
+        if env.signal not in ("reward", "advantage"):
+            raise ValueError(f"The agents of this LifetimeVecEnv are paid by the task (signal={env.signal!r}).")
+        return env
+
+    # ------------------------------------------------------------------ learning
+
+    def learn(
+        self: SelfMetaReward,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "MetaReward",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfMetaReward:
+        env = self.lifetimes
+        if self.env_state is not None:
+            env.set_state(self.env_state)
+        total_timesteps, callback = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+        callback.on_training_start(locals(), globals())
+        while self.num_timesteps < total_timesteps:
+            self.env_state = env.get_state()
+            self._boundary = self._snapshot()
+            try:
+                finished = self._run_iteration(env, callback)
+            except BaseException:
+                self._restore(self._boundary)
+                self._boundary = None
+                raise
+            if not finished:
+                steps = self.num_timesteps
+                self._restore(self._boundary)
+                self.num_timesteps = steps  # a callback's stop: the steps were taken
+                break
+            self.env_state, self._boundary = env.get_state(), None
+            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+            if log_interval and self._iteration % log_interval == 0:
+                self._dump_logs()
+        self._boundary = None
+        callback.on_training_end()
+        return self
+
+    def _run_iteration(self, env: LifetimeVecEnv, callback: BaseCallback) -> bool:
+        seed = int(np.random.SeedSequence([self._base_seed, self._iteration]).generate_state(1)[0])
+        self._generator = torch.Generator(self.device).manual_seed(seed)
+        env.seed(seed)
+        callback.on_rollout_start()
+        imitates = self._iteration < self.imitation_iterations
+        taught = 1 - self._iteration / self.imitation_iterations if imitates else 0.0
+        lifetimes = self._collect(env, callback, round(taught * env.num_envs), noise=not imitates)
+        if lifetimes is None:
+            return False
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        if imitates:
+            self._imitate(lifetimes, env.mean_shaped())
+        else:
+            self._train(lifetimes, env)
+        self._iteration += 1
+        return True
+
+    @torch.no_grad()
+    def _collect(self, env: LifetimeVecEnv, callback: BaseCallback, n_taught: int, noise: bool) -> Lifetimes | None:
+        """Whole lifetimes from birth; ``None``: a callback stopped them.
+
+        Args:
+            n_taught: so many agents are paid the dense reward. noise: whether the others are paid a sample, or the mean.
+        """
+        network, n = self.policy.network, env.num_envs
+        observations = env.reset()
+        state = network.begin(n, self.device)
+        payments = torch.zeros(n, device=self.device)
+        steps: list[tuple[Any, ...]] = []
+        for _ in range(env.settings.lifetime):
+            inputs = {key: torch.as_tensor(observations[key], device=self.device) for key in KEYS}  # type: ignore[call-overload]
+            inputs["scalars"][:, LAST_PAYMENT] = payments  # the network's own, also where the agent got something else
+            outputs = self.policy(inputs, state)
+            state, payments = outputs.state, outputs.mean[0]
+            if noise:
+                payments = payments + outputs.std[0] * torch.randn(n, generator=self._generator, device=self.device)
+            log_probs = _log_prob(payments, outputs.mean[0], outputs.std[0])
+            last, given = env.last_step, payments.cpu().numpy()
+            if n_taught:
+                given = np.where(np.arange(n) < n_taught, _squashed(last.shaped, env.mean_shaped()), given)
+            observations, rewards, dones, infos = env.step(given[:, None])
+            steps.append((inputs, payments, log_probs, outputs.value[0], rewards, last.done, last.shaped))
+            self.num_timesteps += n
+            callback.update_locals({"rewards": rewards, "dones": dones, "infos": infos, "new_obs": observations})
+            if not callback.on_step():
+                return None
+        self._note_lifetimes(infos)
+        inputs_, *columns = zip(*steps, strict=True)
+        payments_, log_probs_, values = (torch.stack(column) for column in columns[:3])
+        rewards_, done, shaped = (torch.as_tensor(np.stack(column), device=self.device) for column in columns[3:])
+        ended = done.long().cumsum(0)
+        return Lifetimes(
+            {key: torch.stack([step[key] for step in inputs_]) for key in KEYS},
+            payments_,
+            log_probs_,
+            values,
+            rewards_.float(),
+            torch.cat([torch.zeros_like(ended[:1]), ended[:-1]]),
+            shaped.float(),
+        )
+
+    def _note_lifetimes(self, infos: list[dict[str, Any]]) -> None:
+        told = [info["lifetime"] for info in infos]
+        success = np.mean([one["success"] for one in told], axis=0)
+        self.logger.record("rollout/success", float(success[-1]))
+        self.logger.record("rollout/success_first", float(success[0]))
+        self.logger.record("rollout/success_mean", float(success.mean()))
+        for name in ("shaped", "sparse"):
+            self.logger.record(f"rollout/{name}_return", float(np.mean([one[name] for one in told])))
+        kinds: dict[str, list[float]] = {}
+        for one in told:
+            kinds.setdefault(one["task"].env_id, []).append(one["success"][-1])
+        if len(kinds) > 1:
+            for kind, values in kinds.items():
+                self.logger.record(f"success/{kind.removeprefix('sparse/')}", float(np.mean(values)))
+        if self.ep_success_buffer is None:
+            self.ep_success_buffer = deque(maxlen=self._stats_window_size)
+        self.ep_success_buffer.extend(float(one["success"][-1]) for one in told)
+
+    def _advantages(self, lifetimes: Lifetimes, env: LifetimeVecEnv) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised advantages, value targets and where they are defined, ``[T, B]``."""
+        paper = paper_horizons(env.settings.n_steps)
+        # Per unit of the objective's mean size: values then are of the order of a lifetime's episodes.
+        result = meta_advantage(
+            lifetimes.rewards * self._reward_scale(lifetimes.rewards),
+            lifetimes.values,
+            lifetimes.episodes,
+            steps_per_update=env.settings.n_steps,
+            gamma=self.gamma,
+            horizons=paper[0] if self.horizons is None else self.horizons,
+            fallback=paper[1] if self.fallback is None else self.fallback,
+            skip=self.skip,
+        )
+        last_update = env.settings.n_steps * (env.settings.n_batches - 1)
+        defined = result.defined & (torch.arange(len(result.defined), device=self.device) < last_update)[:, None]
+        advantages, targets = result.advantages, result.advantages + lifetimes.values
+        if self.baseline != "value":
+            # What a lifetime gets from here on, without the value; less the mean of those it is compared with.
+            groups = env.lifetimes_per_task if self.baseline == "group" else env.num_envs
+            compared = targets.unflatten(1, (-1, groups))
+            advantages = (compared - compared.mean(2, keepdim=True)).flatten(1)
+        chosen = advantages[defined]
+        return (advantages - chosen.mean()) / (chosen.std() + 1e-8), targets, defined
+
+    @staticmethod
+    def _reward_scale(rewards: Tensor) -> Tensor:
+        return 1 / rewards.abs().mean().clamp(min=1e-12)
+
+    def _train(self, lifetimes: Lifetimes, env: LifetimeVecEnv) -> None:
+        """PPO by truncated back-propagation through time."""
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        advantages, targets, defined = self._advantages(lifetimes, env)
+        history: dict[str, list[float]] = {"policy_loss": [], "value_loss": [], "entropy": [], "approx_kl": []}
+        for _epoch in range(self.n_epochs):
+            kl = []
+            for part, outputs in self._chunks(lifetimes):
+                mask = defined[part].float()
+                count = mask.sum().clamp(min=1)
+                log_probs = _log_prob(lifetimes.payments[part], outputs.mean, outputs.std)
+                log_ratio = log_probs - lifetimes.log_probs[part]
+                ratio, clip = log_ratio.exp(), self.clip_range
+                surrogate = torch.min(ratio * advantages[part], ratio.clamp(1 - clip, 1 + clip) * advantages[part])
+                policy_loss = -(surrogate * mask).sum() / count
+                value_loss = ((outputs.value - targets[part]).square() * mask).sum() / count
+                entropy = ((outputs.std.log() + 1.4189) * mask).sum() / count
+                self._descend(policy_loss + self.vf_coef * value_loss - self.ent_coef * entropy)
+                with torch.no_grad():
+                    kl.append(float((((ratio - 1) - log_ratio) * mask).sum() / count))
+                for name, value in (("policy_loss", policy_loss), ("value_loss", value_loss), ("entropy", entropy)):
+                    history[name].append(float(value.detach()))
+            self._n_updates += 1
+            history["approx_kl"].append(float(np.mean(kl)))
+            if self.target_kl is not None and history["approx_kl"][-1] > self.target_kl:
+                break
+        for name, values in history.items():
+            self.logger.record(f"train/{name}", float(np.mean(values)))
+        self.logger.record("train/std", float(lifetimes.payments.std()))
+
+    def _imitate(self, lifetimes: Lifetimes, scale: np.ndarray) -> None:
+        """Regress the payments on the dense reward, in units of its mean size ``[B]``."""
+        self.policy.set_training_mode(True)
+        for group in self.policy.optimizer.param_groups:
+            group["lr"] = self.imitation_learning_rate
+        targets = torch.as_tensor(_squashed(lifetimes.shaped.cpu().numpy(), scale), device=self.device)
+        losses = []
+        for _epoch in range(self.n_epochs):
+            for part, outputs in self._chunks(lifetimes):
+                loss = (outputs.mean - targets[part]).square().mean()
+                self._descend(loss)
+                losses.append(float(loss.detach()))
+            self._n_updates += 1
+        self.logger.record("train/imitation_loss", float(np.mean(losses)))
+
+    def _chunks(self, lifetimes: Lifetimes) -> Any:
+        """(steps, outputs) of successive stretches, the state carried over without its graph; the first is a random part of
+        one, so that the cuts lie elsewhere each time."""
+        steps, n = lifetimes.payments.shape
+        offset = int(torch.randint(1, self.chunk + 1, (), generator=self._generator, device=self.device))
+        state = self.policy.network.begin(n, self.device)
+        start = 0
+        for end in (*range(offset, steps, self.chunk), steps):
+            part = slice(start, end)
+            outputs = self.policy.network({key: value[part] for key, value in lifetimes.inputs.items()}, state)
+            yield part, outputs
+            state = (outputs.state[0].detach(), outputs.state[1].detach())
+            start = end
+
+    def _descend(self, loss: Tensor) -> None:
+        self.policy.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        self.policy.optimizer.step()
+
+    def _dump_logs(self) -> None:
+        if self.ep_success_buffer:
+            self.logger.record("rollout/success_window", safe_mean(self.ep_success_buffer))
+        self.logger.record("time/iterations", self._iteration, exclude="tensorboard")
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        self.logger.dump(step=self.num_timesteps)
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "policy.optimizer"], []
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_generator"]
+
+
+def _squashed(shaped: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Dense rewards ``[..., B]`` in units of their mean size, in the range of the network's payments."""
+    return np.arctan(shaped / np.maximum(scale, 1e-8)).astype(np.float32)
+
+
+def _log_prob(payments: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    return -0.5 * ((payments - mean) / std).square() - std.log() - 0.9189385332046727

@@ -1,0 +1,154 @@
+"""The network that pays: an LSTM over a lifetime, whose output is the reward (or the advantage) of each transition."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import create_mlp
+from stable_baselines3.common.type_aliases import Schedule
+from torch import Tensor, nn
+
+LstmState = tuple[Tensor, Tensor]
+KEYS = ("observation", "action", "scalars")
+
+
+class Outputs(NamedTuple):
+    """Each ``[T, B]``; state: after the last step, ``[1, B, hidden]`` twice."""
+
+    mean: Tensor
+    std: Tensor
+    value: Tensor
+    state: LstmState
+
+
+class RewardNetwork(nn.Module):
+    """Two ReLU encoders with the scalars put in again after each, an LSTM, and heads for mean, deviation and value.
+
+    The mean is arctan(MLP(h)), the deviation 0.2 · exp(linear(h)) but at least ``min_std``; Pappalardo, Ramele & Santos, arXiv
+    2407.21546, whose sizes are the defaults.
+
+    Args:
+        n_obs, n_actions, n_scalars: entries of the parts of an observation (``LifetimeVecEnv``).
+        initial_std: of the payment at the start of training.
+    """
+
+    def __init__(
+        self,
+        n_obs: int,
+        n_actions: int,
+        n_scalars: int = 4,
+        encoders: Sequence[int] = (128, 32),
+        lstm_size: int = 128,
+        mean_arch: Sequence[int] = (128, 128),
+        value_arch: Sequence[int] = (512,),
+        initial_std: float = 0.2,
+        min_std: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.min_std = min_std
+        self.encoders = nn.ModuleList()
+        width = n_obs + n_actions + n_scalars
+        for size in encoders:
+            self.encoders.append(nn.Linear(width, size))
+            width = size + n_scalars
+        self.lstm = nn.LSTM(width, lstm_size)
+        self.mean_head = nn.Sequential(*create_mlp(lstm_size, 1, list(mean_arch), nn.ReLU))
+        self.std_head = nn.Linear(lstm_size, 1)
+        self.value_head = nn.Sequential(*create_mlp(lstm_size, 1, list(value_arch), nn.ReLU))
+        with torch.no_grad():
+            last = self.mean_head[-1]
+            assert isinstance(last, nn.Linear)
+            last.weight.mul_(0.1)  # payments begin near 0
+            last.bias.zero_()
+            self.std_head.weight.zero_()
+            self.std_head.bias.fill_(math.log(initial_std / 0.2))
+
+    def begin(self, n_lifetimes: int, device: torch.device | str = "cpu") -> LstmState:
+        """The state before a lifetime's first step."""
+        zeros = torch.zeros(1, n_lifetimes, self.lstm.hidden_size, device=device)
+        return zeros, zeros
+
+    def forward(self, inputs: dict[str, Tensor], state: LstmState) -> Outputs:
+        """T steps of B lifetimes: each of ``inputs`` is ``[T, B, ...]``."""
+        scalars = inputs["scalars"]
+        x = torch.cat([inputs["observation"], inputs["action"], scalars], -1)
+        for encoder in self.encoders:
+            x = torch.cat([torch.relu(encoder(x)), scalars], -1)
+        x, state = self.lstm(x, state)
+        std = (0.2 * torch.exp(self.std_head(x)[..., 0])).clamp(min=self.min_std)
+        return Outputs(torch.arctan(self.mean_head(x)[..., 0]), std, self.value_head(x)[..., 0], state)
+
+
+class MetaRewardPolicy(BasePolicy):
+    """:class:`RewardNetwork` with SB3's surface: ``predict(observation, state, episode_start, deterministic)`` as the
+    recurrent policies of sb3-contrib have it. ``network_kwargs``: sizes, for :class:`RewardNetwork`.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Dict,
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        network_kwargs: dict[str, Any] | None = None,
+        optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(observation_space, action_space, optimizer_class=optimizer_class, optimizer_kwargs=optimizer_kwargs)
+        self.network_kwargs = dict(network_kwargs or {})
+        if not isinstance(observation_space, spaces.Dict) or set(observation_space.keys()) != set(KEYS):
+            raise ValueError(f"MetaReward pays the agents of a LifetimeVecEnv; got observations {observation_space}.")
+        self.network = RewardNetwork(*(spaces.flatdim(observation_space[key]) for key in KEYS), **self.network_kwargs)
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(
+            lr_schedule=self._dummy_schedule,
+            network_kwargs=self.network_kwargs,
+            optimizer_class=self.optimizer_class,
+            optimizer_kwargs=self.optimizer_kwargs,
+        )
+        return data
+
+    def forward(self, observations: dict[str, Tensor], state: LstmState) -> Outputs:
+        """One step, observations ``[B, ...]``; the outputs are ``[1, B]``."""
+        return self.network({key: observations[key][None] for key in KEYS}, state)
+
+    @torch.no_grad()
+    def predict(  # type: ignore[override]
+        self,
+        observation: dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        """Payments ``[B, 1]`` (of one lifetime: ``[1]``) and the state to give to the next call."""
+        single = np.ndim(observation["scalars"]) == 1
+        inputs = {key: torch.as_tensor(np.atleast_2d(observation[key]), device=self.device).float() for key in KEYS}
+        n = len(inputs["scalars"])
+        if state is None:
+            lstm_state = self.network.begin(n, self.device)
+        else:
+            goes_on = np.ones(n, dtype=bool) if episode_start is None else ~np.asarray(episode_start, dtype=bool).reshape(n)
+            keep = torch.as_tensor(goes_on, device=self.device)[None, :, None]
+            hidden, cell = (torch.as_tensor(part, device=self.device) * keep for part in state)
+            lstm_state = hidden, cell
+        outputs = self(inputs, lstm_state)
+        payments = outputs.mean[0]
+        if not deterministic:
+            payments = payments + outputs.std[0] * torch.randn_like(payments)
+        result = payments[:, None].cpu().numpy()
+        new_state = tuple(part.cpu().numpy() for part in outputs.state)
+        return (result[0] if single else result), new_state
+
+    def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
+        raise NotImplementedError("A MetaRewardPolicy remembers: use predict(observation, state, episode_start).")
+
+
+MlpLstmPolicy = MetaRewardPolicy

@@ -1,0 +1,216 @@
+"""B environments of a family of tasks, stepped together: natively where the family's environment has a vectorised form,
+otherwise one after the other, here or in several processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from itertools import pairwise
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+from irwrappers.extrinsic import SuccessSignal, VectorSuccessSignal
+
+START_METHOD = "forkserver"  # as SB3's SubprocVecEnv
+
+
+class TaskStep(NamedTuple):
+    """What a step of B environments gave.
+
+    observations: ``[B, n_obs]`` to act on next, after the reset where an episode ended. The rest is ``[B]``: signal, what
+    ``irwrappers.SuccessSignal`` pays; shaped, ``info["shaped_reward"]``; done, the end of an episode; success, whether the
+    episode of this step has succeeded by now.
+    """
+
+    observations: np.ndarray
+    signal: np.ndarray
+    shaped: np.ndarray
+    done: np.ndarray
+    success: np.ndarray
+
+
+class TaskBatch(ABC):
+    """B environments, a task each."""
+
+    @abstractmethod
+    def begin(self, tasks: Sequence[Any], seeds: Sequence[int]) -> np.ndarray:
+        """Put the tasks in place and reset all; observations ``[B, n_obs]``."""
+
+    @abstractmethod
+    def step(self, actions: np.ndarray) -> TaskStep:
+        """One step of all; an episode that ends is followed by the next one."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free environments and processes."""
+
+
+class NativeTasks(TaskBatch):
+    """All copies in one vectorised environment: ``gym.make_vec`` of the family's id."""
+
+    def __init__(self, env_kwargs: dict[str, Any]) -> None:
+        self._env_kwargs = env_kwargs
+        self._envs: VectorSuccessSignal | None = None
+
+    def begin(self, tasks: Sequence[Any], seeds: Sequence[int]) -> np.ndarray:
+        self.close()
+        names = set().union(*(task.env_kwargs for task in tasks))
+        arguments = {name: [task.env_kwargs[name] for task in tasks] for name in names}
+        envs = gym.make_vec(
+            tasks[0].env_id,
+            num_envs=len(tasks),
+            vectorization_mode="vector_entry_point",
+            autoreset_mode=AutoresetMode.SAME_STEP,
+            **{**arguments, **self._env_kwargs},
+        )
+        self._envs = VectorSuccessSignal(envs)
+        observations, _ = self._envs.reset(seed=list(seeds))  # type: ignore[arg-type]  # environments with a generator per copy
+        return observations.reshape(len(tasks), -1)
+
+    def step(self, actions: np.ndarray) -> TaskStep:
+        assert self._envs is not None
+        observations, signal, terminated, truncated, infos = self._envs.step(actions)
+        done = terminated | truncated
+        shaped, success = np.array(infos["shaped_reward"], dtype=np.float64), np.array(infos["is_success"], dtype=bool)
+        if done.any():
+            shaped[done] = infos["final_info"]["shaped_reward"][done]
+            success[done] = infos["final_info"]["is_success"][done]
+        return TaskStep(observations.reshape(len(done), -1), signal, shaped, done, success)
+
+    def close(self) -> None:
+        if self._envs is not None:
+            self._envs.close()
+            self._envs = None
+
+
+class LoopedTasks(TaskBatch):
+    """Single environments, one after the other; one that can change its task is used again (``TaskDistribution.retask``)."""
+
+    def __init__(self, family: Any, env_kwargs: dict[str, Any]) -> None:
+        self._family, self._env_kwargs = family, env_kwargs
+        self._envs: list[gym.Env] = []
+
+    def begin(self, tasks: Sequence[Any], seeds: Sequence[int]) -> np.ndarray:
+        if len(self._envs) != len(tasks):
+            self.close()
+        for index, task in enumerate(tasks):
+            if index < len(self._envs) and self._family.retask(self._envs[index], task):
+                continue
+            env = SuccessSignal(self._family.make(task, **self._env_kwargs))
+            if index < len(self._envs):
+                self._envs[index].close()
+                self._envs[index] = env
+            else:
+                self._envs.append(env)
+        return np.stack([env.reset(seed=seed)[0].ravel() for env, seed in zip(self._envs, seeds, strict=True)])
+
+    def step(self, actions: np.ndarray) -> TaskStep:
+        rows = []
+        for env, action in zip(self._envs, actions, strict=True):
+            observation, signal, terminated, truncated, info = env.step(action)
+            done = terminated or truncated
+            row = (signal, info["shaped_reward"], done, info["is_success"])
+            rows.append((env.reset()[0] if done else observation, *row))
+        observations, signals, shaped, done_, success = zip(*rows, strict=True)
+        return TaskStep(
+            np.stack([observation.ravel() for observation in observations]),
+            np.array(signals, dtype=np.float64),
+            np.array(shaped, dtype=np.float64),
+            np.array(done_, dtype=bool),
+            np.array(success, dtype=bool),
+        )
+
+    def close(self) -> None:
+        for env in self._envs:
+            env.close()
+        self._envs = []
+
+
+class ProcessTasks(TaskBatch):
+    """:class:`LoopedTasks` in ``n_jobs`` processes, each with its share of the environments; the same trajectories.
+
+    Raises:
+        RuntimeError: what went wrong in a process, with its traceback; all of them are ended then.
+    """
+
+    def __init__(self, family: Any, env_kwargs: dict[str, Any], n_jobs: int) -> None:
+        context: Any = multiprocessing.get_context(START_METHOD)
+        self._pipes: list[Connection] = []
+        self._processes = []
+        for _ in range(n_jobs):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(theirs, family, env_kwargs), daemon=True)
+            process.start()
+            theirs.close()
+            self._pipes.append(ours)
+            self._processes.append(process)
+        self._shares: list[slice] = []
+
+    def begin(self, tasks: Sequence[Any], seeds: Sequence[int]) -> np.ndarray:
+        bounds = np.linspace(0, len(tasks), len(self._pipes) + 1).round().astype(int)
+        self._shares = [slice(start, end) for start, end in pairwise(bounds)]
+        answers = self._ask("begin", [(list(tasks[share]), list(seeds[share])) for share in self._shares])
+        return np.concatenate(answers)
+
+    def step(self, actions: np.ndarray) -> TaskStep:
+        answers = self._ask("step", [(actions[share],) for share in self._shares])
+        return TaskStep(*(np.concatenate(parts) for parts in zip(*answers, strict=True)))
+
+    def _ask(self, method: str, arguments: list[tuple[Any, ...]]) -> list[Any]:
+        working = [(pipe, given) for pipe, given in zip(self._pipes, arguments, strict=True) if len(given[0])]
+        for pipe, given in working:
+            pipe.send((method, given))
+        answers = []
+        for pipe, _ in working:
+            try:
+                error, answer = pipe.recv()
+            except EOFError:
+                error, answer = "It ended without a word (killed, perhaps for memory).", None
+            if error is not None:
+                self.close()
+                raise RuntimeError(f"A process of environments failed:\n{error}")
+            answers.append(answer)
+        return answers
+
+    def close(self) -> None:
+        for pipe, process in zip(self._pipes, self._processes, strict=True):
+            pipe.close()  # its process then reads the end of the pipe
+            process.join(timeout=5)
+            if process.is_alive():
+                process.terminate()
+        self._pipes, self._processes = [], []
+
+
+def _work(pipe: Connection, family: Any, env_kwargs: dict[str, Any]) -> None:
+    batch = LoopedTasks(family, env_kwargs)
+    while True:
+        try:
+            method, given = pipe.recv()
+        except (EOFError, KeyboardInterrupt):
+            break
+        try:
+            pipe.send((None, getattr(batch, method)(*given)))
+        except KeyboardInterrupt:
+            break
+        except Exception:
+            pipe.send((traceback.format_exc(), None))
+    batch.close()
+
+
+def make_task_batch(family: Any, env_kwargs: dict[str, Any] | None = None, n_jobs: int = 1) -> TaskBatch:
+    """The fastest form for this family.
+
+    Args:
+        family: an ``envs.tasks.TaskDistribution``. env_kwargs: for every environment, beside the task's own arguments.
+        n_jobs: processes, for families without a vectorised environment.
+    """
+    given = dict(env_kwargs or {})
+    if family.has_vector_form:
+        return NativeTasks(given)
+    return ProcessTasks(family, given, n_jobs) if n_jobs > 1 else LoopedTasks(family, given)

@@ -1,0 +1,173 @@
+"""Lifetimes of B learners as an environment, and the learner that pays them."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from envs.tasks import MetaWorldML1, PointGoal
+from sb3_ext.meta import LifetimeVecEnv, MetaReward
+from sb3_ext.meta.tasks import LoopedTasks, NativeTasks, ProcessTasks, TaskBatch
+
+POINT = {"max_episode_steps": 10, "goal_radius": 0.3}
+INNER = {"n_steps": 40, "n_batches": 3, "n_epochs": 2, "n_minibatches": 4, "net_arch": (8,)}
+NETWORK = {"encoders": (8, 8), "lstm_size": 8, "mean_arch": (8,), "value_arch": (8,)}
+
+
+def lifetimes(n: int = 4, **kwargs: Any) -> LifetimeVecEnv:
+    return LifetimeVecEnv(PointGoal(), n, settings=INNER, env_kwargs=POINT, **{"seed": 0, **kwargs})
+
+
+def meta_reward(env: Any = None, **kwargs: Any) -> MetaReward:
+    given: dict[str, Any] = dict(chunk=50, n_epochs=2, seed=0, device="cpu", policy_kwargs={"network_kwargs": NETWORK})
+    return MetaReward("MlpLstmPolicy", env or lifetimes(), **{**given, **kwargs})
+
+
+def trajectory(batch: TaskBatch, tasks: list, n_steps: int, width: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(1)
+    seen = [batch.begin(tasks, range(len(tasks)))]
+    for _ in range(n_steps):
+        seen += batch.step(rng.uniform(-1, 1, (len(tasks), width)).astype(np.float32))
+    batch.close()
+    return seen
+
+
+def test_native_looped_and_parallel_tasks_are_the_same() -> None:
+    rng = np.random.default_rng(0)
+    tasks = [PointGoal().sample(rng) for _ in range(3)]
+    forms = [NativeTasks(POINT), LoopedTasks(PointGoal(), POINT), ProcessTasks(PointGoal(), POINT, 2)]
+    native, looped, parallel = (trajectory(form, tasks, 25, 2) for form in forms)
+    assert any(part.any() for part in native[2::5])  # some were paid
+    for one, two, three in zip(native, looped, parallel, strict=True):
+        assert np.allclose(one, two)
+        assert np.array_equal(two, three)
+
+
+def test_a_meta_world_environment_that_changes_its_task_is_a_new_one() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        family, rng = MetaWorldML1("reach"), np.random.default_rng(0)
+        used, new = LoopedTasks(family, {}), LoopedTasks(family, {})
+        first, second = [family.sample(rng)], [family.sample(rng)]
+        used.begin(first, [0])
+        used.step(np.full((1, 4), 0.5, np.float32))
+        one, two = trajectory(used, second, 5, 4), trajectory(new, second, 5, 4)
+    assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_a_process_that_fails_says_why() -> None:
+    batch = ProcessTasks(PointGoal(), {"goal_radius": -1.0}, 2)
+    with pytest.raises(RuntimeError, match="goal_radius must be a positive number"):
+        batch.begin([PointGoal().sample(np.random.default_rng(0)) for _ in range(2)], [0, 1])
+
+
+def run(env: LifetimeVecEnv, payment: float = 0.5) -> tuple[list[dict], list[np.ndarray], list[dict]]:
+    observations, rewards = [env.reset()], []
+    for _ in range(env.settings.lifetime):
+        seen, reward, done, infos = env.step(np.full((env.num_envs, 1), payment, np.float32))
+        observations.append(seen)
+        rewards.append(reward)
+    assert done.all()
+    return observations, rewards, infos  # type: ignore[return-value]
+
+
+def test_a_lifetime_is_an_episode_and_repeats_under_its_seed() -> None:
+    env = lifetimes()
+    observations, rewards, infos = run(env)
+    space = env.observation_space
+    assert all(np.isin(o["scalars"][:, 3], [0.0, 2.0]).all() for o in observations)
+    assert observations[0]["scalars"][:, 3].all() and not observations[0]["scalars"][:, 2].any()
+    assert np.allclose(observations[5]["scalars"][:, 2], 0.5)  # the last payment
+    assert space["observation"].shape == (2,)
+    assert [len(info["lifetime"]["success"]) for info in infos] == [3] * 4
+    env.seed(0)
+    again = run(env)
+    assert all(np.array_equal(a["observation"], b["observation"]) for a, b in zip(observations, again[0], strict=True))
+    env.seed(1)
+    other = run(env)
+    assert not np.array_equal(observations[9]["observation"], other[0][9]["observation"])
+    assert np.isclose(np.mean(np.abs(rewards)), 1e-4, rtol=0.5)
+
+
+def test_lifetimes_of_one_task_begin_alike() -> None:
+    env = lifetimes(lifetimes_per_task=2)
+    env.reset()
+    assert env.tasks[0] == env.tasks[1] != env.tasks[2]
+    weights = env.agents.params["pi.0.weight"]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[2])
+
+
+def test_dense_pay_teaches_more_than_sparse_pay() -> None:
+    """The two baselines, without an outer learner."""
+    success = {}
+    for signal in ("sparse", "shaped"):
+        inner = dict(n_steps=200, n_batches=4, n_epochs=10, n_minibatches=4, learning_rate=3e-3)
+        env = LifetimeVecEnv(
+            PointGoal("test"),
+            16,
+            signal=signal,
+            settings=inner,
+            env_kwargs={"max_episode_steps": 25, "goal_radius": 0.15},
+            seed=3,
+        )
+        infos = run(env)[2]
+        success[signal] = np.mean([info["lifetime"]["success"][-1] for info in infos])
+    assert success["shaped"] > success["sparse"] + 0.2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"signal": "dense"}, {"objective": "return"}, {"n": 0}, {"lifetimes_per_task": 3}, {"n_jobs": 0}],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_what_does_not_fit_is_refused(wrong: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong)) if "n" not in wrong else "n_lifetimes"):
+        lifetimes(**wrong)
+
+
+def test_it_needs_lifetimes_to_pay() -> None:
+    import gymnasium as gym
+
+    with pytest.raises(ValueError, match="LifetimeVecEnv"):
+        meta_reward(DummyVecEnv([lambda: gym.make("sparse/PointGoal-v0")]))
+    with pytest.raises(ValueError, match="signal='sparse'"):
+        meta_reward(lifetimes(signal="sparse")).learn(1)
+
+
+@pytest.mark.parametrize("signal", ["reward", "advantage"])
+@pytest.mark.parametrize("imitation_iterations", [0, 1])
+def test_it_trains_saves_and_continues_exactly(tmp_path: Path, signal: str, imitation_iterations: int) -> None:
+    steps = 4 * 120
+    kwargs = dict(imitation_iterations=imitation_iterations, baseline="step")
+    unbroken = meta_reward(lifetimes(signal=signal), **kwargs).learn(3 * steps)
+    assert unbroken.num_timesteps == 3 * steps
+
+    class SaveInside(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.num_timesteps == steps + 40:
+                self.model.save(tmp_path / "inside")
+            return True
+
+    meta_reward(lifetimes(signal=signal), **kwargs).learn(2 * steps, SaveInside())
+    continued = MetaReward.load(tmp_path / "inside", lifetimes(signal=signal), device="cpu")
+    assert continued.num_timesteps == steps
+    continued.learn(2 * steps, reset_num_timesteps=False)
+    for one, two in zip(unbroken.policy.parameters(), continued.policy.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_predict_remembers_and_forgets_at_the_start_of_a_lifetime() -> None:
+    model = meta_reward()
+    observations = model.env.reset()
+    first, state = model.predict(observations, deterministic=True)
+    second, _ = model.predict(observations, state, np.zeros(4, dtype=bool), deterministic=True)
+    again, _ = model.predict(observations, state, np.ones(4, dtype=bool), deterministic=True)
+    assert first.shape == (4, 1)
+    assert not np.allclose(first, second) and np.allclose(first, again)
