@@ -1,6 +1,7 @@
 from sb3_ext.cln import CLN
+from sb3_ext.common.frozen_reward import FrozenReward
 from sb3_ext.hrl import HRL
 from sb3_ext.intrinsic import IntrinsicPPO, IntrinsicReplayBuffer
 from sb3_ext.irpo import IRPO
 
-__all__ = ["CLN", "HRL", "IRPO", "IntrinsicPPO", "IntrinsicReplayBuffer"]
+__all__ = ["CLN", "HRL", "IRPO", "FrozenReward", "IntrinsicPPO", "IntrinsicReplayBuffer"]

@@ -308,7 +308,8 @@ def test_the_buffer_keeps_all_segments_and_then_a_uniform_sample():
 
 
 def test_the_reward_network_learns_the_sums_of_segments():
-    model = cln(walks(4), n_steps=128, n_reward_steps=300, reward_learning_rate=3e-3, meta_coef=0, segments_per_step=32)
+    settings = dict(n_steps=128, batch_size=128, n_reward_steps=200, reward_learning_rate=3e-3, meta_coef=0)
+    model = cln(walks(4), segments_per_step=32, **settings)
     model.learn(4 * 128 * 3)
     segments = model.segments.sample(500)
     with torch.no_grad():
@@ -500,11 +501,11 @@ def test_an_sb3_policy_class_and_rewards_that_are_not_finite_are_refused():
 
 def test_it_learns_cartpole_from_its_own_reward():
     env = DummyVecEnv([lambda: Monitor(gym.make("CartPole-v1"))] * 4)
-    settings = dict(n_steps=256, batch_size=128, n_epochs=8, learning_rate=2e-3, n_reward_steps=64)
+    settings = dict(n_steps=256, batch_size=128, n_epochs=6, learning_rate=2e-3, n_reward_steps=24)
     model = CLN("MlpPolicy", env, seed=0, device="cpu", **settings)
     model.learn(24_576)
     lengths = [info["l"] for info in model.ep_info_buffer][-20:]
-    assert np.mean(lengths) > 150  # a policy that does not learn stays at 22
-    assert model.logger.name_to_value["cln/intrinsic_return"] == pytest.approx(
-        model.logger.name_to_value["cln/extrinsic_return"], rel=0.2
-    )
+    assert np.mean(lengths) > 300  # a policy that does not learn stays at 22
+    # A reward left as it was drawn may pay for staying alive too, but not as much as the environment: 54 for 500 steps.
+    logged = model.logger.name_to_value
+    assert logged["cln/intrinsic_return"] == pytest.approx(logged["cln/extrinsic_return"], rel=0.1)

@@ -15,13 +15,15 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from irwrappers.wrappers.bonus import EXTRINSIC
 from sb3_ext.common.gae import DiscountedSum, generalized_advantage_estimation
 
 
 class ExtrinsicRecorder(VecEnvWrapper):
-    """Remembers rewards as ``venv`` pays them, and how truncated episodes ended; passes on ``coef`` times the reward.
+    """Remembers extrinsic rewards, and how truncated episodes ended; passes on ``coef`` times what ``venv`` pays.
 
-    SB3 bootstraps what it is passed with V^mix; what is remembered can be bootstrapped with V^ex.
+    The two differ where a ``VecIntrinsicReward`` beneath adds a bonus: it is paid, and is no part of what is remembered. SB3
+    bootstraps what it is passed with V^mix; what is remembered can be bootstrapped with V^ex.
     """
 
     def __init__(self, venv: VecEnv, coef: float) -> None:
@@ -39,7 +41,8 @@ class ExtrinsicRecorder(VecEnvWrapper):
             last = infos[i].get("terminal_observation")
             if last is not None and infos[i].get("TimeLimit.truncated", False):
                 self.truncated.append((len(self.rewards), int(i), last))
-        self.rewards.append(np.array(rewards, dtype=np.float32))
+        extrinsic = [info[EXTRINSIC] for info in infos] if EXTRINSIC in infos[0] else rewards
+        self.rewards.append(np.array(extrinsic, dtype=np.float32))
         return observations, rewards if self._coef == 1 else self._coef * rewards, dones, infos
 
 

@@ -103,7 +103,8 @@ class MetaRewardPolicy(BasePolicy):
         self.network_kwargs = dict(network_kwargs or {})
         if not isinstance(observation_space, spaces.Dict) or set(observation_space.keys()) != set(KEYS):
             raise ValueError(f"MetaReward pays the agents of a LifetimeVecEnv; got observations {observation_space}.")
-        self.network = RewardNetwork(*(spaces.flatdim(observation_space[key]) for key in KEYS), **self.network_kwargs)
+        n_obs, n_actions, n_scalars = (spaces.flatdim(observation_space[key]) for key in KEYS)
+        self.network = RewardNetwork(n_obs, n_actions, n_scalars, **self.network_kwargs)
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

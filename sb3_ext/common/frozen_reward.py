@@ -1,0 +1,96 @@
+"""What LIRPG or CLN has learned to pay, as an intrinsic reward like any other."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from irwrappers import IntrinsicReward, Transitions
+from sb3_ext.common.reward_network import RewardNetwork
+
+
+class FrozenReward(IntrinsicReward):
+    """A copy of ``model``'s learned reward r_η(s, a), which learns no more: to draw it, or to pay another agent.
+
+    It takes observations as the environment gives them; a ``VecNormalize`` of the model's environment is copied with its
+    statistics. Box actions are clipped, as the environment takes them.
+
+    Args:
+        model: ``LIRPG``, ``LIRPGA2C`` or ``CLN``. greedy: price the action that the model itself would take, without noise,
+            instead of the one that was taken; for pictures over states.
+
+    Raises:
+        ValueError: a model without a learned reward.
+
+    >>> from sb3_ext import CLN
+    >>> from irwrappers import VecIntrinsicReward
+    >>> from stable_baselines3.common.env_util import make_vec_env
+    >>> model = CLN("MlpPolicy", "CartPole-v1", n_steps=64, device="cpu")
+    >>> env = make_vec_env("CartPole-v1", n_envs=2)
+    >>> env = VecIntrinsicReward(env, FrozenReward(model), extrinsic_coef=0.0)  # a fresh agent sees nothing else
+    """
+
+    n_rewards = 1
+
+    def __init__(self, model: OnPolicyAlgorithm, greedy: bool = False) -> None:
+        network = getattr(model, "reward_network", None)
+        if not isinstance(network, RewardNetwork):
+            raise ValueError(f"FrozenReward takes a model that has learned a reward (LIRPG, LIRPGA2C, CLN), got {model}.")
+        super().__init__(model.observation_space, model.action_space)
+        self.network = deepcopy(network).requires_grad_(False)
+        self.policy = deepcopy(model.policy).requires_grad_(False) if greedy else None
+        self._normalize = _Normalization.of(model.get_vec_normalize_env())
+
+    @torch.no_grad()
+    def compute(self, batch: Transitions) -> Tensor:
+        """r_η of each step, ``[T, B, 1]``."""
+        steps = batch.terminated.shape
+        observations = self._normalize(tree_map(lambda part: part.flatten(0, 1), batch.observations))
+        if self.policy is None:
+            actions = batch.actions.flatten(0, 1)
+        else:
+            actions = self.policy.get_distribution(observations).mode()
+        return self.network(observations, self._taken(actions)).view(*steps, 1)
+
+    def _taken(self, actions: Tensor) -> Tensor:
+        if not isinstance(self.action_space, spaces.Box):
+            return actions
+        low, high = (torch.as_tensor(x, device=actions.device) for x in (self.action_space.low, self.action_space.high))
+        return torch.clamp(actions.view(-1, *low.shape), low, high)
+
+
+@dataclass
+class _Normalization:
+    """What a ``VecNormalize`` does to observations, without the environment that it wraps."""
+
+    statistics: dict[str | None, RunningMeanStd]  # of the entries of a dict that are normalised; None: of an array
+    epsilon: float = 0.0
+    clip: float = 0.0
+
+    @classmethod
+    def of(cls, normalize: VecNormalize | None) -> _Normalization:
+        if normalize is None or not normalize.norm_obs:
+            return cls({})
+        statistics = deepcopy(normalize.obs_rms)
+        by_name = statistics if isinstance(statistics, dict) else {None: statistics}
+        return cls(dict(by_name), normalize.epsilon, normalize.clip_obs)
+
+    def __call__(self, observations: Any) -> Any:
+        if isinstance(observations, dict):
+            return {name: self._normalized(part, self.statistics.get(name)) for name, part in observations.items()}
+        return self._normalized(observations, self.statistics.get(None))
+
+    def _normalized(self, part: Tensor, statistics: RunningMeanStd | None) -> Tensor:
+        if statistics is None:
+            return part
+        mean, var = (torch.as_tensor(x, device=part.device) for x in (statistics.mean, statistics.var))
+        return torch.clamp((part - mean) / torch.sqrt(var + self.epsilon), -self.clip, self.clip).float()
