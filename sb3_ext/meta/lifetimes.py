@@ -16,15 +16,14 @@ from torch import Tensor
 
 from sb3_ext.common.arguments import check_choice, check_range
 from sb3_ext.meta.inner import InnerAgents, InnerBatch, InnerSettings, draw_order
+from sb3_ext.meta.record import LifetimeRecord, Objective
 from sb3_ext.meta.tasks import TaskBatch, TaskStep, make_task_batch
 
 Signal = Literal["reward", "advantage", "shaped", "sparse"]
 SIGNALS: tuple[Signal, ...] = ("reward", "advantage", "shaped", "sparse")
-Objective = Literal["shaped", "sparse"]
 BOUND = 1e6  # of the action: finite, as SB3 wants it, and never reached
 MAX_DENSITY = 10.0  # of an inner action, as it is observed: a density grows without bound as a policy gets certain
 LAST_PAYMENT = 2  # its place among the scalars
-MEAN_OBJECTIVE = 1e-4  # which shaped rewards are scaled to have, for every kind of task
 
 
 class LifetimeVecEnv(VecEnv):
@@ -88,7 +87,7 @@ class LifetimeVecEnv(VecEnv):
             scalars=spaces.Box(-np.inf, np.inf, (4,), np.float32),
         )
         self._batch: TaskBatch = make_task_batch(family, self.env_kwargs, n_jobs)
-        self._scale: dict[str, tuple[int, float]] = {}  # of each kind of task: shaped rewards seen, and their mean size
+        self._record = LifetimeRecord(n_lifetimes, self.settings.n_steps, self.settings.n_batches, objective)
         self._reset_count, self._base_seed = 0, 0
         super().__init__(n_lifetimes, observation_space, spaces.Box(-BOUND, BOUND, (1,), np.float32))
         self.seed(seed if seed is not None else int(np.random.randint(2**31 - 1)))
@@ -124,12 +123,9 @@ class LifetimeVecEnv(VecEnv):
         self._inner_observations = self._tensor(self._batch.begin(self.tasks, seeds))
         self._episode_begins = np.ones(self.num_envs, dtype=bool)
         self._payments = torch.zeros(self.num_envs, device=self.device)
-        self._elapsed = 0
+        self._record.begin(self.tasks)
         self._steps: list[tuple[Tensor, ...]] = []
         self._paid: list[Tensor] = []
-        shape = (self.settings.n_batches, self.num_envs)
-        self._ended, self._succeeded = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-        self._returns = {"shaped": np.zeros(self.num_envs), "sparse": np.zeros(self.num_envs)}
         return self._inner_step()
 
     def step_async(self, actions: np.ndarray) -> None:
@@ -138,17 +134,17 @@ class LifetimeVecEnv(VecEnv):
     def step_wait(self) -> VecEnvStepReturn:
         step = self.last_step
         self._pay(step)
-        rewards = self._worth(step).astype(np.float32)
-        self._elapsed += 1
-        done = self._elapsed == self.settings.lifetime
+        rewards, done = self._record.add(step), self._record.done
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        if not done and self._elapsed % self.settings.n_steps == 0:
+        if not done and self._record.elapsed % self.settings.n_steps == 0:
             self._update()
         if done:
-            self._tell_lifetimes(infos)
+            told = self._record.tell()
             terminal = self._observed
             observations = self.reset()
             for index, info in enumerate(infos):
+                info["lifetime"] = told[index]
+                info["is_success"] = told[index]["success"][-1] > 0.5
                 info["terminal_observation"] = {name: value[index] for name, value in terminal.items()}
                 info["TimeLimit.truncated"] = False
         else:
@@ -179,15 +175,15 @@ class LifetimeVecEnv(VecEnv):
 
     def get_state(self) -> dict[str, Any]:
         """What outlives a lifetime: the running scale of shaped rewards; JSON-ready, for :meth:`set_state`."""
-        return {"scale": {name: list(value) for name, value in self._scale.items()}}
+        return self._record.get_state()
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`get_state` gave."""
-        self._scale = {name: (int(count), float(mean)) for name, (count, mean) in state["scale"].items()}
+        self._record.set_state(state)
 
     def mean_shaped(self) -> np.ndarray:
         """The running mean size of the shaped reward of each agent's kind of task ``[B]``; 0 before anything was seen."""
-        return np.array([self._scale.get(task.env_id, (0, 0.0))[1] for task in self.tasks])
+        return self._record.mean_shaped()
 
     def describe(self) -> dict[str, Any]:
         """Family, inner settings and environment arguments, JSON-ready: what a reward model was trained on."""
@@ -241,40 +237,12 @@ class LifetimeVecEnv(VecEnv):
         self._payments = given
         self._paid.append(given)
 
-    def _worth(self, step: TaskStep) -> np.ndarray:
-        batch = self._elapsed // self.settings.n_steps
-        self._ended[batch] += step.done
-        self._succeeded[batch] += step.done & step.success
-        self._returns["shaped"] += step.shaped
-        self._returns["sparse"] += step.signal
-        kinds = np.array([task.env_id for task in self.tasks])
-        worth = np.empty(self.num_envs)
-        for kind in dict.fromkeys(kinds):
-            mine = kinds == kind
-            count, mean = self._scale.get(kind, (0, 0.0))
-            count += int(mine.sum())
-            mean += float((np.abs(step.shaped[mine]) - mean).sum()) / count
-            self._scale[kind] = count, mean
-            worth[mine] = step.shaped[mine] * (MEAN_OBJECTIVE / max(mean, 1e-8))
-        return step.signal if self.objective == "sparse" else worth
-
     def _update(self) -> None:
         observations, actions, log_probs, values, done = (torch.stack(parts) for parts in zip(*self._steps, strict=True))
         batch = InnerBatch(observations, actions, log_probs, values, torch.stack(self._paid), done.bool())
         order = draw_order(self.settings.n_epochs, self.settings.n_steps, self.num_envs, self._generator)
         self.agents.update(batch, self._inner_observations, order, are_advantages=self.signal == "advantage")
         self._steps, self._paid = [], []
-
-    def _tell_lifetimes(self, infos: list[dict[str, Any]]) -> None:
-        success = self._succeeded / np.maximum(self._ended, 1)
-        for index, info in enumerate(infos):
-            info["lifetime"] = {
-                "success": success[:, index].tolist(),
-                "shaped": float(self._returns["shaped"][index]),
-                "sparse": float(self._returns["sparse"][index]),
-                "task": self.tasks[index],
-            }
-            info["is_success"] = bool(success[-1, index] > 0.5)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.as_tensor(array, dtype=torch.float32, device=self.device)

@@ -223,13 +223,20 @@ class MetaReward(IterationCheckpoint, BaseAlgorithm):
         state = network.begin(n, self.device)
         payments = torch.zeros(n, device=self.device)
         steps: list[tuple[Any, ...]] = []
-        for _ in range(env.settings.lifetime):
+        for step in range(env.settings.lifetime):
             inputs = {key: torch.as_tensor(observations[key], device=self.device) for key in KEYS}  # type: ignore[call-overload]
             inputs["scalars"][:, LAST_PAYMENT] = payments  # the network's own, also where the agent got something else
             outputs = self.policy(inputs, state)
             state, payments = outputs.state, outputs.mean[0]
             if noise:
-                payments = payments + outputs.std[0] * torch.randn(n, generator=self._generator, device=self.device)
+                if network.use_sde:
+                    if step % env.settings.n_steps == 0:
+                        weights = network.log_std.exp() * torch.randn(
+                            n, len(network.log_std), generator=self._generator, device=self.device
+                        )
+                    payments = payments + (weights * outputs.sde_features[0]).sum(1)
+                else:
+                    payments = payments + outputs.std[0] * torch.randn(n, generator=self._generator, device=self.device)
             log_probs = _log_prob(payments, outputs.mean[0], outputs.std[0])
             last, given = env.last_step, payments.cpu().numpy()
             if n_taught:
@@ -359,7 +366,7 @@ class MetaReward(IterationCheckpoint, BaseAlgorithm):
             part = slice(start, end)
             outputs = self.policy.network({key: value[part] for key, value in lifetimes.inputs.items()}, state)
             yield part, outputs
-            state = (outputs.state[0].detach(), outputs.state[1].detach())
+            state = tuple(part.detach() for part in outputs.state)
             start = end
 
     def _descend(self, loss: Tensor) -> None:

@@ -14,17 +14,19 @@ from stable_baselines3.common.torch_layers import create_mlp
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
-LstmState = tuple[Tensor, Tensor]
+State = tuple[Tensor, ...]
 KEYS = ("observation", "action", "scalars")
+SIGNAL = 1  # its place among the scalars
 
 
 class Outputs(NamedTuple):
-    """Each ``[T, B]``; state: after the last step, ``[1, B, hidden]`` twice."""
+    """Each ``[T, B]``; state: after the last step, see :meth:`RewardNetwork.begin`."""
 
     mean: Tensor
     std: Tensor
     value: Tensor
-    state: LstmState
+    state: State
+    sde_features: Tensor  # [T, B, n]
 
 
 class RewardNetwork(nn.Module):
@@ -36,6 +38,12 @@ class RewardNetwork(nn.Module):
     Args:
         n_obs, n_actions, n_scalars: entries of the parts of an observation (``LifetimeVecEnv``).
         initial_std: of the payment at the start of training.
+        use_sde: state-dependent noise, as SB3's gSDE: payments are mean + W · f, f the last hidden layer of the mean's head,
+            and W drawn for every inner batch, so that what is explored are other reward *functions*; std follows from the
+            learned deviations of W.
+        success_memory: not in the paper: two more inputs, the mean observation of the lifetime's paid steps so far (signal
+            above 0) and whether there was one; and the heads see the second encoder's output beside the LSTM's. Where the goal
+            is need not be learned to be remembered then, only to be used.
     """
 
     def __init__(
@@ -49,40 +57,70 @@ class RewardNetwork(nn.Module):
         value_arch: Sequence[int] = (512,),
         initial_std: float = 0.2,
         min_std: float = 0.0,
+        success_memory: bool = False,
+        use_sde: bool = False,
     ) -> None:
         super().__init__()
-        self.min_std = min_std
+        self.min_std, self.success_memory, self._n_obs = min_std, success_memory, n_obs
         self.encoders = nn.ModuleList()
-        width = n_obs + n_actions + n_scalars
+        width = n_obs + n_actions + n_scalars + (n_obs + 1 if success_memory else 0)
         for size in encoders:
             self.encoders.append(nn.Linear(width, size))
             width = size + n_scalars
         self.lstm = nn.LSTM(width, lstm_size)
-        self.mean_head = nn.Sequential(*create_mlp(lstm_size, 1, list(mean_arch), nn.ReLU))
-        self.std_head = nn.Linear(lstm_size, 1)
-        self.value_head = nn.Sequential(*create_mlp(lstm_size, 1, list(value_arch), nn.ReLU))
+        n_features = lstm_size + (width if success_memory else 0)
+        self.mean_head = nn.Sequential(*create_mlp(n_features, 1, list(mean_arch), nn.ReLU))
+        self.use_sde = use_sde
+        if use_sde:
+            # Hidden units are of the order of 1/4 at the start.
+            self.log_std = nn.Parameter(torch.full((mean_arch[-1],), math.log(4 * initial_std / math.sqrt(mean_arch[-1]))))
+        else:
+            self.std_head = nn.Linear(n_features, 1)
+        self.value_head = nn.Sequential(*create_mlp(n_features, 1, list(value_arch), nn.ReLU))
         with torch.no_grad():
             last = self.mean_head[-1]
             assert isinstance(last, nn.Linear)
             last.weight.mul_(0.1)  # payments begin near 0
             last.bias.zero_()
-            self.std_head.weight.zero_()
-            self.std_head.bias.fill_(math.log(initial_std / 0.2))
+            if not use_sde:
+                self.std_head.weight.zero_()
+                self.std_head.bias.fill_(math.log(initial_std / 0.2))
 
-    def begin(self, n_lifetimes: int, device: torch.device | str = "cpu") -> LstmState:
-        """The state before a lifetime's first step."""
-        zeros = torch.zeros(1, n_lifetimes, self.lstm.hidden_size, device=device)
-        return zeros, zeros
+    def begin(self, n_lifetimes: int, device: torch.device | str = "cpu") -> State:
+        """The state before a lifetime's first step: the LSTM's ``[1, B, hidden]`` twice; with a success memory, sums over
+        paid steps ``[1, B, n_obs + 1]``, their number last."""
+        sizes = [self.lstm.hidden_size] * 2 + [self._n_obs + 1] * self.success_memory
+        return tuple(torch.zeros(1, n_lifetimes, size, device=device) for size in sizes)
 
-    def forward(self, inputs: dict[str, Tensor], state: LstmState) -> Outputs:
+    def forward(self, inputs: dict[str, Tensor], state: State) -> Outputs:
         """T steps of B lifetimes: each of ``inputs`` is ``[T, B, ...]``."""
         scalars = inputs["scalars"]
+        hidden, cell, *sums = state
         x = torch.cat([inputs["observation"], inputs["action"], scalars], -1)
+        if self.success_memory:
+            remembered, sums = self._remember(inputs["observation"], scalars, sums[0])
+            x = torch.cat([x, remembered], -1)
         for encoder in self.encoders:
             x = torch.cat([torch.relu(encoder(x)), scalars], -1)
-        x, state = self.lstm(x, state)
-        std = (0.2 * torch.exp(self.std_head(x)[..., 0])).clamp(min=self.min_std)
-        return Outputs(torch.arctan(self.mean_head(x)[..., 0]), std, self.value_head(x)[..., 0], state)
+        features, (hidden, cell) = self.lstm(x, (hidden, cell))
+        if self.success_memory:
+            features = torch.cat([features, x], -1)
+        last_hidden = self.mean_head[:-1](features)
+        mean, value = torch.arctan(self.mean_head[-1](last_hidden)[..., 0]), self.value_head(features)[..., 0]
+        sde_features = last_hidden.detach()
+        if self.use_sde:
+            std = ((sde_features * self.log_std.exp()).square().sum(-1) + 1e-6).sqrt()
+        else:
+            std = 0.2 * torch.exp(self.std_head(features)[..., 0])
+        return Outputs(mean, std.clamp(min=self.min_std), value, (hidden, cell, *sums), sde_features)
+
+    @staticmethod
+    def _remember(observations: Tensor, scalars: Tensor, sums: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Mean observation of the paid steps up to each ``[T, B, n_obs + 1]``, with a last entry 1 if there was any."""
+        paid = (scalars[..., SIGNAL, None] > 0).to(observations.dtype)
+        running = sums + (paid * torch.cat([observations, torch.ones_like(paid)], -1)).cumsum(0)
+        count = running[..., -1:].clamp(min=1)
+        return torch.cat([running[..., :-1] / count, running[..., -1:] / count], -1), [running[-1:]]
 
 
 class MetaRewardPolicy(BasePolicy):
@@ -117,7 +155,7 @@ class MetaRewardPolicy(BasePolicy):
         )
         return data
 
-    def forward(self, observations: dict[str, Tensor], state: LstmState) -> Outputs:
+    def forward(self, observations: dict[str, Tensor], state: State) -> Outputs:
         """One step, observations ``[B, ...]``; the outputs are ``[1, B]``."""
         return self.network({key: observations[key][None] for key in KEYS}, state)
 
@@ -138,8 +176,7 @@ class MetaRewardPolicy(BasePolicy):
         else:
             goes_on = np.ones(n, dtype=bool) if episode_start is None else ~np.asarray(episode_start, dtype=bool).reshape(n)
             keep = torch.as_tensor(goes_on, device=self.device)[None, :, None]
-            hidden, cell = (torch.as_tensor(part, device=self.device) * keep for part in state)
-            lstm_state = hidden, cell
+            lstm_state = tuple(torch.as_tensor(part, device=self.device) * keep for part in state)
         outputs = self(inputs, lstm_state)
         payments = outputs.mean[0]
         if not deterministic:
