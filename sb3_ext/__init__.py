@@ -3,5 +3,6 @@ from sb3_ext.common.frozen_reward import FrozenReward
 from sb3_ext.hrl import HRL
 from sb3_ext.intrinsic import IntrinsicPPO, IntrinsicReplayBuffer
 from sb3_ext.irpo import IRPO
+from sb3_ext.meta import MetaReward, MetaRewardPPO
 
-__all__ = ["CLN", "HRL", "IRPO", "FrozenReward", "IntrinsicPPO", "IntrinsicReplayBuffer"]
+__all__ = ["CLN", "HRL", "IRPO", "FrozenReward", "IntrinsicPPO", "IntrinsicReplayBuffer", "MetaReward", "MetaRewardPPO"]

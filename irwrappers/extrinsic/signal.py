@@ -74,11 +74,8 @@ class SuccessSignal(gym.Wrapper[ObsType, ActType, ObsType, ActType], gym.utils.R
         observation, reward, terminated, truncated, info = super().step(action)
         elapsed = self._episode.steps
         first = self._episode.first_success(action, observation, float(reward), terminated, truncated, info)
-        paid = 0.0
-        if first:
-            paid = 1.0 - 0.7 * (min(elapsed, self.max_episode_steps) / self.max_episode_steps)
-        elif (terminated or truncated) and not self._episode.succeeded:
-            paid = -0.2
+        failed = (terminated or truncated) and not self._episode.succeeded
+        paid = float(success_payment(first, failed, elapsed, self.max_episode_steps))
         info = {ORIGINAL: float(reward), **info, SUCCESS: self._episode.succeeded}
         return observation, paid, terminated, truncated, info
 
@@ -125,10 +122,19 @@ class VectorSuccessSignal(VectorSuccess[ObsType, ActType]):
         super().__init__(env, criterion)
 
     def _pay(self, step: VectorStep) -> np.ndarray:
-        elapsed = np.minimum(self._steps, self.max_episode_steps)  # before this step is counted
+        elapsed = self._steps.copy()  # before this step is counted
         first = self._first_success(step)
-        failed = step.done & ~self._succeeded
-        return np.where(first, 1.0 - 0.7 * (elapsed / self.max_episode_steps), np.where(failed, -0.2, 0.0))
+        return success_payment(first, step.done & ~self._succeeded, elapsed, self.max_episode_steps)
+
+
+def success_payment(first: Any, failed: Any, elapsed: Any, horizon: int) -> np.ndarray:
+    """The signal of a step, or of a step of each of several copies.
+
+    Args:
+        first: whether it is the episode's first success. failed: whether the episode ends without one.
+        elapsed: steps of the episode before this one. horizon: T.
+    """
+    return np.where(first, 1.0 - 0.7 * (np.minimum(elapsed, horizon) / horizon), np.where(failed, -0.2, 0.0))
 
 
 def _check_horizon(steps: Any, env: Any) -> int:

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from sb3_ext.common.arguments import check_choice, check_range
 from sb3_ext.meta.inner import InnerAgents, InnerBatch, InnerSettings, draw_order
+from sb3_ext.meta.policies import MAX_DENSITY
 from sb3_ext.meta.record import LifetimeRecord, Objective
 from sb3_ext.meta.tasks import TaskBatch, TaskStep, make_task_batch
 
 Signal = Literal["reward", "advantage", "shaped", "sparse"]
 SIGNALS: tuple[Signal, ...] = ("reward", "advantage", "shaped", "sparse")
 BOUND = 1e6  # of the action: finite, as SB3 wants it, and never reached
-MAX_DENSITY = 10.0  # of an inner action, as it is observed: a density grows without bound as a policy gets certain
 LAST_PAYMENT = 2  # its place among the scalars
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
+from copy import deepcopy
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -15,11 +17,13 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import safe_mean
 from torch import Tensor
 
+from irwrappers.wrappers.storage import describe_space
 from sb3_ext.common.arguments import check_choice, check_range
 from sb3_ext.common.checkpoint import IterationCheckpoint
 from sb3_ext.meta.advantage import meta_advantage, paper_horizons
 from sb3_ext.meta.lifetimes import LAST_PAYMENT, LifetimeVecEnv
-from sb3_ext.meta.policies import KEYS, MetaRewardPolicy
+from sb3_ext.meta.policies import KEYS, SIGNAL, MetaRewardPolicy
+from sb3_ext.meta.reward_model import RewardModel
 
 SelfMetaReward = TypeVar("SelfMetaReward", bound="MetaReward")
 
@@ -59,8 +63,10 @@ class MetaReward(IterationCheckpoint, BaseAlgorithm):
             luck is mostly its task, which these take out.
         imitation_iterations: so many iterations at the start regress the payments on the task's own dense reward instead
             (``info["shaped_reward"]``, known in meta-training only): the LSTM, which sees successes alone, learns to pay what
-            that would pay as far as it can tell by now. A share of the lifetimes that falls from 1 to 0 is paid the dense
-            reward itself meanwhile, or nobody would ever succeed; the LSTM does not see those payments. 0: the paper.
+            that would pay as far as it can tell by now. Some lifetimes, half of them at first and then fewer, are paid the
+            dense reward itself meanwhile, or hardly anyone would succeed. The LSTM does not see those payments, and learns
+            from these lifetimes only what comes after their first success: before it the way that such an agent takes gives
+            the goal away, and who imitates that later rewards an agent for going wherever it goes. 0: the paper.
 
     The others are as in SB3's PPO. ``num_timesteps`` counts every step of every inner agent. ``rollout/success`` is the share
     of episodes of the last inner batch that succeeded, ``rollout/success_first`` of the first.
@@ -198,14 +204,15 @@ class MetaReward(IterationCheckpoint, BaseAlgorithm):
         env.seed(seed)
         callback.on_rollout_start()
         imitates = self._iteration < self.imitation_iterations
-        taught = 1 - self._iteration / self.imitation_iterations if imitates else 0.0
-        lifetimes = self._collect(env, callback, round(taught * env.num_envs), noise=not imitates)
+        taught = 0.5 * (1 - self._iteration / self.imitation_iterations) if imitates else 0.0
+        n_taught = round(taught * env.num_envs)
+        lifetimes = self._collect(env, callback, n_taught, noise=not imitates)
         if lifetimes is None:
             return False
         callback.update_locals(locals())
         callback.on_rollout_end()
         if imitates:
-            self._imitate(lifetimes, env.mean_shaped())
+            self._imitate(lifetimes, env.mean_shaped(), n_taught)
         else:
             self._train(lifetimes, env)
         self._iteration += 1
@@ -340,16 +347,20 @@ class MetaReward(IterationCheckpoint, BaseAlgorithm):
             self.logger.record(f"train/{name}", float(np.mean(values)))
         self.logger.record("train/std", float(lifetimes.payments.std()))
 
-    def _imitate(self, lifetimes: Lifetimes, scale: np.ndarray) -> None:
-        """Regress the payments on the dense reward, in units of its mean size ``[B]``."""
+    def _imitate(self, lifetimes: Lifetimes, scale: np.ndarray, n_taught: int) -> None:
+        """Regress the payments on the dense reward, in units of its mean size ``[B]``; of the first ``n_taught`` lifetimes
+        after their first success only."""
         self.policy.set_training_mode(True)
         for group in self.policy.optimizer.param_groups:
             group["lr"] = self.imitation_learning_rate
         targets = torch.as_tensor(_squashed(lifetimes.shaped.cpu().numpy(), scale), device=self.device)
+        counts = (lifetimes.inputs["scalars"][..., SIGNAL] > 0).cumsum(0) > 0
+        counts[:, n_taught:] = True
         losses = []
         for _epoch in range(self.n_epochs):
             for part, outputs in self._chunks(lifetimes):
-                loss = (outputs.mean - targets[part]).square().mean()
+                errors = (outputs.mean - targets[part]).square() * counts[part]
+                loss = errors.sum() / counts[part].sum().clamp(min=1)
                 self._descend(loss)
                 losses.append(float(loss.detach()))
             self._n_updates += 1
@@ -374,6 +385,22 @@ class MetaReward(IterationCheckpoint, BaseAlgorithm):
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
         self.policy.optimizer.step()
+
+    def save_reward_model(self, path: str | os.PathLike[str], **record: Any) -> None:
+        """Write what was learned to a file for :class:`~sb3_ext.meta.MetaRewardPPO`; ``record`` joins what it says of its
+        training, JSON."""
+        env = self.lifetimes
+        told = env.describe()
+        RewardModel(
+            deepcopy(self.policy.network).cpu(),
+            self.policy.network_kwargs,
+            describe_space(env.family.observation_space),
+            describe_space(env.family.action_space),
+            told.pop("signal"),
+            env.settings,
+            told.pop("env"),
+            {"timesteps": self.num_timesteps, "updates": self._iteration, "seed": self._base_seed, **told, **record},
+        ).save(path)
 
     def _dump_logs(self) -> None:
         if self.ep_success_buffer:

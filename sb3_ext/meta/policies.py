@@ -17,6 +17,7 @@ from torch import Tensor, nn
 State = tuple[Tensor, ...]
 KEYS = ("observation", "action", "scalars")
 SIGNAL = 1  # its place among the scalars
+MAX_DENSITY = 10.0  # of an inner action, as it is observed: a density grows without bound as a policy gets certain
 
 
 class Outputs(NamedTuple):
@@ -61,7 +62,8 @@ class RewardNetwork(nn.Module):
         use_sde: bool = False,
     ) -> None:
         super().__init__()
-        self.min_std, self.success_memory, self._n_obs = min_std, success_memory, n_obs
+        self.n_obs, self.n_actions, self.n_scalars = n_obs, n_actions, n_scalars
+        self.min_std, self.success_memory = min_std, success_memory
         self.encoders = nn.ModuleList()
         width = n_obs + n_actions + n_scalars + (n_obs + 1 if success_memory else 0)
         for size in encoders:
@@ -89,7 +91,7 @@ class RewardNetwork(nn.Module):
     def begin(self, n_lifetimes: int, device: torch.device | str = "cpu") -> State:
         """The state before a lifetime's first step: the LSTM's ``[1, B, hidden]`` twice; with a success memory, sums over
         paid steps ``[1, B, n_obs + 1]``, their number last."""
-        sizes = [self.lstm.hidden_size] * 2 + [self._n_obs + 1] * self.success_memory
+        sizes = [self.lstm.hidden_size] * 2 + [self.n_obs + 1] * self.success_memory
         return tuple(torch.zeros(1, n_lifetimes, size, device=device) for size in sizes)
 
     def forward(self, inputs: dict[str, Tensor], state: State) -> Outputs:
