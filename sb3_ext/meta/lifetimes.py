@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 from torch import Tensor
@@ -124,6 +125,7 @@ class LifetimeVecEnv(VecEnv):
         self._episode_begins = np.ones(self.num_envs, dtype=bool)
         self._payments = torch.zeros(self.num_envs, device=self.device)
         self._record.begin(self.tasks)
+        self._worth = np.zeros(self.num_envs)
         self._steps: list[tuple[Tensor, ...]] = []
         self._paid: list[Tensor] = []
         return self._inner_step()
@@ -135,16 +137,18 @@ class LifetimeVecEnv(VecEnv):
         step = self.last_step
         self._pay(step)
         rewards, done = self._record.add(step), self._record.done
+        self._worth += rewards
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if not done and self._record.elapsed % self.settings.n_steps == 0:
             self._update()
         if done:
-            told = self._record.tell()
+            told, returns = self._record.tell(), self._worth
             terminal = self._observed
             observations = self.reset()
             for index, info in enumerate(infos):
                 info["lifetime"] = told[index]
-                info["is_success"] = told[index]["success"][-1] > 0.5
+                info["is_success"] = told[index]["success"][-1]
+                info["episode"] = {"r": float(returns[index]), "l": self.settings.lifetime}
                 info["terminal_observation"] = {name: value[index] for name, value in terminal.items()}
                 info["TimeLimit.truncated"] = False
         else:
@@ -168,7 +172,7 @@ class LifetimeVecEnv(VecEnv):
         return [result for _ in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        return [False for _ in self._get_indices(indices)]
+        return [wrapper_class is Monitor for _ in self._get_indices(indices)]  # info["episode"] is what a Monitor tells
 
     def has_attr(self, attr_name: str) -> bool:
         return hasattr(self, attr_name)

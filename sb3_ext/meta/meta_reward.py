@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from copy import deepcopy
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
@@ -53,7 +52,7 @@ class MetaReward(IterationCheckpoint, BaseAlgorithm):
     Args:
         policy: ``"MlpLstmPolicy"`` or a subclass of :class:`MetaRewardPolicy`.
         env: a :class:`LifetimeVecEnv` with ``signal="reward"`` or ``"advantage"``.
-        gamma: discount of an episode of the inner agent, not of a step.
+        episode_gamma: discount of an episode of the inner agent, not of a step.
         chunk: steps of truncated back-propagation; each is one optimiser step, and each epoch begins at a random offset.
         target_kl: stop an iteration's epochs when the payments have moved this far.
         horizons, fallback: n of the n-step meta-advantages; default: the paper's, in proportion to the inner batch.
@@ -85,7 +84,7 @@ class MetaReward(IterationCheckpoint, BaseAlgorithm):
         env: GymEnv | str | None,
         learning_rate: float | Schedule = 5e-5,
         n_epochs: int = 12,
-        gamma: float = 0.9,
+        episode_gamma: float = 0.9,
         clip_range: float = 0.2,
         ent_coef: float = 3e-3,
         vf_coef: float = 0.5,
@@ -109,9 +108,9 @@ class MetaReward(IterationCheckpoint, BaseAlgorithm):
         check_choice("baseline", baseline, ("value", "step", "group"))
         for name, value in (("n_epochs", n_epochs), ("chunk", chunk)):
             check_range(name, value, 1, integer=True)
-        check_range("gamma", gamma, 0, 1)
+        check_range("episode_gamma", episode_gamma, 0, 1)
         check_range("imitation_iterations", imitation_iterations, 0, integer=True)
-        self.n_epochs, self.gamma, self.clip_range = n_epochs, gamma, clip_range
+        self.n_epochs, self.episode_gamma, self.clip_range = n_epochs, episode_gamma, clip_range
         self.ent_coef, self.vf_coef, self.max_grad_norm, self.target_kl = ent_coef, vf_coef, max_grad_norm, target_kl
         self.chunk, self.horizons, self.fallback, self.skip = chunk, horizons, fallback, skip
         self.baseline, self.imitation_iterations = baseline, imitation_iterations
@@ -254,6 +253,7 @@ class MetaReward(IterationCheckpoint, BaseAlgorithm):
             callback.update_locals({"rewards": rewards, "dones": dones, "infos": infos, "new_obs": observations})
             if not callback.on_step():
                 return None
+        self._update_info_buffer(infos, dones)
         self._note_lifetimes(infos)
         inputs_, *columns = zip(*steps, strict=True)
         payments_, log_probs_, values = (torch.stack(column) for column in columns[:3])
@@ -283,9 +283,6 @@ class MetaReward(IterationCheckpoint, BaseAlgorithm):
         if len(kinds) > 1:
             for kind, values in kinds.items():
                 self.logger.record(f"success/{kind.removeprefix('sparse/')}", float(np.mean(values)))
-        if self.ep_success_buffer is None:
-            self.ep_success_buffer = deque(maxlen=self._stats_window_size)
-        self.ep_success_buffer.extend(float(one["success"][-1]) for one in told)
 
     def _advantages(self, lifetimes: Lifetimes, env: LifetimeVecEnv) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised advantages, value targets and where they are defined, ``[T, B]``."""
@@ -296,7 +293,7 @@ class MetaReward(IterationCheckpoint, BaseAlgorithm):
             lifetimes.values,
             lifetimes.episodes,
             steps_per_update=env.settings.n_steps,
-            gamma=self.gamma,
+            gamma=self.episode_gamma,
             horizons=paper[0] if self.horizons is None else self.horizons,
             fallback=paper[1] if self.fallback is None else self.fallback,
             skip=self.skip,
@@ -403,8 +400,9 @@ class MetaReward(IterationCheckpoint, BaseAlgorithm):
         ).save(path)
 
     def _dump_logs(self) -> None:
-        if self.ep_success_buffer:
-            self.logger.record("rollout/success_window", safe_mean(self.ep_success_buffer))
+        assert self.ep_info_buffer is not None and self.ep_success_buffer is not None
+        self.logger.record("rollout/ep_rew_mean", safe_mean([info["r"] for info in self.ep_info_buffer]))
+        self.logger.record("rollout/success_rate", safe_mean(self.ep_success_buffer))
         self.logger.record("time/iterations", self._iteration, exclude="tensorboard")
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.dump(step=self.num_timesteps)

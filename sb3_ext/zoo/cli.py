@@ -13,6 +13,7 @@ from sb3_ext.cln import CLN
 from sb3_ext.hrl import HRL
 from sb3_ext.intrinsic import IntrinsicPPO
 from sb3_ext.irpo import IRPO
+from sb3_ext.meta import MetaReward
 from sb3_ext.zoo.environments import import_envs, without_bonus
 from sb3_ext.zoo.manager import ExperimentManager
 
@@ -22,6 +23,7 @@ OUR_ALGOS: dict[str, type[BaseAlgorithm]] = {
     "intrinsic_ppo": IntrinsicPPO,
     "ppo_drnd": IntrinsicPPO,  # paid by DRND: hyperparams/ppo_drnd.yml
     "cln": CLN,
+    "meta_reward": MetaReward,
 }
 
 

@@ -33,6 +33,7 @@ def import_envs() -> None:
             f"`import envs` found {path}, which stands in front of the `envs` package of irwrappers. Run from another folder, "
             "rename that folder, or take it off PYTHONPATH."
         )
+    importlib.import_module("sb3_ext.zoo.lifetimes").register_lifetimes()
 
 
 def native_vec_env(env_fns: Sequence[Callable[[], gym.Env]], **kwargs: Any) -> VecEnv:

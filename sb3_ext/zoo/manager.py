@@ -13,6 +13,7 @@ from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from sb3_ext.zoo.environments import native_vec_env, without_bonus
+from sb3_ext.zoo.lifetimes import is_lifetime, make_lifetimes
 
 SCHEDULES = {"target_kl", "temperature"}  # of ours that may be "lin_…", beside those that rl_zoo3 knows
 HYPERPARAMS = Path(__file__).parent / "hyperparams"
@@ -42,6 +43,9 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
             self.vec_env_class = SubprocVecEnv
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
+        if is_lifetime(self.env_name.gym_id):
+            split, kwargs = ("test", self.eval_env_kwargs) if eval_env else ("train", self.env_kwargs)
+            return make_lifetimes(self.env_name.gym_id, n_envs, seed=self.seed, **{"split": split, **kwargs})
         env = super().create_envs(n_envs, eval_env, no_log)
         return without_bonus(env) if eval_env else env
 

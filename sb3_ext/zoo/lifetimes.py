@@ -1,0 +1,91 @@
+"""``lifetime/…``: ids of families of tasks, so that YAML and the commands can name them.
+
+* ``lifetime/PointGoal-v0`` - ``envs.tasks.PointGoal``;
+* ``lifetime/ML1-<task>-v3`` - ``envs.tasks.MetaWorldML1(<task>)``, for each of Meta-World's tasks;
+* ``lifetime/ML10-v3``, ``lifetime/ML45-v3`` - many of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from envs import tasks
+from envs.catalogue import METAWORLD_TASKS
+from sb3_ext.meta.lifetimes import LifetimeVecEnv
+
+NAMESPACE = "lifetime/"
+
+
+def lifetime_ids() -> list[str]:
+    """All of them."""
+    many = [f"{NAMESPACE}ML1-{task}-v3" for task in METAWORLD_TASKS]
+    return [f"{NAMESPACE}PointGoal-v0", *many, f"{NAMESPACE}ML10-v3", f"{NAMESPACE}ML45-v3"]
+
+
+def make_family(env_id: str, split: str = "train") -> Any:
+    """The ``envs.tasks.TaskDistribution`` of an id.
+
+    Raises:
+        ValueError: an id that is not one of :func:`lifetime_ids`.
+    """
+    if env_id not in lifetime_ids():
+        raise ValueError(
+            f"{env_id!r} is no family of tasks; expected one of {NAMESPACE}PointGoal-v0, {NAMESPACE}ML1-<task>-v3, "
+            f"{NAMESPACE}ML10-v3, {NAMESPACE}ML45-v3."
+        )
+    name = env_id.removeprefix(NAMESPACE)
+    if name == "PointGoal-v0":
+        return tasks.PointGoal(split)
+    if name.startswith("ML1-"):
+        return tasks.MetaWorldML1(name.removeprefix("ML1-").removesuffix("-v3"), split)
+    return {"ML10-v3": tasks.MetaWorldML10, "ML45-v3": tasks.MetaWorldML45}[name](split)
+
+
+def is_lifetime(env_id: str) -> bool:
+    """Whether it is an id of ours."""
+    return env_id.startswith(NAMESPACE)
+
+
+def make_lifetimes(env_id: str, n_lifetimes: int = 30, split: str = "train", **kwargs: Any) -> LifetimeVecEnv:
+    """A :class:`LifetimeVecEnv` of a family by its id; ``kwargs`` are its arguments."""
+    return LifetimeVecEnv(make_family(env_id, split), n_lifetimes, **kwargs)
+
+
+class LifetimeEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
+    """One lifetime at a time as a Gymnasium environment, what ``gym.make`` of these ids gives; :class:`LifetimeVecEnv` has the
+    observations, the action and ``kwargs``."""
+
+    def __init__(self, env_id: str, split: str = "train", **kwargs: Any) -> None:
+        self._lifetimes = make_lifetimes(env_id, 1, split, **kwargs)
+        self.observation_space, self.action_space = self._lifetimes.observation_space, self._lifetimes.action_space
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        super().reset(seed=seed)
+        if seed is not None:
+            self._lifetimes.seed(seed)
+        return self._first(self._lifetimes.reset()), {}
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        observations, rewards, dones, infos = self._lifetimes.step(np.asarray(action)[None])
+        done, info = bool(dones[0]), infos[0]
+        observation = info.pop("terminal_observation") if done else self._first(observations)
+        return observation, float(rewards[0]), done, False, info
+
+    def close(self) -> None:
+        self._lifetimes.close()
+
+    @staticmethod
+    def _first(observations: Any) -> dict[str, np.ndarray]:
+        return {name: part[0] for name, part in observations.items()}
+
+
+def register_lifetimes() -> None:
+    """Register the ids with Gymnasium; again is no harm."""
+    for env_id in lifetime_ids():
+        if env_id not in gym.registry:
+            gym.register(env_id, entry_point="sb3_ext.zoo.lifetimes:LifetimeEnv", kwargs={"env_id": env_id})
