@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from envs.tasks import MetaWorldML1, PointGoal
 from sb3_ext.meta import LifetimeVecEnv, MetaReward
+from sb3_ext.meta.collection import Job, collect, merge_states, normal_log_prob
 from sb3_ext.meta.tasks import LoopedTasks, NativeTasks, ProcessTasks, TaskBatch
 
 POINT = {"max_episode_steps": 10, "goal_radius": 0.3}
@@ -142,10 +143,10 @@ def test_it_needs_lifetimes_to_pay() -> None:
 
 
 @pytest.mark.parametrize("signal", ["reward", "advantage"])
-@pytest.mark.parametrize("imitation_iterations", [0, 1])
-def test_it_trains_saves_and_continues_exactly(tmp_path: Path, signal: str, imitation_iterations: int) -> None:
+@pytest.mark.parametrize("kwargs", [{}, {"imitation_iterations": 1}, {"n_shards": 2}], ids=["plain", "imitation", "shards"])
+def test_it_trains_saves_and_continues_exactly(tmp_path: Path, signal: str, kwargs: dict[str, Any]) -> None:
     steps = 4 * 120
-    kwargs = dict(imitation_iterations=imitation_iterations, baseline="step")
+    kwargs = dict(baseline="step", **kwargs)
     unbroken = meta_reward(lifetimes(signal=signal), **kwargs).learn(3 * steps)
     assert unbroken.num_timesteps == 3 * steps
 
@@ -171,3 +172,36 @@ def test_predict_remembers_and_forgets_at_the_start_of_a_lifetime() -> None:
     again, _ = model.predict(observations, state, np.ones(4, dtype=bool), deterministic=True)
     assert first.shape == (4, 1)
     assert not np.allclose(first, second) and np.allclose(first, again)
+
+
+@pytest.mark.parametrize("network", [{"use_sde": True}, {"success_memory": True}], ids=["sde", "memory"])
+def test_what_was_collected_is_what_the_network_gives(network: dict[str, bool]) -> None:
+    """One pass over whole lifetimes repeats the steps' means, deviations and values, in pieces or at once."""
+    model = meta_reward(policy_kwargs={"network_kwargs": {**NETWORK, **network}})
+    env = model.lifetimes
+    result = collect(model.policy.network, env, Job(3, 1, True, env.get_state()))
+    assert result is not None
+    lifetimes, net = result.lifetimes, model.policy.network
+    at_once = net(lifetimes.inputs, net.begin(4))
+    assert torch.allclose(at_once.value, lifetimes.values, atol=1e-5)
+    log_probs = normal_log_prob(lifetimes.payments, at_once.mean, at_once.std)
+    assert torch.allclose(log_probs, lifetimes.log_probs, atol=1e-3)
+    first, second = ({key: value[part] for key, value in lifetimes.inputs.items()} for part in (slice(70), slice(70, None)))
+    half = net(first, net.begin(4))
+    assert torch.allclose(net(second, half.state).mean, at_once.mean[70:], atol=1e-5)
+    if "use_sde" in network:  # within a batch the noise is a function of the features
+        noise = (lifetimes.payments - at_once.mean)[:40, 0].detach().double()
+        features = at_once.sde_features[:40, 0].double()
+        assert torch.allclose(features @ (torch.linalg.pinv(features, rtol=1e-4) @ noise), noise, atol=1e-3)
+
+
+def test_the_scales_of_shards_make_one() -> None:
+    before = {"scale": {"a": [2, 1.0]}}
+    states = [{"scale": {"a": [4, 2.0]}}, {"scale": {"a": [3, 2.0], "b": [5, 7.0]}}]
+    merged = merge_states(states, before)["scale"]  # a: 1 1, 3 3, 4 in all
+    assert merged == {"a": [5, pytest.approx(12 / 5)], "b": [5, pytest.approx(7.0)]}
+
+
+def test_lifetimes_that_cant_be_shared_out_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 shards"):
+        meta_reward(n_shards=3).learn(1)

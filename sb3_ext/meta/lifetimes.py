@@ -24,7 +24,6 @@ from sb3_ext.meta.tasks import TaskBatch, TaskStep, make_task_batch
 Signal = Literal["reward", "advantage", "shaped", "sparse"]
 SIGNALS: tuple[Signal, ...] = ("reward", "advantage", "shaped", "sparse")
 BOUND = 1e6  # of the action: finite, as SB3 wants it, and never reached
-LAST_PAYMENT = 2  # its place among the scalars
 
 
 class LifetimeVecEnv(VecEnv):
@@ -82,6 +81,10 @@ class LifetimeVecEnv(VecEnv):
         self.env_kwargs, self.n_jobs, self.device = dict(env_kwargs or {}), n_jobs, torch.device(device)
         self.inner_action_space: spaces.Space = family.action_space
         n_obs, n_actions = spaces.flatdim(family.observation_space), spaces.flatdim(family.action_space)
+        self.arguments: dict[str, Any] = dict(
+            family=family, signal=signal, objective=objective, lifetimes_per_task=lifetimes_per_task, settings=self.settings,
+            env_kwargs=self.env_kwargs, n_jobs=n_jobs,
+        )  # fmt: skip
         observation_space = spaces.Dict(
             observation=spaces.Box(-np.inf, np.inf, (n_obs,), np.float32),
             action=spaces.Box(-np.inf, np.inf, (n_actions,), np.float32),
@@ -188,6 +191,20 @@ class LifetimeVecEnv(VecEnv):
     def mean_shaped(self) -> np.ndarray:
         """The running mean size of the shaped reward of each agent's kind of task ``[B]``; 0 before anything was seen."""
         return self._record.mean_shaped()
+
+    def split(self, n_shards: int) -> list[LifetimeVecEnv]:
+        """Environments of the same kind, with a part of the lifetimes each.
+
+        Raises:
+            ValueError: the lifetimes (or groups of those with one task) can't be shared out evenly.
+        """
+        if self.num_envs % (n_shards * self.lifetimes_per_task):
+            raise ValueError(
+                f"{self.num_envs} lifetimes, {self.lifetimes_per_task} a task, can't be shared out evenly among {n_shards} "
+                "shards."
+            )
+        share = self.num_envs // n_shards
+        return [LifetimeVecEnv(n_lifetimes=share, seed=0, device=self.device, **self.arguments) for _ in range(n_shards)]
 
     def describe(self) -> dict[str, Any]:
         """Family, inner settings and environment arguments, JSON-ready: what a reward model was trained on."""

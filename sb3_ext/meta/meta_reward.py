@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from copy import deepcopy
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -20,26 +20,22 @@ from irwrappers.wrappers.storage import describe_space
 from sb3_ext.common.arguments import check_choice, check_range
 from sb3_ext.common.checkpoint import IterationCheckpoint
 from sb3_ext.meta.advantage import meta_advantage, paper_horizons
-from sb3_ext.meta.lifetimes import LAST_PAYMENT, LifetimeVecEnv
-from sb3_ext.meta.policies import KEYS, SIGNAL, MetaRewardPolicy
+from sb3_ext.meta.collection import (
+    Job,
+    Lifetimes,
+    LocalShards,
+    Shards,
+    collect,
+    concatenate,
+    merge_states,
+    normal_log_prob,
+    squashed,
+)
+from sb3_ext.meta.lifetimes import LifetimeVecEnv
+from sb3_ext.meta.policies import SIGNAL, MetaRewardPolicy
 from sb3_ext.meta.reward_model import RewardModel
 
 SelfMetaReward = TypeVar("SelfMetaReward", bound="MetaReward")
-
-
-class Lifetimes(NamedTuple):
-    """B whole lifetimes: inputs ``[T, B, ...]``, the rest ``[T, B]``.
-
-    episodes: the number of each step's episode. shaped: the tasks' own dense reward.
-    """
-
-    inputs: dict[str, Tensor]
-    payments: Tensor
-    log_probs: Tensor
-    values: Tensor
-    rewards: Tensor
-    episodes: Tensor
-    shaped: Tensor
 
 
 class MetaReward(IterationCheckpoint, BaseAlgorithm):
@@ -67,12 +63,16 @@ class MetaReward(IterationCheckpoint, BaseAlgorithm):
             from these lifetimes only what comes after their first success: before it the way that such an agent takes gives
             the goal away, and who imitates that later rewards an agent for going wherever it goes. 0: the paper.
 
+        n_shards: groups in which the lifetimes are run, with seeds and a scale of the objective of their own; one group is the
+            fastest on one machine, several can be spread over many (``sb3_ext.distributed``) with the same result.
+
     The others are as in SB3's PPO. ``num_timesteps`` counts every step of every inner agent. ``rollout/success`` is the share
     of episodes of the last inner batch that succeeded, ``rollout/success_first`` of the first.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpLstmPolicy": MetaRewardPolicy}
     policy: MetaRewardPolicy
+    shards: Shards | None
     _boundary_attributes = (
         *IterationCheckpoint._boundary_attributes,
         "env_state",
@@ -97,6 +97,7 @@ class MetaReward(IterationCheckpoint, BaseAlgorithm):
         baseline: Literal["value", "step", "group"] = "value",
         imitation_iterations: int = 0,
         imitation_learning_rate: float = 1e-3,
+        n_shards: int = 1,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -110,11 +111,13 @@ class MetaReward(IterationCheckpoint, BaseAlgorithm):
             check_range(name, value, 1, integer=True)
         check_range("episode_gamma", episode_gamma, 0, 1)
         check_range("imitation_iterations", imitation_iterations, 0, integer=True)
+        check_range("n_shards", n_shards, 1, integer=True)
         self.n_epochs, self.episode_gamma, self.clip_range = n_epochs, episode_gamma, clip_range
         self.ent_coef, self.vf_coef, self.max_grad_norm, self.target_kl = ent_coef, vf_coef, max_grad_norm, target_kl
         self.chunk, self.horizons, self.fallback, self.skip = chunk, horizons, fallback, skip
         self.baseline, self.imitation_iterations = baseline, imitation_iterations
         self.imitation_learning_rate = imitation_learning_rate
+        self.n_shards, self.shards = n_shards, None
         super().__init__(
             policy,
             env,
@@ -200,74 +203,50 @@ class MetaReward(IterationCheckpoint, BaseAlgorithm):
     def _run_iteration(self, env: LifetimeVecEnv, callback: BaseCallback) -> bool:
         seed = int(np.random.SeedSequence([self._base_seed, self._iteration]).generate_state(1)[0])
         self._generator = torch.Generator(self.device).manual_seed(seed)
-        env.seed(seed)
         callback.on_rollout_start()
         imitates = self._iteration < self.imitation_iterations
         taught = 0.5 * (1 - self._iteration / self.imitation_iterations) if imitates else 0.0
-        n_taught = round(taught * env.num_envs)
-        lifetimes = self._collect(env, callback, n_taught, noise=not imitates)
+        lifetimes = self._collect(env, callback, seed, taught, noise=not imitates)
         if lifetimes is None:
             return False
         callback.update_locals(locals())
         callback.on_rollout_end()
         if imitates:
-            self._imitate(lifetimes, env.mean_shaped(), n_taught)
+            self._imitate(lifetimes)
         else:
             self._train(lifetimes, env)
         self._iteration += 1
         return True
 
-    @torch.no_grad()
-    def _collect(self, env: LifetimeVecEnv, callback: BaseCallback, n_taught: int, noise: bool) -> Lifetimes | None:
-        """Whole lifetimes from birth; ``None``: a callback stopped them.
+    def _collect(self, env: LifetimeVecEnv, callback: BaseCallback, seed: int, taught: float, noise: bool) -> Lifetimes | None:
+        """``None``: a callback stopped it. ``taught``: so large a share of the agents is paid the dense reward."""
 
-        Args:
-            n_taught: so many agents are paid the dense reward. noise: whether the others are paid a sample, or the mean.
-        """
-        network, n = self.policy.network, env.num_envs
-        observations = env.reset()
-        state = network.begin(n, self.device)
-        payments = torch.zeros(n, device=self.device)
-        steps: list[tuple[Any, ...]] = []
-        for step in range(env.settings.lifetime):
-            inputs = {key: torch.as_tensor(observations[key], device=self.device) for key in KEYS}  # type: ignore[call-overload]
-            inputs["scalars"][:, LAST_PAYMENT] = payments  # the network's own, also where the agent got something else
-            outputs = self.policy(inputs, state)
-            state, payments = outputs.state, outputs.mean[0]
-            if noise:
-                if network.use_sde:
-                    if step % env.settings.n_steps == 0:
-                        weights = network.log_std.exp() * torch.randn(
-                            n, len(network.log_std), generator=self._generator, device=self.device
-                        )
-                    payments = payments + (weights * outputs.sde_features[0]).sum(1)
-                else:
-                    payments = payments + outputs.std[0] * torch.randn(n, generator=self._generator, device=self.device)
-            log_probs = _log_prob(payments, outputs.mean[0], outputs.std[0])
-            last, given = env.last_step, payments.cpu().numpy()
-            if n_taught:
-                given = np.where(np.arange(n) < n_taught, _squashed(last.shaped, env.mean_shaped()), given)
-            observations, rewards, dones, infos = env.step(given[:, None])
-            steps.append((inputs, payments, log_probs, outputs.value[0], rewards, last.done, last.shaped))
-            self.num_timesteps += n
+        def on_step(observations: Any, rewards: Any, dones: Any, infos: Any) -> bool:
+            self.num_timesteps += env.num_envs
             callback.update_locals({"rewards": rewards, "dones": dones, "infos": infos, "new_obs": observations})
-            if not callback.on_step():
+            return callback.on_step()
+
+        before, per_shard = env.get_state(), env.num_envs // self.n_shards
+        seeds = [seed] if self.n_shards == 1 else np.random.SeedSequence(seed).generate_state(self.n_shards).tolist()
+        jobs = [Job(int(one), round(taught * per_shard), noise, before) for one in seeds]
+        if self.shards is None and self.n_shards == 1:
+            result = collect(self.policy.network, env, jobs[0], on_step)
+            if result is None:
                 return None
-        self._update_info_buffer(infos, dones)
+            results = [result]
+        else:
+            if self.shards is None:
+                self.shards = LocalShards(env.split(self.n_shards))
+            results = self.shards.run(self.policy.network, jobs)
+        infos = [info for result in results for info in result.infos]
+        if self.shards is not None:  # the steps were taken elsewhere; callbacks count calls
+            for _ in range(env.settings.lifetime):
+                if not on_step(None, None, None, []):
+                    return None
+        env.set_state(merge_states([result.state for result in results], before))
+        self._update_info_buffer(infos, np.ones(env.num_envs, dtype=bool))
         self._note_lifetimes(infos)
-        inputs_, *columns = zip(*steps, strict=True)
-        payments_, log_probs_, values = (torch.stack(column) for column in columns[:3])
-        rewards_, done, shaped = (torch.as_tensor(np.stack(column), device=self.device) for column in columns[3:])
-        ended = done.long().cumsum(0)
-        return Lifetimes(
-            {key: torch.stack([step[key] for step in inputs_]) for key in KEYS},
-            payments_,
-            log_probs_,
-            values,
-            rewards_.float(),
-            torch.cat([torch.zeros_like(ended[:1]), ended[:-1]]),
-            shaped.float(),
-        )
+        return concatenate([result.lifetimes for result in results])
 
     def _note_lifetimes(self, infos: list[dict[str, Any]]) -> None:
         told = [info["lifetime"] for info in infos]
@@ -324,7 +303,7 @@ class MetaReward(IterationCheckpoint, BaseAlgorithm):
             for part, outputs in self._chunks(lifetimes):
                 mask = defined[part].float()
                 count = mask.sum().clamp(min=1)
-                log_probs = _log_prob(lifetimes.payments[part], outputs.mean, outputs.std)
+                log_probs = normal_log_prob(lifetimes.payments[part], outputs.mean, outputs.std)
                 log_ratio = log_probs - lifetimes.log_probs[part]
                 ratio, clip = log_ratio.exp(), self.clip_range
                 surrogate = torch.min(ratio * advantages[part], ratio.clamp(1 - clip, 1 + clip) * advantages[part])
@@ -344,15 +323,14 @@ class MetaReward(IterationCheckpoint, BaseAlgorithm):
             self.logger.record(f"train/{name}", float(np.mean(values)))
         self.logger.record("train/std", float(lifetimes.payments.std()))
 
-    def _imitate(self, lifetimes: Lifetimes, scale: np.ndarray, n_taught: int) -> None:
-        """Regress the payments on the dense reward, in units of its mean size ``[B]``; of the first ``n_taught`` lifetimes
-        after their first success only."""
+    def _imitate(self, lifetimes: Lifetimes) -> None:
+        """Regress the payments on the dense reward, in units of its mean size; of taught agents after their first success."""
         self.policy.set_training_mode(True)
         for group in self.policy.optimizer.param_groups:
             group["lr"] = self.imitation_learning_rate
-        targets = torch.as_tensor(_squashed(lifetimes.shaped.cpu().numpy(), scale), device=self.device)
+        targets = torch.as_tensor(squashed(lifetimes.shaped.cpu().numpy(), lifetimes.scale.cpu().numpy()), device=self.device)
         counts = (lifetimes.inputs["scalars"][..., SIGNAL] > 0).cumsum(0) > 0
-        counts[:, n_taught:] = True
+        counts[:, ~lifetimes.taught] = True
         losses = []
         for _epoch in range(self.n_epochs):
             for part, outputs in self._chunks(lifetimes):
@@ -411,13 +389,4 @@ class MetaReward(IterationCheckpoint, BaseAlgorithm):
         return ["policy", "policy.optimizer"], []
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_generator"]
-
-
-def _squashed(shaped: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Dense rewards ``[..., B]`` in units of their mean size, in the range of the network's payments."""
-    return np.arctan(shaped / np.maximum(scale, 1e-8)).astype(np.float32)
-
-
-def _log_prob(payments: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    return -0.5 * ((payments - mean) / std).square() - std.log() - 0.9189385332046727
+        return [*super()._excluded_save_params(), "_generator", "shards"]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 State = tuple[Tensor, ...]
 KEYS = ("observation", "action", "scalars")
-SIGNAL = 1  # its place among the scalars
+SIGNAL, LAST_PAYMENT = 1, 2  # their places among the scalars
 MAX_DENSITY = 10.0  # of an inner action, as it is observed: a density grows without bound as a policy gets certain
 
 
@@ -115,6 +115,19 @@ class RewardNetwork(nn.Module):
         else:
             std = 0.2 * torch.exp(self.std_head(features)[..., 0])
         return Outputs(mean, std.clamp(min=self.min_std), value, (hidden, cell, *sums), sde_features)
+
+    def draw_noise(self, n_lifetimes: int, generator: torch.Generator) -> Tensor | None:
+        """For a stretch of :meth:`noise`: W ``[B, n]`` with ``use_sde``."""
+        if not self.use_sde:
+            return None
+        shape = (n_lifetimes, len(self.log_std))
+        return self.log_std.exp() * torch.randn(shape, generator=generator, device=self.log_std.device)
+
+    def noise(self, outputs: Outputs, drawn: Tensor | None, generator: torch.Generator) -> Tensor:
+        """What a sample adds to the mean ``[T, B]``."""
+        if drawn is not None:
+            return (drawn * outputs.sde_features).sum(-1)
+        return outputs.std * torch.randn(outputs.std.shape, generator=generator, device=outputs.std.device)
 
     @staticmethod
     def _remember(observations: Tensor, scalars: Tensor, sums: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -1,0 +1,165 @@
+"""Whole lifetimes, paid by a reward network: in one group or in several, which may be run elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from sb3_ext.meta.lifetimes import LifetimeVecEnv
+from sb3_ext.meta.policies import KEYS, LAST_PAYMENT, RewardNetwork
+
+
+class Lifetimes(NamedTuple):
+    """B whole lifetimes: inputs ``[T, B, ...]``, the rest ``[T, B]`` but where noted.
+
+    episodes: the number of each step's episode. shaped: the tasks' own dense reward. scale: its mean size ``[B]``.
+    taught: bool ``[B]``, paid the dense reward by its agent.
+    """
+
+    inputs: dict[str, Tensor]
+    payments: Tensor
+    log_probs: Tensor
+    values: Tensor
+    rewards: Tensor
+    episodes: Tensor
+    shaped: Tensor
+    scale: Tensor
+    taught: Tensor
+
+
+class Job(NamedTuple):
+    """What determines a group's lifetimes, beside the network and the environment.
+
+    seed: of tasks, agents and payments. n_taught: so many agents are paid the dense reward. noise: whether the others are paid
+    a sample, or the mean. state: the environment's running scale (``LifetimeVecEnv.get_state``).
+    """
+
+    seed: int
+    n_taught: int
+    noise: bool
+    state: dict[str, Any]
+
+
+class Result(NamedTuple):
+    """Of a :class:`Job`; infos: of the last step, one for each lifetime. state: the environment's, afterwards."""
+
+    lifetimes: Lifetimes
+    infos: list[dict[str, Any]]
+    state: dict[str, Any]
+
+
+class Shards(Protocol):
+    """Runs jobs, each on a group of lifetimes of its own, in order or side by side."""
+
+    def run(self, network: RewardNetwork, jobs: Sequence[Job]) -> list[Result]:
+        """One result for each job."""
+
+    def close(self) -> None:
+        """Free environments and processes."""
+
+
+class LocalShards:
+    """One group after the other, here."""
+
+    def __init__(self, envs: Sequence[LifetimeVecEnv]) -> None:
+        self.envs = list(envs)
+
+    def run(self, network: RewardNetwork, jobs: Sequence[Job]) -> list[Result]:
+        results = [collect(network, env, job) for env, job in zip(self.envs, jobs, strict=True)]
+        return [result for result in results if result is not None]
+
+    def close(self) -> None:
+        for env in self.envs:
+            env.close()
+
+
+OnStep = Callable[[Any, np.ndarray, np.ndarray, list[dict[str, Any]]], bool]
+
+
+@torch.no_grad()
+def collect(network: RewardNetwork, env: LifetimeVecEnv, job: Job, on_step: OnStep | None = None) -> Result | None:
+    """Whole lifetimes from birth.
+
+    Args:
+        on_step: called with (observations, rewards, dones, infos) after each step; ``False`` ends it, and there is no result.
+    """
+    n, device = env.num_envs, next(network.parameters()).device
+    generator = torch.Generator(device).manual_seed(job.seed)
+    env.seed(job.seed)
+    env.set_state(job.state)
+    observations: Any = env.reset()
+    state, payments = network.begin(n, device), torch.zeros(n, device=device)
+    taught = np.arange(n) < job.n_taught
+    steps: list[tuple[Any, ...]] = []
+    for step in range(env.settings.lifetime):
+        inputs = {key: torch.as_tensor(observations[key], device=device) for key in KEYS}
+        inputs["scalars"][:, LAST_PAYMENT] = payments  # the network's own, also where the agent got something else
+        outputs = network({key: value[None] for key, value in inputs.items()}, state)
+        if step % env.settings.n_steps == 0:
+            noise = network.draw_noise(n, generator)
+        state, mean, std = outputs.state, outputs.mean[0], outputs.std[0]
+        payments = mean + network.noise(outputs, noise, generator)[0] if job.noise else mean
+        log_probs = normal_log_prob(payments, mean, std)
+        last, scale, given = env.last_step, env.mean_shaped(), payments.cpu().numpy()
+        if job.n_taught:
+            given = np.where(taught, squashed(last.shaped, scale), given)
+        observations, rewards, dones, infos = env.step(given[:, None])
+        steps.append((inputs, payments, log_probs, outputs.value[0], rewards, last.done, last.shaped))
+        if on_step is not None and not on_step(observations, rewards, dones, infos):
+            return None
+    inputs_, *columns = zip(*steps, strict=True)
+    payments_, log_probs_, values = (torch.stack(column) for column in columns[:3])
+    rewards_, done, shaped = (torch.as_tensor(np.stack(column), device=device) for column in columns[3:])
+    ended = done.long().cumsum(0)
+    lifetimes = Lifetimes(
+        {key: torch.stack([step[key] for step in inputs_]) for key in KEYS},
+        payments_,
+        log_probs_,
+        values,
+        rewards_.float(),
+        torch.cat([torch.zeros_like(ended[:1]), ended[:-1]]),
+        shaped.float(),
+        torch.as_tensor(scale, device=device),
+        torch.as_tensor(taught, device=device),
+    )
+    return Result(lifetimes, infos, env.get_state())
+
+
+def concatenate(groups: Sequence[Lifetimes]) -> Lifetimes:
+    """All lifetimes of several groups."""
+    return groups[0] if len(groups) == 1 else Lifetimes(*(_side_by_side(column) for column in zip(*groups, strict=True)))
+
+
+def _side_by_side(parts: Sequence[Any]) -> Any:
+    return tree_map(lambda *tensors: torch.cat(tensors, min(1, tensors[0].ndim - 1)), *parts)
+
+
+def merge_states(states: Sequence[dict[str, Any]], before: dict[str, Any]) -> dict[str, Any]:
+    """One running scale from those of several groups, which all began with ``before``."""
+    if len(states) == 1:
+        return states[0]
+    scale: dict[str, list[float]] = {}
+    for kind in dict.fromkeys(kind for state in states for kind in state["scale"]):
+        old_count, old_mean = before["scale"].get(kind, (0, 0.0))
+        total, weighted = old_count, old_count * old_mean
+        for state in states:
+            count, mean = state["scale"].get(kind, (old_count, old_mean))
+            total += count - old_count
+            weighted += count * mean - old_count * old_mean
+        scale[kind] = [total, weighted / max(total, 1)]
+    return {"scale": scale}
+
+
+def squashed(shaped: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Dense rewards ``[..., B]`` in units of their mean size, in the range of the network's payments."""
+    return np.arctan(shaped / np.maximum(scale, 1e-8)).astype(np.float32)
+
+
+def normal_log_prob(values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Of independent normal numbers."""
+    return -0.5 * ((values - mean) / std).square() - std.log() - 0.9189385332046727
