@@ -16,11 +16,12 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import envs  # noqa: F401 (registers sparse/…)
-from envs.tasks import PointGoal
+from envs.tasks import MetaWorldML1, PointGoal
 from irwrappers import SuccessSignal
 from irwrappers.wrappers.storage import describe_space
 from sb3_ext.common.vec_env import make_vec_env as native_vec_env
 from sb3_ext.meta import InnerSettings, LifetimeVecEnv, MetaReward, MetaRewardPPO, RewardModel, reward_model_names
+from sb3_ext.meta.evaluation import make_evaluation_env, run_lifetimes, success_over_lifetimes
 from sb3_ext.meta.policies import RewardNetwork
 
 NETWORK = {"encoders": (8, 8), "lstm_size": 8, "mean_arch": (8,), "value_arch": (8,)}
@@ -183,3 +184,17 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
 def test_every_model_of_the_package_loads_and_says_how_it_was_trained(name: str) -> None:
     model = RewardModel.load(name)
     assert {"family", "timesteps", "updates", "commit", "success"} <= set(model.record)
+
+
+def test_lifetimes_paid_by_a_model_are_evaluated() -> None:
+    model = reward_model()
+    model.env = {**LIMIT, "goal_radius": 0.4}
+    env = make_evaluation_env(PointGoal("test"), model, 3)
+    one, two, other = (run_lifetimes(env, model, seed) for seed in (0, 0, 1))
+    assert one.observations.shape == (180, 3, 2) and one.success.shape == (3, 3)
+    assert np.array_equal(one.payments, two.payments) and not np.array_equal(one.payments, other.payments)
+    assert success_over_lifetimes(env, model, [0, 1], progress_bar=False)[0] == pytest.approx(one.success.mean(1))
+    sparse = make_evaluation_env(PointGoal("test"), "sparse", 3, INNER, model.env)
+    assert not run_lifetimes(sparse, "sparse", 0).payments.any()
+    with pytest.raises(ValueError, match="pays agents"):
+        make_evaluation_env(MetaWorldML1("reach"), model, 1)

@@ -1,0 +1,77 @@
+"""How agents fare over a lifetime that a reward model, or the task itself, pays for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from sb3_ext.meta.inner import InnerSettings
+from sb3_ext.meta.lifetimes import LifetimeVecEnv
+from sb3_ext.meta.policies import KEYS
+from sb3_ext.meta.reward_model import RewardModel
+
+Payer = RewardModel | Literal["sparse", "shaped"]
+
+
+class Trace(NamedTuple):
+    """One run of B lifetimes: observations ``[T, B, n_obs]`` (before each step), the rest ``[T, B]`` but for success
+    ``[n_batches, B]`` and tasks, B of them. shaped: the task's dense reward. done: an episode's last step."""
+
+    observations: np.ndarray
+    payments: np.ndarray
+    shaped: np.ndarray
+    done: np.ndarray
+    success: np.ndarray
+    tasks: list[Any]
+
+
+def make_evaluation_env(
+    family: Any,
+    payer: Payer,
+    n_lifetimes: int,
+    settings: InnerSettings | dict[str, Any] | None = None,
+    env_kwargs: dict[str, Any] | None = None,
+    n_jobs: int = 1,
+) -> LifetimeVecEnv:
+    """Lifetimes under the conditions of the model's training; ``settings`` and ``env_kwargs`` for where the task pays.
+
+    Raises:
+        ValueError: the model pays agents with other spaces.
+    """
+    signal: Any = payer
+    if isinstance(payer, RewardModel):
+        payer.check_spaces(family.observation_space, family.action_space)
+        signal = payer.signal
+        settings = payer.inner if settings is None else settings
+        env_kwargs = payer.env if env_kwargs is None else env_kwargs
+    return LifetimeVecEnv(family, n_lifetimes, signal, settings=settings, env_kwargs=env_kwargs, n_jobs=n_jobs, seed=0)
+
+
+@torch.no_grad()
+def run_lifetimes(env: LifetimeVecEnv, payer: Payer, seed: int) -> Trace:
+    """B whole lifetimes, paid the model's mean reward (or by the task), from one ``seed``."""
+    env.seed(seed)
+    observations: Any = env.reset()
+    n, steps = env.num_envs, []
+    tasks = env.tasks
+    network = payer.network if isinstance(payer, RewardModel) else None
+    state = () if network is None else network.begin(n)
+    payments = np.zeros((n, 1), np.float32)
+    for _ in range(env.settings.lifetime):
+        if network is not None:
+            outputs = network({key: torch.as_tensor(observations[key])[None] for key in KEYS}, state)
+            state, payments = outputs.state, outputs.mean[0][:, None].numpy()
+        seen, last = observations["observation"], env.last_step
+        observations, _, _, infos = env.step(payments)
+        steps.append((seen, payments[:, 0], last.shaped, last.done))
+    seen, paid, shaped, done = (np.stack(column) for column in zip(*steps, strict=True))
+    return Trace(seen, paid, shaped, done, np.array([info["lifetime"]["success"] for info in infos]).T, tasks)
+
+
+def success_over_lifetimes(env: LifetimeVecEnv, payer: Payer, seeds: Iterable[int], progress_bar: bool = True) -> np.ndarray:
+    """The share of successful episodes in each batch of a lifetime ``[seeds, n_batches]``, mean over B lifetimes a seed."""
+    return np.stack([run_lifetimes(env, payer, seed).success.mean(1) for seed in tqdm(list(seeds), disable=not progress_bar)])
