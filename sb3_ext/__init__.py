@@ -3,6 +3,18 @@ from sb3_ext.common.frozen_reward import FrozenReward
 from sb3_ext.hrl import HRL
 from sb3_ext.intrinsic import IntrinsicPPO, IntrinsicReplayBuffer
 from sb3_ext.irpo import IRPO
+from sb3_ext.lirpg import LIRPG, LIRPGA2C
 from sb3_ext.meta import MetaReward, MetaRewardPPO
 
-__all__ = ["CLN", "HRL", "IRPO", "FrozenReward", "IntrinsicPPO", "IntrinsicReplayBuffer", "MetaReward", "MetaRewardPPO"]
+__all__ = [
+    "CLN",
+    "HRL",
+    "IRPO",
+    "LIRPG",
+    "LIRPGA2C",
+    "FrozenReward",
+    "IntrinsicPPO",
+    "IntrinsicReplayBuffer",
+    "MetaReward",
+    "MetaRewardPPO",
+]

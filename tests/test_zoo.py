@@ -39,10 +39,34 @@ def test_train_then_enjoy(tmp_path):
     assert 60_000 <= model.num_timesteps < 60_000 + 100_000
 
 
-@pytest.mark.parametrize("algo", sorted({path.stem for path in HYPERPARAMS.glob("*.yml")} - {"meta_reward"}))
+WITHOUT_GRIDS = {"meta_reward", "ppo_live", "a2c_live"}
+
+
+@pytest.mark.parametrize("algo", sorted({path.stem for path in HYPERPARAMS.glob("*.yml")} - WITHOUT_GRIDS))
 def test_every_grid_has_hyperparameters_that_the_algorithm_takes(algo):
     entries = yaml.safe_load((HYPERPARAMS / f"{algo}.yml").read_text())
     assert set(GRID_IDS) <= set(entries)
+
+
+RESOLVED = """
+import gymnasium as gym
+import yaml
+from sb3_ext.zoo.benchmark.suites import resolve_hyperparams
+from sb3_ext.zoo.cli import _extend_rl_zoo3
+from sb3_ext.zoo.manager import HYPERPARAMS
+
+_extend_rl_zoo3()
+for algo in ("lirpg", "lirpg_a2c", "ppo_live", "a2c_live"):
+    for env in yaml.safe_load((HYPERPARAMS / f"{algo}.yml").read_text()):
+        if env in gym.registry:  # Atari's only with the extra
+            resolve_hyperparams(algo, env, {}, 1000)
+            print(algo, env)
+"""
+
+
+def test_settings_for_learned_rewards_and_their_baselines_are_arguments_of_the_algorithms(tmp_path):
+    done = subprocess.run([sys.executable, "-c", RESOLVED], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert {"lirpg delayed/Hopper-v5", "lirpg_a2c CartPole-v1", "ppo_live delayed/Ant-v5"} <= set(done.stdout.splitlines())
 
 
 def test_our_hyperparameters_serve_our_environments_and_rl_zoo3s_the_others(tmp_path):

@@ -1,6 +1,7 @@
 from irwrappers.intrinsic.allo import ALLO
 from irwrappers.intrinsic.base import IntrinsicReward, Transitions
 from irwrappers.intrinsic.compose import Concat, Sum
+from irwrappers.intrinsic.constant import ConstantReward
 from irwrappers.intrinsic.counts import StateCount
 from irwrappers.intrinsic.curiosity import ICM, Disagreement
 from irwrappers.intrinsic.e3b import E3B
@@ -25,6 +26,7 @@ __all__ = [
     "RIDE",
     "RND",
     "Concat",
+    "ConstantReward",
     "Disagreement",
     "ExactLaplacian",
     "IntrinsicReward",

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from irwrappers.intrinsic.allo import ALLO
 from irwrappers.intrinsic.base import IntrinsicReward
 from irwrappers.intrinsic.compose import Concat
+from irwrappers.intrinsic.constant import ConstantReward
 from irwrappers.intrinsic.counts import StateCount
 from irwrappers.intrinsic.curiosity import ICM, Disagreement
 from irwrappers.intrinsic.e3b import E3B
@@ -27,6 +28,7 @@ INTRINSIC_REWARDS: dict[str, Callable[..., IntrinsicReward]] = {
     "laplacian": ExactLaplacian,
     "random": RandomNetworkReward,
     "noise": NoiseReward,
+    "constant": ConstantReward,
     "rnd": RND,
     "drnd": DRND,
     "icm": ICM,

@@ -7,12 +7,14 @@ import warnings
 import rl_zoo3.enjoy
 import rl_zoo3.train
 from rl_zoo3.utils import ALGOS
+from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_ext.cln import CLN
 from sb3_ext.hrl import HRL
 from sb3_ext.intrinsic import IntrinsicPPO
 from sb3_ext.irpo import IRPO
+from sb3_ext.lirpg import LIRPG, LIRPGA2C
 from sb3_ext.meta import MetaReward
 from sb3_ext.zoo.environments import import_envs, without_bonus
 from sb3_ext.zoo.manager import ExperimentManager
@@ -23,6 +25,10 @@ OUR_ALGOS: dict[str, type[BaseAlgorithm]] = {
     "intrinsic_ppo": IntrinsicPPO,
     "ppo_drnd": IntrinsicPPO,  # paid by DRND: hyperparams/ppo_drnd.yml
     "cln": CLN,
+    "lirpg": LIRPG,
+    "lirpg_a2c": LIRPGA2C,
+    "ppo_live": PPO,  # with a live bonus: hyperparams/ppo_live.yml
+    "a2c_live": A2C,
     "meta_reward": MetaReward,
 }
 

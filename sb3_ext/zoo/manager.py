@@ -15,7 +15,8 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 from sb3_ext.zoo.environments import native_vec_env, without_bonus
 from sb3_ext.zoo.lifetimes import is_lifetime, make_lifetimes
 
-SCHEDULES = {"target_kl", "temperature"}  # of ours that may be "lin_…", beside those that rl_zoo3 knows
+# Arguments of ours that may be "lin_…", beside those that rl_zoo3 knows.
+SCHEDULES = {"target_kl", "temperature", "reward_learning_rate"}
 HYPERPARAMS = Path(__file__).parent / "hyperparams"
 
 
