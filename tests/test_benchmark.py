@@ -284,12 +284,13 @@ def test_return_is_discounted_and_success_is_the_environments(command):
             return np.zeros(len(observations), int), None
 
     assert evaluate(Model(), DummyVecEnv([Corridor]), episodes=4, deterministic=True) == (0.5, 0.25)
+    assert evaluate(Model(), DummyVecEnv([Corridor]), episodes=4, deterministic=True, discounted=False) == (0.5, 1.0)
 
 
 def test_suites_are_valid_and_known(command):
     from sb3_ext.zoo.benchmark import speed, suites
 
-    assert {"irpo-grid", "irpo-mujoco", "irpo-ablation", "speed"} <= set(suites.suite_names())
+    assert {"irpo-grid", "irpo-mujoco", "irpo-ablation", "lirpg-delayed", "speed"} <= set(suites.suite_names())
     for name in suites.suite_names():
         suite = suites.load_suite(name)  # checks environments, labels and numbers
         if "speed" in suite:
@@ -312,6 +313,7 @@ def changed(**changes):
         (SUITE, ["--budget", "0"], "--budget must be a number in (0"),
         (SUITE, ["--seeds", "0"], "--seeds must be an integer in [1"),
         (SUITE, ["--jobs", "0"], "--jobs must be at least 1"),
+        (changed(undiscounted="no"), [], "undiscounted must be true or false, got 'no'"),
         (changed(episode=3), [], "Unknown key 'episode'. Closest: episodes"),
         (changed(environments={"sparse/FourRooms-v9": {"timesteps": 1}}), [], "sparse/FourRooms-v"),
         (changed(environments={"sparse/Maze-v1": {"timesteps": 1, "contenders": {"pppo": {}}}}), [], "Closest: ppo"),
@@ -431,7 +433,7 @@ def test_evaluation_in_other_environments_than_the_one_of_training(benchmark, tm
     ppo = {"algo": "ppo", "seeds": 1, "hyperparams": {**PPO, "env_kwargs": "dict(size=5, maze_seed=list(range(3)))"}}
     suite = changed(environments={"sparse/RandomMaze-v0": mazes}, contenders={"ppo": ppo})
 
-    def mazes_drawn(model, env, episodes, deterministic):
+    def mazes_drawn(model, env, episodes, deterministic, discounted):
         env.seed(0)
         return 0.0, len({observation.tobytes() for _ in range(30) for observation in env.reset()})
 
@@ -449,9 +451,16 @@ def test_speed_measures_every_form(command, tmp_path, monkeypatch):
     irpo = dict(batch_size=64, n_exploratory_updates=1, intrinsic_reward="random", intrinsic_reward_kwargs={"n_rewards": 2})
     measurements = [
         speed.Measurement("environment", "sparse/Maze-v1", "", 0.01, 1, copies),
-        speed.Measurement("IRPO", "sparse/Maze-v1", "tiny", 1, 1, hyperparams=irpo),
+        speed.Measurement("IRPO", "sparse/Maze-v1", "tiny", 1, 1, hyperparams=irpo, algo="irpo"),
+        *(
+            speed.Measurement("learned reward", "CartPole-v1", label, 1, 1, hyperparams={"n_steps": 64}, algo=label.lower())
+            for label in ("PPO", "LIRPG")
+        ),
     ]
     monkeypatch.setattr(speed, "_in_process", lambda function, one: function(one))
     rows = speed.measure_all(measurements, tmp_path)
-    assert rows.variant.tolist() == [*speed.FORMS, "tiny"] and (rows.steps_per_s > 0).all() and rows.peak_mib.iloc[-1] > 1
+    assert rows.variant.tolist() == [*speed.FORMS, "tiny", "PPO", "LIRPG"]
+    assert (rows.steps_per_s > 0).all() and (rows.peak_mib.iloc[-3:] > 1).all()
+    table = pd.read_csv(tmp_path / "table.csv").set_index("variant").reference_is_faster
+    assert table["vectorised"] == table["PPO"] == 1 and np.isnan(table["tiny"]) and table["LIRPG"] > 1
     assert "| environment | sparse/Maze-v1 | SubprocVecEnv | 2 |" in (tmp_path / "table.md").read_text()

@@ -45,7 +45,7 @@ def plot_sample_efficiency(folder: Path, curves: dict[tuple[str, str, str], pd.D
             axes[0, column].set(title=env, ylim=(-0.05, 1.05))
             axes[-1, column].set_xlabel("environment steps")
         for row, metric in enumerate(METRICS):
-            axes[row, 0].set_ylabel(f"{metric}, {actions} actions" if metric == "success" else f"discounted {metric}")
+            axes[row, 0].set_ylabel(f"{metric}, {actions} actions" if metric == "success" else metric)
         _legend(figure, axes)
         finish(figure, folder / f"sample_efficiency_{actions}.png")
 

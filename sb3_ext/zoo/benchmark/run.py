@@ -180,21 +180,23 @@ class Evaluations(BaseCallback):
             if self.model.get_vec_normalize_env() is not None:
                 sync_envs_normalization(self.training_env, env)
             for actions in self.run.actions:
-                success, mean_return = evaluate(self.model, env, self.run.episodes, actions == "argmax")
+                success, mean_return = evaluate(
+                    self.model, env, self.run.episodes, actions == "argmax", not self.run.undiscounted
+                )
                 row = (self.run.suite, name, self.run.label, self.run.seed, self.model.num_timesteps)
                 rows.append([*row, round(self.wall_s, 2), success, mean_return, self.commit, actions])
         _write_rows(self.folder / EVALUATIONS, rows, append=True)
 
 
 def evaluate(
-    model: BaseAlgorithm, env: VecEnv, episodes: int, deterministic: bool, seed: int = EVALUATION_SEED
+    model: BaseAlgorithm, env: VecEnv, episodes: int, deterministic: bool, discounted: bool = True, seed: int = EVALUATION_SEED
 ) -> tuple[float, float]:
-    """Success rate and mean return, discounted with the model's γ, over the same episodes for the same ``seed``.
+    """Success rate and mean return, ``discounted`` with the model's γ or not, over the same episodes for the same ``seed``.
 
     Success is ``info["is_success"]`` at an episode's end; where there is none, a positive return. The random numbers of
     training go on as if there had been no evaluation.
     """
-    gamma = getattr(model, "gamma", 1.0)
+    gamma = getattr(model, "gamma", 1.0) if discounted else 1.0
     running, discount = np.zeros(env.num_envs), np.ones(env.num_envs)
     successes: list[float] = []
     returns: list[float] = []

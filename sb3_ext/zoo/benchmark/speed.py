@@ -1,4 +1,4 @@
-"""Time and memory: environment steps per second in each form, IRPO's steps per second and peak memory.
+"""Time and memory: environment steps per second in each form, algorithms' steps per second and peak memory.
 
 Measurements are repeated in turn, so that a busy minute of the machine meets all contenders, and quoted as medians.
 """
@@ -19,6 +19,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pandas as pd
+from stable_baselines3 import PPO
 from stable_baselines3.common import env_util
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
@@ -26,18 +27,21 @@ from tqdm import tqdm
 
 from sb3_ext.common.arguments import check_range
 from sb3_ext.common.vec_env import make_vec_env
-from sb3_ext.irpo import IRPO
 from sb3_ext.zoo.benchmark.run import commit
+from sb3_ext.zoo.cli import OUR_ALGOS
 from sb3_ext.zoo.environments import import_envs
 
 RESULTS = "speed.csv"
+ALGORITHMS: dict[str, Any] = {"ppo": PPO, **OUR_ALGOS}
+REFERENCES = {"environment": "vectorised", "learned reward": "PPO"}  # the variants that others are compared with
 FORMS = ("vectorised", "DummyVecEnv", "SyncVectorEnv", "SubprocVecEnv")
 COLUMNS = ["measure", "env", "variant", "copies", "repeat", "steps_per_s", "peak_mib", "commit"]
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """``measure`` is ``"environment"`` (all forms, in turn) or ``"IRPO"``; ``amount`` is seconds or iterations."""
+    """``measure`` is ``"environment"`` (all forms, in turn) or what algorithms are measured for; ``amount`` is seconds or
+    iterations."""
 
     measure: str
     env: str
@@ -46,14 +50,16 @@ class Measurement:
     repeats: int
     copies: dict[str, int] = field(default_factory=dict)
     hyperparams: dict[str, Any] = field(default_factory=dict)
+    algo: str = ""
 
 
 def plan(suite: dict[str, Any], budget: float, envs: Sequence[str], labels: Sequence[str]) -> list[Measurement]:
-    """The suite's measurements; ``envs`` restricts both kinds, ``labels`` IRPO's (one that is not there is an error)."""
+    """The suite's measurements; ``envs`` restricts all kinds, ``labels`` the algorithms' (one not there is an error)."""
     check_range("--budget", budget, 0, open_low=True)
     settings = suite["speed"]
-    known_envs = {*settings["environments"], *(irpo["env"] for irpo in settings["irpo"].values())}
-    for name, known in [*((env, known_envs) for env in envs), *((label, settings["irpo"]) for label in labels)]:
+    algorithms = {label: (measure, of) for measure, group in settings["algorithms"].items() for label, of in group.items()}
+    known_envs = {*settings["environments"], *(of["env"] for _, of in algorithms.values())}
+    for name, known in [*((env, known_envs) for env in envs), *((label, algorithms) for label in labels)]:
         if name not in known:
             raise ValueError(f"Suite {suite['name']} has no {name!r}, only {', '.join(sorted(known))}.")
     forms, repeats = [], settings["repeats"]
@@ -61,28 +67,28 @@ def plan(suite: dict[str, Any], budget: float, envs: Sequence[str], labels: Sequ
         counts = {form: copies for form in FORMS}
         counts["SubprocVecEnv"] = min(copies, settings["subproc_copies"])
         forms.append(Measurement("environment", env, "", budget * settings["seconds"], repeats, counts))
-    iterations = max(1, round(budget * settings["iterations"]))
-    irpo = [
-        Measurement("IRPO", of["env"], label, iterations, repeats, hyperparams=of["hyperparams"])
-        for label, of in settings["irpo"].items()
-    ]
-    chosen = [*([] if labels else forms), *(one for one in irpo if not labels or one.variant in labels)]
+    learning = []
+    for label, (measure, of) in algorithms.items():
+        iterations = max(1, round(budget * of.get("iterations", settings["iterations"])))
+        counted = {"amount": iterations, "repeats": of.get("repeats", repeats)}
+        learning.append(Measurement(measure, of["env"], label, **counted, hyperparams=of["hyperparams"], algo=of["algo"]))
+    chosen = [*([] if labels else forms), *(one for one in learning if not labels or one.variant in labels)]
     return [one for one in chosen if not envs or one.env in envs]
 
 
 def measure_all(measurements: Sequence[Measurement], out: Path) -> pd.DataFrame:
     """Measure, write ``speed.csv``, ``table.csv`` and ``table.md`` to ``out`` and return the rows."""
-    irpo = [one for one in measurements if one.measure == "IRPO"]
-    bar = tqdm(total=len(measurements) - len(irpo) + sum(one.repeats for one in irpo), desc="measurements")
+    learning = [one for one in measurements if one.algo]
+    bar = tqdm(total=len(measurements) - len(learning) + sum(one.repeats for one in learning), desc="measurements")
     rows = []
     for one in measurements:
-        if one.measure == "environment":
+        if not one.algo:
             rows += _environment(one)
             bar.update()
-    for repeat in range(max((one.repeats for one in irpo), default=0)):
-        for one in irpo:
+    for repeat in range(max((one.repeats for one in learning), default=0)):
+        for one in learning:
             if repeat < one.repeats:
-                rows.append({"repeat": repeat, **_in_process(_irpo, one)})
+                rows.append({"repeat": repeat, **_in_process(_learning, one)})
                 bar.update()
     bar.close()
     results = pd.DataFrame(rows).assign(commit=commit()).reindex(columns=COLUMNS)
@@ -154,9 +160,9 @@ class _Iterations(BaseCallback):
         return len(self.begun) <= self.iterations + 1
 
 
-def _irpo(one: Measurement) -> dict[str, Any]:
+def _learning(one: Measurement) -> dict[str, Any]:
     import_envs()
-    model = IRPO("MlpPolicy", one.env, seed=0, device="cpu", **one.hyperparams)
+    model = ALGORITHMS[one.algo]("MlpPolicy", one.env, seed=0, device="cpu", **one.hyperparams)
     callback = _Iterations(int(one.amount))
     model.learn(10**9, callback=callback)
     (start, before), (end, after) = callback.begun[1], callback.begun[-1]  # the first warms up
@@ -172,24 +178,25 @@ def _irpo(one: Measurement) -> dict[str, Any]:
 
 
 def report(folder: Path) -> None:
-    """``table.csv`` and ``table.md`` of a folder's ``speed.csv``: medians, and the vectorised form against each."""
+    """``table.csv`` and ``table.md`` of a folder's ``speed.csv``: medians, and the reference against each."""
     results = pd.read_csv(folder / RESULTS)
     table = results.groupby(["measure", "env", "variant", "copies"], sort=False)[["steps_per_s", "peak_mib"]].median()
     table = table.reset_index()
-    vectorised = table[table.variant == "vectorised"].set_index("env").steps_per_s
-    table["vectorised_is_faster"] = table.env.map(vectorised) / table.steps_per_s.where(table.measure == "environment")
+    reference = table[table.variant == table.measure.map(REFERENCES)].set_index(["measure", "env"]).steps_per_s
+    rates = [reference.get((row.measure, row.env), np.nan) for row in table.itertuples()]
+    table["reference_is_faster"] = rates / table.steps_per_s
     table.to_csv(folder / "table.csv", index=False, float_format="%.6g")
     lines = [
-        "| measure | environment | variant | copies | steps/s | vectorised is as fast times | peak MiB |",
+        "| measure | environment | variant | copies | steps/s | vectorised, or PPO, is as fast times | peak MiB |",
         "|---|---|---|---:|---:|---:|---:|",
     ]
     for row in table.to_dict("records"):
         ratio, peak = (
             "" if np.isnan(row[key]) else format(row[key], style)
-            for key, style in (("vectorised_is_faster", ".1f"), ("peak_mib", ",.0f"))
+            for key, style in (("reference_is_faster", ".1f"), ("peak_mib", ",.0f"))
         )
         cells = [row["measure"], row["env"], row["variant"], row["copies"], f"{row['steps_per_s']:,.0f}", ratio, peak]
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    text = "\n".join([*lines, "", f"Medians of {results.repeat.max() + 1} repetitions, measured in turn.", ""])
+    text = "\n".join([*lines, "", f"Medians of up to {results.repeat.max() + 1} repetitions, measured in turn.", ""])
     (folder / "table.md").write_text(text, encoding="utf-8")
     print(text)

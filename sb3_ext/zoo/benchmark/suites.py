@@ -6,6 +6,7 @@
     evaluations: 40                # of a run, evenly spaced over its timesteps
     episodes: 100                  # of an evaluation
     actions: [argmax, sampled]     # one row each
+    undiscounted: true             # returns are sums; else, and where it is left out, discounted with the model's gamma
     environments:                  # may have evaluations, episodes and actions of their own,
       sparse/Maze-v1:              # and contenders: those of them that run here, with their settings here
         timesteps: 5_000_000
@@ -55,6 +56,7 @@ class Run:
     actions: list[str]
     hyperparams: dict[str, Any]
     evaluate_in: dict[str, dict[str, Any]] | None = None  # arguments of the environment that differ there, by name
+    undiscounted: bool | None = None  # None, not False: runs from before it was there have no entry
 
     def folder(self, out: Path) -> Path:
         """Where the run keeps its files."""
@@ -123,6 +125,7 @@ def plan(
             hyperparams = resolve_hyperparams(contender["algo"], env, contender.get("hyperparams") or {}, timesteps)
             for seed in range(seeds or contender["seeds"]):
                 evaluation = {key: settings[key] for key in _EVALUATION} | {"evaluate_in": settings.get("evaluate_in")}
+                evaluation["undiscounted"] = suite.get("undiscounted") or None
                 runs.append(
                     Run(suite["name"], env, label, contender["algo"], seed, timesteps, hyperparams=hyperparams, **evaluation)
                 )
@@ -191,7 +194,9 @@ def _check_evaluate_in(env: str, others: Any, where: str) -> None:
 
 
 def _check_suite(suite: dict[str, Any], where: str) -> None:
-    _check_keys(suite, ("description", *_EVALUATION, "environments", "contenders"), (), where)
+    _check_keys(suite, ("description", *_EVALUATION, "environments", "contenders"), ("undiscounted",), where)
+    if suite.get("undiscounted") not in (None, True, False):
+        raise ValueError(f"{where}: undiscounted must be true or false, got {suite['undiscounted']!r}.")
     _check_evaluation(suite, where)
     for label, contender in suite["contenders"].items():
         _check_keys(contender, ("algo", "seeds"), ("hyperparams",), f"{where}: {label}")
