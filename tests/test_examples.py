@@ -13,6 +13,7 @@ ARGUMENTS = {
     "rnd_minigrid": ["--timesteps", "8000"],
     "any_env": ["--timesteps", "8000"],
     "cln_hopper": ["--timesteps", "8000"],
+    "lirpg_chain": ["--timesteps", "4000"],
 }
 
 

@@ -1,0 +1,103 @@
+"""LIRPG on a chain of states that pays once, at its end: what it learns to pay, and how fast a fresh agent learns from that.
+
+python examples/lirpg_chain.py
+"""
+
+import argparse
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit
+from scipy.stats import spearmanr
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from irwrappers import VecIntrinsicReward
+from sb3_ext import LIRPG, FrozenReward
+
+LENGTH, GAMMA = 50, 0.95
+
+
+class Chain(gym.Env):
+    """States in a row; left, stay and right; the last one pays 1 and ends the episode, which may begin anywhere."""
+
+    observation_space, action_space = spaces.Discrete(LENGTH), spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.state = int(self.np_random.integers(LENGTH - 1))
+        return self.state, {}
+
+    def step(self, action):
+        self.state = min(max(self.state + int(action) - 1, 0), LENGTH - 1)
+        end = self.state == LENGTH - 1
+        return self.state, float(end), end, False, {}
+
+
+def chains():
+    return DummyVecEnv([lambda: TimeLimit(Chain(), 100)] * 4)
+
+
+def optimal_advantages():
+    """A*(s, a) ``[LENGTH - 1, 3]`` by value iteration."""
+    following = np.clip(np.arange(LENGTH - 1)[:, None] + [-1, 0, 1], 0, LENGTH - 1)
+    values = np.zeros(LENGTH)
+    for _ in range(1000):
+        q = (following == LENGTH - 1) + GAMMA * values[following]
+        values[:-1] = q.max(1)
+    return q - q.max(1, keepdims=True)
+
+
+def learn_reward(timesteps, seed):
+    """LIRPG, paid by the learned reward alone. Its policy stays noisy, so that the reward hears of every action."""
+    settings = dict(n_steps=128, batch_size=128, gamma=GAMMA, learning_rate=1e-3, ent_coef=0.2)
+    model = LIRPG("MlpPolicy", chains(), **settings, reward_learning_rate=lambda left: 2e-3 * left, seed=seed, device="cpu")
+    return model.learn(timesteps)
+
+
+def learned_rewards(model):
+    """r_η(s, a) ``[LENGTH - 1, 3]``."""
+    states, actions = np.meshgrid(np.arange(LENGTH - 1), np.arange(3), indexing="ij")
+    return model.intrinsic_rewards(states.ravel(), actions.ravel()).reshape(states.shape)
+
+
+class UntilRight(BaseCallback):
+    """Stops when the policy steps to the right with a probability of 0.8, on average over the states."""
+
+    def _on_rollout_start(self):
+        with torch.no_grad():
+            probabilities = self.model.policy.get_distribution(torch.arange(LENGTH - 1)).distribution.probs
+        self.right = float(probabilities[:, 2].mean())
+
+    def _on_step(self):
+        return self.right < 0.8
+
+
+def steps_to_learn(env, seed, at_most=40_000):
+    """Steps that a fresh PPO takes in ``env`` until it walks to the right."""
+    model = PPO("MlpPolicy", env, n_steps=32, batch_size=32, gamma=GAMMA, learning_rate=1e-3, seed=seed, device="cpu")
+    return model.learn(at_most, UntilRight()).num_timesteps
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--timesteps", type=int, default=40_000)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+
+    model = learn_reward(given.timesteps, given.seed)
+    rewards = learned_rewards(model)
+    for action, name in enumerate(("left", "stay", "right")):
+        print(f"{name:5} pays {rewards[:, action].mean():+.2f} on average, from {rewards[:, action].min():+.2f} to", end=" ")
+        print(f"{rewards[:, action].max():+.2f}")
+    print(f"Rank correlation with the optimal advantage: {spearmanr(rewards.ravel(), optimal_advantages().ravel())[0]:.2f}")
+    paid = VecIntrinsicReward(chains(), FrozenReward(model), extrinsic_coef=0.0, normalize_reward=False)
+    steps = {
+        "the success alone": steps_to_learn(chains(), given.seed + 100, given.timesteps),
+        "the learned reward alone": steps_to_learn(paid, given.seed + 100, given.timesteps),
+    }
+    for reward, count in steps.items():
+        print(f"A fresh PPO that is paid {reward} walks to the right after {count} steps")
