@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from irwrappers import VecIntrinsicReward
 from sb3_ext import LIRPG, FrozenReward
 
-LENGTH, GAMMA = 50, 0.95
+LENGTH, HORIZON, GAMMA = 50, 30, 0.95
 
 
 class Chain(gym.Env):
@@ -38,7 +38,7 @@ class Chain(gym.Env):
 
 
 def chains():
-    return DummyVecEnv([lambda: TimeLimit(Chain(), 100)] * 4)
+    return DummyVecEnv([lambda: TimeLimit(Chain(), HORIZON)] * 4)
 
 
 def optimal_advantages():
