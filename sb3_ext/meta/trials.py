@@ -1,0 +1,134 @@
+"""``TrialVecEnv``: an environment whose episode is several episodes on one task, so that there is something to remember."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+
+from sb3_ext.common.arguments import check_choice, check_range
+from sb3_ext.meta.record import LifetimeRecord, Objective
+from sb3_ext.meta.shared_vec_env import SharedVecEnv
+from sb3_ext.meta.tasks import TaskBatch, TaskStep, make_task_batch
+
+
+class TrialVecEnv(SharedVecEnv):
+    """B trials side by side; a trial is ``n_batches · n_steps`` steps on one task, drawn anew at each reset.
+
+    Its episodes follow one another, and only its end is ``done``. With a recurrent policy this is the whole of RL² (Duan et
+    al. 2016, arXiv 1611.02779):
+
+        RecurrentPPO("MlpLstmPolicy", VecNormalize(TrialVecEnv(family), norm_obs=False))
+
+    Observation, ``Box`` ``[n_obs + n_actions + 2]``: the task's observation, the action before it (discrete ones one-hot),
+    the success signal which that brought (``irwrappers.SuccessSignal``), and 1 where an episode begins, else 0. Action: the
+    task's. Reward: what a step is worth, see :class:`sb3_ext.meta.record.LifetimeRecord`; all trials end together, and
+    ``info`` then holds ``lifetime``, as :class:`LifetimeVecEnv` has it. The same seed draws the same tasks there.
+
+    Args:
+        family: an ``envs.tasks.TaskDistribution``.
+        n_trials: B. n_steps, n_batches: of the success that ``lifetime`` tells apart.
+        objective: ``"shaped"`` or ``"sparse"``.
+        history: False leaves the task's observation alone, for learners that remember in another way (:class:`MAMLTRPO`).
+        env_kwargs: for every environment, ``{"max_episode_steps": 25}`` for instance.
+        n_jobs: processes for environments that have no vectorised form.
+
+    Attributes:
+        tasks: of the B trials. last_step: what the last step gave, a :class:`sb3_ext.meta.tasks.TaskStep`.
+
+    Raises:
+        ValueError: for an argument out of range, and for observations that are no ``Box``.
+    """
+
+    def __init__(
+        self,
+        family: Any,
+        n_trials: int = 30,
+        n_steps: int = 2000,
+        n_batches: int = 3,
+        objective: Objective = "shaped",
+        history: bool = True,
+        env_kwargs: dict[str, Any] | None = None,
+        n_jobs: int = 1,
+        seed: int | None = None,
+    ) -> None:
+        check_choice("objective", objective, ("shaped", "sparse"))
+        for name, value in (("n_trials", n_trials), ("n_steps", n_steps), ("n_batches", n_batches), ("n_jobs", n_jobs)):
+            check_range(name, value, 1, integer=True)
+        if not isinstance(family.observation_space, spaces.Box):
+            raise ValueError(
+                f"The tasks of a TrialVecEnv must have Box observations, got {family.observation_space}; wrap the "
+                "environments in gymnasium.wrappers.FlattenObservation."
+            )
+        self.family, self.n_steps, self.n_batches, self.history = family, n_steps, n_batches, history
+        self._batch: TaskBatch = make_task_batch(family, env_kwargs, n_jobs)
+        self._record = LifetimeRecord(n_trials, n_steps, n_batches, objective)
+        self._n_actions = spaces.flatdim(family.action_space)
+        self._reset_count, self._base_seed = 0, 0
+        width = spaces.flatdim(family.observation_space) + (self._n_actions + 2 if history else 0)
+        super().__init__(n_trials, spaces.Box(-np.inf, np.inf, (width,), np.float32), family.action_space)
+        self.seed(seed if seed is not None else int(np.random.randint(2**31 - 1)))
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Fix all resets to come: the i-th draws from (seed, i)."""
+        if seed is not None:
+            self._base_seed, self._reset_count = int(seed), 0
+        return [seed] * self.num_envs
+
+    def reset(self) -> VecEnvObs:
+        tasks, starts = np.random.SeedSequence([self._base_seed, self._reset_count]).spawn(2)  # as LifetimeVecEnv
+        self._reset_count += 1
+        rng = np.random.default_rng(tasks)
+        self.tasks = [self.family.sample(rng) for _ in range(self.num_envs)]
+        observations = self._batch.begin(self.tasks, starts.generate_state(self.num_envs).tolist())
+        self._record.begin(self.tasks)
+        nothing = np.zeros(self.num_envs)
+        return self._observed(observations, np.zeros((self.num_envs, self._n_actions)), nothing, nothing + 1)
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self._actions = np.asarray(actions)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        self.last_step: TaskStep = self._batch.step(self._actions)
+        rewards, done = self._record.add(self.last_step), self._record.done
+        actions = flat_actions(self.action_space, self._actions)
+        observations: VecEnvObs = self._observed(
+            self.last_step.observations, actions, self.last_step.signal, self.last_step.done
+        )
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        if done:
+            told, terminal = self._record.tell(), observations
+            observations = self.reset()
+            for index, info in enumerate(infos):
+                info["lifetime"] = told[index]
+                info["is_success"] = told[index]["success"][-1] > 0.5
+                info["terminal_observation"] = terminal[index]  # type: ignore[index]
+                info["TimeLimit.truncated"] = False
+        return observations, rewards, np.full(self.num_envs, done), infos
+
+    def close(self) -> None:
+        self._batch.close()
+
+    def get_state(self) -> dict[str, Any]:
+        """What outlives a trial: the running scale of shaped rewards; JSON-ready, for :meth:`set_state`."""
+        return self._record.get_state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take up what :meth:`get_state` gave."""
+        self._record.set_state(state)
+
+    def _observed(self, observations: np.ndarray, actions: np.ndarray, signal: np.ndarray, begins: np.ndarray) -> np.ndarray:
+        parts = [observations, actions, signal[:, None], begins[:, None]] if self.history else [observations]
+        return np.concatenate(parts, axis=1, dtype=np.float32)
+
+
+def flat_actions(space: spaces.Space, actions: np.ndarray) -> np.ndarray:
+    """A batch of actions ``[B, ...]`` as vectors ``[B, n_actions]``, discrete ones one-hot: ``spaces.flatten`` of each."""
+    columns = actions.reshape(len(actions), -1)
+    if not isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
+        return columns
+    sizes = [space.n] if isinstance(space, spaces.Discrete) else space.nvec.ravel()
+    return np.concatenate([np.eye(size)[column] for size, column in zip(sizes, columns.T.astype(int), strict=True)], 1)
