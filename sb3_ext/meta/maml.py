@@ -1,0 +1,336 @@
+"""MAML-TRPO: a policy that one gradient step adapts to a task (Finn, Abbeel & Levine 2017, arXiv 1703.03400)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import check_for_correct_spaces
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+from torch.func import grad
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from sb3_ext.common.arguments import check_choice, check_range
+from sb3_ext.common.checkpoint import IterationCheckpoint
+from sb3_ext.common.rollout import env_actions
+from sb3_ext.common.trust_region import trust_region_step
+from sb3_ext.common.updates import Params, global_norm
+from sb3_ext.meta.adaptation import Learner, TaskData, linear_baseline, normalized_advantages
+from sb3_ext.meta.maml_policy import MAMLPolicy
+from sb3_ext.meta.trials import TrialVecEnv
+
+SelfMAMLTRPO = TypeVar("SelfMAMLTRPO", bound="MAMLTRPO")
+
+
+class Trials(NamedTuple):
+    """The batches of B trials, and what ``info["lifetime"]`` said of each at its end."""
+
+    batches: list[TaskData]
+    lifetimes: list[dict[str, Any]]
+
+
+class Adaptation(NamedTuple):
+    """What :meth:`MAMLTRPO.adapt` saw on B tasks.
+
+    before, after: share of the episodes that succeeded, before the first and after the last adaptation, ``[B]``.
+    params: the adapted weights ``[B, ...]``; those of one task go into a policy by ``load_state_dict(…, strict=False)``.
+    """
+
+    tasks: list[Any]
+    before: np.ndarray
+    after: np.ndarray
+    params: Params
+
+
+class MAMLTRPO(IterationCheckpoint, BaseAlgorithm):
+    """Learn the weights from which one policy-gradient step on a task's success signal goes furthest.
+
+    An iteration runs the B trials of a :class:`TrialVecEnv`. Each task has a copy of the policy, which takes a plain gradient
+    step after every batch of the trial but the last; the outer step follows the gradient of what the last batch is worth to
+    the environment's ``objective``, back through those steps (second order), within a trust region: the mean KL divergence
+    between the adapted policies before and after it. Advantages are of a linear regression on observation and time, made anew
+    for each task and batch, and normalised. The end of an episode counts as terminal, and an episode that the end of a batch
+    cuts goes on in the next.
+
+    Args:
+        policy: ``"MlpPolicy"`` or a subclass of :class:`MAMLPolicy`.
+        env: a :class:`TrialVecEnv` with ``n_batches`` of at least 2, which makes ``n_batches − 1`` adaptation steps, and
+            ``history=False``, since here it is the weights that remember; the paper's baseline has batches of 2000 steps.
+        learning_rate: α of the adaptation.
+        gamma, gae_lambda: of both.
+        inner_signal: what adaptation is paid: ``"sparse"``, the success signal, or ``"shaped"``, the task's dense reward,
+            which a new task must then have too.
+        target_kl: δ of the outer step in nats, a number or a schedule of the remaining progress. cg_max_steps, cg_damping,
+            line_search_shrinking_factor, line_search_max_iter: of its conjugate gradients and backtracking.
+
+    The others are SB3's. ``num_timesteps`` counts every step on every task. ``rollout/success_first`` is the share of episodes
+    that succeeded before adaptation, ``rollout/success`` after it. Tasks, environments and sampling are seeded from (seed,
+    iteration), and ``save`` during an iteration stores its beginning, so that a run continued from a checkpoint with
+    ``reset_num_timesteps=False`` is the unbroken run.
+
+    Raises:
+        ValueError: for an argument out of range or another environment, before anything runs.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": MAMLPolicy}
+    policy: MAMLPolicy
+    _boundary_attributes = (*IterationCheckpoint._boundary_attributes, "env_state")
+
+    def __init__(
+        self,
+        policy: str | type[MAMLPolicy],
+        env: GymEnv | str | None,
+        learning_rate: float | Schedule = 0.07,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        inner_signal: Literal["sparse", "shaped"] = "sparse",
+        target_kl: float | Schedule = 1e-3,
+        cg_max_steps: int = 10,
+        cg_damping: float = 0.1,
+        line_search_shrinking_factor: float = 0.7,
+        line_search_max_iter: int = 15,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        check_range("learning_rate", learning_rate, 0)
+        check_range("gamma", gamma, 0, 1)
+        check_range("gae_lambda", gae_lambda, 0, 1)
+        check_choice("inner_signal", inner_signal, ("sparse", "shaped"))
+        check_range("target_kl", target_kl, 0, open_low=True)
+        check_range("cg_max_steps", cg_max_steps, 1, integer=True)
+        check_range("cg_damping", cg_damping, 0)
+        check_range("line_search_shrinking_factor", line_search_shrinking_factor, 0, 1, open_low=True)
+        check_range("line_search_max_iter", line_search_max_iter, 1, integer=True)
+        self.gamma, self.gae_lambda, self.inner_signal = gamma, gae_lambda, inner_signal
+        self.target_kl, self.cg_max_steps, self.cg_damping = target_kl, cg_max_steps, cg_damping
+        self.line_search_shrinking_factor = line_search_shrinking_factor
+        self.line_search_max_iter = line_search_max_iter
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            support_multi_env=True,
+            seed=seed,
+            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
+        )
+        if self.env is not None:
+            _trials(self.env)
+        self._iteration = 0
+        self._base_seed = seed if seed is not None else int(np.random.randint(2**31 - 1))
+        self.env_state: dict[str, Any] | None = None
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        self._setup_lr_schedule()
+        self.set_random_seed(self.seed)
+        self.policy = self.policy_class(  # type: ignore[assignment]
+            self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
+        ).to(self.device)
+        self.policy.set_training_mode(False)
+
+    # ------------------------------------------------------------------ learning
+
+    def learn(
+        self: SelfMAMLTRPO,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "MAMLTRPO",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfMAMLTRPO:
+        trials = _trials(self.env)
+        if self.env_state is not None:
+            trials.set_state(self.env_state)
+        total_timesteps, callback = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+        callback.on_training_start(locals(), globals())
+        while self.num_timesteps < total_timesteps:
+            self.env_state = trials.get_state()
+            self._boundary = self._snapshot()
+            try:
+                finished = self._run_iteration(callback)
+            except BaseException:
+                # Interrupted: as if this iteration had not begun, so that what is saved now resumes exactly.
+                self._restore(self._boundary)
+                self._boundary = None
+                raise
+            if not finished:
+                steps = self.num_timesteps
+                self._restore(self._boundary)
+                self.num_timesteps = steps  # a callback's stop: the steps were taken
+                break
+            self.env_state, self._boundary = trials.get_state(), None
+            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+            if log_interval and self._iteration % log_interval == 0:
+                self._dump_logs()
+        self._boundary = None
+        callback.on_training_end()
+        return self
+
+    def _run_iteration(self, callback: BaseCallback) -> bool:
+        assert self.env is not None
+        seed = int(np.random.SeedSequence([self._base_seed, self._iteration]).generate_state(1)[0])
+        self.env.seed(seed)
+        callback.on_rollout_start()
+
+        def on_step(step: dict[str, Any]) -> bool:
+            self.num_timesteps += len(step["dones"])
+            self._update_info_buffer(step["infos"], step["dones"])
+            callback.update_locals(step)
+            return callback.on_step()
+
+        trials = self._collect(self.env, torch.Generator(self.device).manual_seed(seed), on_step)
+        if trials is None:
+            return False
+        callback.on_rollout_end()
+        self._train(trials.batches)
+        self._log_trials(trials.lifetimes)
+        self._iteration += 1
+        self._n_updates += 1
+        return True
+
+    @torch.no_grad()
+    def _collect(self, env: VecEnv, generator: torch.Generator, on_step: Callable[[dict[str, Any]], bool]) -> Trials | None:
+        """Whole trials, each batch with the policies that the ones before it led to; ``None``: ``on_step`` stopped them."""
+        inner, learner, n = _trials(env), self._learner(), env.num_envs
+        observations: Any = env.reset()
+        ages = np.zeros(n, dtype=np.int64)
+        batches: list[TaskData] = []
+        act: Callable[..., tuple[Tensor, Tensor]] | None = None
+        for number in range(inner.n_batches):
+            params = learner.adapt(self.policy.theta, batches, n)
+            is_last = number == inner.n_batches - 1
+            steps: list[tuple[Tensor, ...]] = []
+            noise = learner.distribution.draw_noise((inner.n_steps, n), generator, self.device)
+            if act is None:  # its tensor operations alone, without the layers of Python above them: half the time of a step
+                act = make_fx(lambda *given: learner.act(*given))(params, self._tensor(observations), noise[0])
+            for noise_of_step in noise:
+                seen = self._tensor(observations)
+                outputs, actions = act(params, seen, noise_of_step)
+                observations, worth, dones, infos = env.step(env_actions(self.action_space, actions.cpu().numpy()))
+                last = inner.last_step
+                rewards = worth if is_last else (last.signal if self.inner_signal == "sparse" else last.shaped)
+                steps.append((seen, actions, outputs, *map(self._tensor, (ages, rewards, last.done))))
+                ages = np.where(last.done, 0, ages + 1)
+                if not on_step({"new_obs": observations, "rewards": worth, "dones": dones, "infos": infos}):
+                    return None
+            following = np.stack([info["terminal_observation"] for info in infos]) if is_last else observations
+            batches.append(self._data(steps, self._tensor(following), self._tensor(ages)))
+        return Trials(batches, [info["lifetime"] for info in infos])
+
+    def _data(self, steps: list[tuple[Tensor, ...]], observations: Tensor, ages: Tensor) -> TaskData:
+        """One batch; ``observations`` and ``ages`` are of the step that would come next."""
+        seen, actions, outputs, ages_seen, rewards, done = (torch.stack(column) for column in zip(*steps, strict=True))
+        ended = done.bool()
+        values = linear_baseline(
+            torch.cat([seen, observations[None]]), torch.cat([ages_seen, ages[None]]), rewards, ended, self.gamma
+        )
+        return TaskData(seen, actions, outputs, normalized_advantages(rewards, values, ended, self.gamma, self.gae_lambda))
+
+    def _train(self, batches: list[TaskData]) -> None:
+        """The outer step."""
+        learner, theta = self._learner(), self.policy.theta
+        *inner, outer = batches
+        gradient = grad(learner.objective)(theta, inner, outer)
+        step = trust_region_step(
+            theta,
+            gradient,
+            lambda params: learner.kl_divergence(params, inner, outer),
+            self.target_kl(self._current_progress_remaining) if callable(self.target_kl) else self.target_kl,
+            cg_max_steps=self.cg_max_steps,
+            cg_damping=self.cg_damping,
+            shrinking_factor=self.line_search_shrinking_factor,
+            max_backtracks=self.line_search_max_iter,
+        )
+        self.policy.assign(step.params)
+        self.logger.record("train/gradient_norm", float(global_norm(gradient)))
+        self.logger.record("train/kl_divergence", step.kl)
+        self.logger.record("train/line_search_steps", step.backtracks)
+        self.logger.record("train/is_line_search_success", float(step.accepted))
+        self.logger.record("train/learning_rate", learner.learning_rate)
+        if isinstance(self.action_space, spaces.Box):
+            self.logger.record("train/std", float(theta["log_std"].exp().mean()))
+
+    def _learner(self) -> Learner:
+        learning_rate = self.lr_schedule(self._current_progress_remaining)
+        return Learner(self.policy.actor, self.policy.distribution, learning_rate)
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.as_tensor(array, dtype=torch.float32, device=self.device)
+
+    # ------------------------------------------------------------------ use
+
+    def adapt(self, env: VecEnv) -> Adaptation:
+        """Adapt to the tasks of one trial of ``env``, a test split for instance; nothing is kept of it, nor counted.
+
+            family = PointGoal(split="test")
+            model.adapt(TrialVecEnv(family, 60, n_batches=2, history=False, seed=0)).after.mean()
+
+        Args:
+            env: a :class:`TrialVecEnv`; with more batches than in training the policy adapts more often. Seeded alike it gives
+                the same result again.
+
+        Raises:
+            ValueError: for another environment, or other spaces.
+        """
+        _trials(env)
+        check_for_correct_spaces(env, self.observation_space, self.action_space)
+        trials = self._collect(env, torch.Generator(self.device).manual_seed(self._base_seed), lambda step: True)
+        assert trials is not None
+        with torch.no_grad():
+            params = self._learner().adapt(self.policy.theta, trials.batches[:-1], env.num_envs)
+        success = np.array([one["success"] for one in trials.lifetimes])
+        return Adaptation([one["task"] for one in trials.lifetimes], success[:, 0], success[:, -1], params)
+
+    # ------------------------------------------------------------------ logs and files
+
+    def _log_trials(self, lifetimes: list[dict[str, Any]]) -> None:
+        success = np.mean([one["success"] for one in lifetimes], axis=0)
+        self.logger.record("rollout/success_first", float(success[0]))
+        self.logger.record("rollout/success", float(success[-1]))
+        for name in ("shaped", "sparse"):
+            self.logger.record(f"rollout/{name}_return", float(np.mean([one[name] for one in lifetimes])))
+
+    def _dump_logs(self) -> None:
+        self.logger.record("time/iterations", self._iteration, exclude="tensorboard")
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        self.logger.dump(step=self.num_timesteps)
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy"], []
+
+
+def _trials(env: Any) -> TrialVecEnv:
+    """The trials below any wrappers."""
+    inner = env
+    while inner is not None and not isinstance(inner, TrialVecEnv):
+        inner = getattr(inner, "venv", None)
+    if inner is None:
+        raise ValueError(f"MAMLTRPO needs a sb3_ext.meta.TrialVecEnv, which draws tasks from a family; got {env}.")
+    if inner.n_batches < 2:
+        raise ValueError(
+            f"MAMLTRPO adapts after each batch of a trial but the last: n_batches of the TrialVecEnv must be at least 2, got "
+            f"{inner.n_batches}."
+        )
+    return inner
