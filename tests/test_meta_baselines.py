@@ -350,3 +350,12 @@ def test_it_learns_to_adapt() -> None:
     assert untrained.after.mean() < 0.1
     assert trained.before.mean() < 0.1
     assert trained.after.mean() > 0.42  # 0.52 to 0.60 over three seeds
+
+
+def test_it_learns_to_adapt_on_the_success_signal_alone() -> None:
+    """As in the paper: adaptation is paid for successes only, the outer loop has the dense reward."""
+    env = TrialVecEnv(TwoSides(), 20, n_steps=80, n_batches=2, history=False, seed=0)
+    model = MAMLTRPO("MlpPolicy", env, learning_rate=1.0, target_kl=0.01, seed=0, device="cpu").learn(15 * 20 * 160)
+    result = model.adapt(TrialVecEnv(TwoSides(), 40, n_steps=80, n_batches=2, history=False, seed=1))
+    assert result.before.mean() < 0.4  # one side only, at best half
+    assert result.after.mean() > 0.6
