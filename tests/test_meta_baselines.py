@@ -18,11 +18,9 @@ from torch.func import grad
 
 from envs.tasks import PointGoal, TaskDistribution
 from irwrappers.extrinsic import SuccessSignal
-from sb3_ext.meta import LifetimeVecEnv
+from sb3_ext.meta import MAMLTRPO, LifetimeVecEnv, MAMLPolicy, TrialVecEnv
 from sb3_ext.meta.adaptation import Learner, TaskData, linear_baseline
-from sb3_ext.meta.maml import MAMLTRPO
-from sb3_ext.meta.maml_policy import MAMLPolicy
-from sb3_ext.meta.trials import TrialVecEnv, flat_actions
+from sb3_ext.meta.trials import flat_actions
 
 POINT = {"max_episode_steps": 10, "goal_radius": 0.3}
 
