@@ -20,7 +20,7 @@ from envs.tasks import PointGoal, TaskDistribution
 from irwrappers.extrinsic import SuccessSignal
 from sb3_ext.meta import MAMLTRPO, LifetimeVecEnv, MAMLPolicy, TrialVecEnv
 from sb3_ext.meta.adaptation import Learner, TaskData, linear_baseline
-from sb3_ext.meta.trials import flat_actions
+from sb3_ext.meta.tasks import flat_actions
 
 POINT = {"max_episode_steps": 10, "goal_radius": 0.3}
 

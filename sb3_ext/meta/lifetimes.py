@@ -6,27 +6,25 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
-import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import VecEnv
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 from torch import Tensor
 
 from sb3_ext.common.arguments import check_choice, check_range
 from sb3_ext.meta.inner import InnerAgents, InnerBatch, InnerSettings, draw_order
 from sb3_ext.meta.policies import MAX_DENSITY
 from sb3_ext.meta.record import LifetimeRecord, Objective
-from sb3_ext.meta.tasks import TaskBatch, TaskStep, make_task_batch
+from sb3_ext.meta.shared_vec_env import SharedVecEnv
+from sb3_ext.meta.tasks import TaskBatch, TaskStep, flat_actions, make_task_batch
 
 Signal = Literal["reward", "advantage", "shaped", "sparse"]
 SIGNALS: tuple[Signal, ...] = ("reward", "advantage", "shaped", "sparse")
 BOUND = 1e6  # of the action: finite, as SB3 wants it, and never reached
 
 
-class LifetimeVecEnv(VecEnv):
+class LifetimeVecEnv(SharedVecEnv):
     """B agents, each learning one task from scratch; one step is one step of each of them, an episode a whole lifetime.
 
     A step's action is what each agent is paid for the transition it has just made (``signal="reward"``) or its advantage
@@ -52,8 +50,6 @@ class LifetimeVecEnv(VecEnv):
         env_kwargs: for every environment, ``{"max_episode_steps": 25}`` for instance.
         n_jobs: processes for environments that have no vectorised form. device: of the inner networks.
     """
-
-    render_mode = None  # which SB3 asks for
 
     def __init__(
         self,
@@ -128,7 +124,6 @@ class LifetimeVecEnv(VecEnv):
         self._episode_begins = np.ones(self.num_envs, dtype=bool)
         self._payments = torch.zeros(self.num_envs, device=self.device)
         self._record.begin(self.tasks)
-        self._worth = np.zeros(self.num_envs)
         self._steps: list[tuple[Tensor, ...]] = []
         self._paid: list[Tensor] = []
         return self._inner_step()
@@ -140,45 +135,20 @@ class LifetimeVecEnv(VecEnv):
         step = self.last_step
         self._pay(step)
         rewards, done = self._record.add(step), self._record.done
-        self._worth += rewards
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if not done and self._record.elapsed % self.settings.n_steps == 0:
             self._update()
         if done:
-            told, returns = self._record.tell(), self._worth
-            terminal = self._observed
+            infos, terminal = self._record.infos(), self._observed
             observations = self.reset()
             for index, info in enumerate(infos):
-                info["lifetime"] = told[index]
-                info["is_success"] = told[index]["success"][-1]
-                info["episode"] = {"r": float(returns[index]), "l": self.settings.lifetime}
                 info["terminal_observation"] = {name: value[index] for name, value in terminal.items()}
-                info["TimeLimit.truncated"] = False
         else:
             observations = self._inner_step()
         return observations, rewards, np.full(self.num_envs, done), infos
 
     def close(self) -> None:
         self._batch.close()
-
-    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        value = getattr(self, attr_name)
-        return [value for _ in self._get_indices(indices)]
-
-    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        setattr(self, attr_name, value)
-
-    def env_method(
-        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
-    ) -> list[Any]:
-        result = getattr(self, method_name)(*method_args, **method_kwargs)
-        return [result for _ in self._get_indices(indices)]
-
-    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        return [wrapper_class is Monitor for _ in self._get_indices(indices)]  # info["episode"] is what a Monitor tells
-
-    def has_attr(self, attr_name: str) -> bool:
-        return hasattr(self, attr_name)
 
     def get_state(self) -> dict[str, Any]:
         """What outlives a lifetime: the running scale of shaped rewards; JSON-ready, for :meth:`set_state`."""
@@ -233,11 +203,9 @@ class LifetimeVecEnv(VecEnv):
         probability = log_probs.exp().clamp(max=MAX_DENSITY)
         begins = 2.0 * self._tensor(self._episode_begins)
         scalars = torch.stack([probability, 3.0 * self._tensor(self.last_step.signal), self._payments, begins], 1)
-        if isinstance(self.inner_action_space, spaces.Discrete):
-            actions = torch.nn.functional.one_hot(actions[:, 0].long(), int(self.inner_action_space.n)).float()
         self._observed = {
             "observation": self._inner_observations.cpu().numpy(),
-            "action": actions.float().cpu().numpy(),
+            "action": flat_actions(self.inner_action_space, actions.cpu().numpy()).astype(np.float32),
             "scalars": scalars.float().cpu().numpy(),
         }
         self._inner_observations = self._tensor(self.last_step.observations)

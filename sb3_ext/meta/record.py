@@ -33,7 +33,7 @@ class LifetimeRecord:
         self._kinds = np.array([task.env_id for task in tasks])
         shape = (self.n_batches, self.n_lifetimes)
         self._ended, self._succeeded = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-        self._shaped, self._sparse = np.zeros(self.n_lifetimes), np.zeros(self.n_lifetimes)
+        self._shaped, self._sparse, self._worth = (np.zeros(self.n_lifetimes) for _ in range(3))
         self.elapsed = 0
 
     @property
@@ -57,18 +57,32 @@ class LifetimeRecord:
             mean += float((np.abs(step.shaped[mine]) - mean).sum()) / count
             self._scale[kind] = count, mean
             worth[mine] = step.shaped[mine] * (MEAN_OBJECTIVE / max(mean, 1e-8))
-        return (step.signal if self.objective == "sparse" else worth).astype(np.float32)
+        worth = (step.signal if self.objective == "sparse" else worth).astype(np.float32)
+        self._worth += worth
+        return worth
 
     def mean_shaped(self) -> np.ndarray:
         """The running mean size of the shaped reward of each lifetime's kind of task ``[B]``; 0 before anything was seen."""
         return np.array([self._scale.get(kind, (0, 0.0))[1] for kind in self._kinds.tolist()])
 
-    def tell(self) -> list[dict[str, Any]]:
-        """Of each lifetime: ``success`` ``[n_batches]``, the share of the episodes ended in each batch that succeeded,
-        ``shaped`` and ``sparse`` return, and its ``task``."""
+    def infos(self) -> list[dict[str, Any]]:
+        """For the last step of each lifetime.
+
+        ``lifetime``: ``success`` ``[n_batches]``, the share of the episodes ended in each batch that succeeded, ``shaped`` and
+        ``sparse`` return, and its ``task``. ``is_success``: the last of those shares. ``episode`` and ``TimeLimit.truncated``:
+        as SB3 has them.
+        """
         success = self._succeeded / np.maximum(self._ended, 1)
-        columns = zip(success.T.tolist(), self._shaped.tolist(), self._sparse.tolist(), self.tasks, strict=True)
-        return [dict(success=one, shaped=shaped, sparse=sparse, task=task) for one, shaped, sparse, task in columns]
+        columns = zip(success.T.tolist(), self._shaped.tolist(), self._sparse.tolist(), self.tasks, self._worth, strict=True)
+        return [
+            {
+                "lifetime": dict(success=one, shaped=shaped, sparse=sparse, task=task),
+                "is_success": one[-1],
+                "episode": {"r": float(worth), "l": self.elapsed},
+                "TimeLimit.truncated": False,
+            }
+            for one, shaped, sparse, task, worth in columns
+        ]
 
     def get_state(self) -> dict[str, Any]:
         """What outlives a lifetime: the running scale of shaped rewards; JSON-ready, for :meth:`set_state`."""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
 from irwrappers.extrinsic import SuccessSignal, VectorSuccessSignal
@@ -170,7 +171,7 @@ class ProcessTasks(TaskBatch):
         for pipe, _ in working:
             try:
                 error, answer = pipe.recv()
-            except EOFError:
+            except (EOFError, ConnectionResetError):
                 error, answer = "It ended without a word (killed, perhaps for memory).", None
             if error is not None:
                 self.close()
@@ -214,3 +215,12 @@ def make_task_batch(family: Any, env_kwargs: dict[str, Any] | None = None, n_job
     if family.has_vector_form:
         return NativeTasks(given)
     return ProcessTasks(family, given, n_jobs) if n_jobs > 1 else LoopedTasks(family, given)
+
+
+def flat_actions(space: spaces.Space, actions: np.ndarray) -> np.ndarray:
+    """A batch of actions ``[B, ...]`` as vectors ``[B, n_actions]``, discrete ones one-hot: ``spaces.flatten`` of each."""
+    columns = actions.reshape(len(actions), -1)
+    if not isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
+        return columns
+    sizes = [space.n] if isinstance(space, spaces.Discrete) else space.nvec.ravel()
+    return np.concatenate([np.eye(size)[column] for size, column in zip(sizes, columns.T.astype(int), strict=True)], 1)

@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from sb3_ext.common.arguments import check_choice, check_range
 from sb3_ext.meta.record import LifetimeRecord, Objective
 from sb3_ext.meta.shared_vec_env import SharedVecEnv
-from sb3_ext.meta.tasks import TaskBatch, TaskStep, make_task_batch
+from sb3_ext.meta.tasks import TaskBatch, TaskStep, flat_actions, make_task_batch
 
 
 class TrialVecEnv(SharedVecEnv):
@@ -104,13 +104,10 @@ class TrialVecEnv(SharedVecEnv):
         )
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if done:
-            told, terminal = self._record.tell(), observations
+            infos, terminal = self._record.infos(), observations
             observations = self.reset()
             for index, info in enumerate(infos):
-                info["lifetime"] = told[index]
-                info["is_success"] = told[index]["success"][-1] > 0.5
                 info["terminal_observation"] = terminal[index]  # type: ignore[index]
-                info["TimeLimit.truncated"] = False
         return observations, rewards, np.full(self.num_envs, done), infos
 
     def close(self) -> None:
@@ -127,12 +124,3 @@ class TrialVecEnv(SharedVecEnv):
     def _observed(self, observations: np.ndarray, actions: np.ndarray, signal: np.ndarray, begins: np.ndarray) -> np.ndarray:
         parts = [observations, actions, signal[:, None], begins[:, None]] if self.history else [observations]
         return np.concatenate(parts, axis=1, dtype=np.float32)
-
-
-def flat_actions(space: spaces.Space, actions: np.ndarray) -> np.ndarray:
-    """A batch of actions ``[B, ...]`` as vectors ``[B, n_actions]``, discrete ones one-hot: ``spaces.flatten`` of each."""
-    columns = actions.reshape(len(actions), -1)
-    if not isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
-        return columns
-    sizes = [space.n] if isinstance(space, spaces.Discrete) else space.nvec.ravel()
-    return np.concatenate([np.eye(size)[column] for size, column in zip(sizes, columns.T.astype(int), strict=True)], 1)
