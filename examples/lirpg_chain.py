@@ -65,7 +65,7 @@ def learned_rewards(model):
 
 
 class UntilRight(BaseCallback):
-    """Stops when the policy steps to the right with a probability of 0.8, on average over the states."""
+    """Stops when the policy steps to the right with a probability of 0.9, on average over the states."""
 
     def _on_rollout_start(self):
         with torch.no_grad():
@@ -73,7 +73,7 @@ class UntilRight(BaseCallback):
         self.right = float(probabilities[:, 2].mean())
 
     def _on_step(self):
-        return self.right < 0.8
+        return self.right < 0.9
 
 
 def steps_to_learn(env, seed, at_most=40_000):
