@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import sys
 import warnings
 
 import rl_zoo3.enjoy
@@ -41,8 +43,13 @@ def _extend_rl_zoo3() -> None:
 
 
 def train() -> None:
-    """``python -m rl_zoo3.train`` with ``--algo`` a name in ``OUR_ALGOS``, ``sparse/…`` ids and vectorised environments."""
+    """``python -m rl_zoo3.train`` with ``--algo`` a name in ``OUR_ALGOS``, ``sparse/…`` ids and vectorised environments; and
+    with ``--ray HOST:6379|auto|local``, which spreads the lifetimes of ``--algo meta_reward`` over a Ray cluster."""
     _extend_rl_zoo3()
+    ours = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    ours.add_argument("--ray")
+    given, sys.argv[1:] = ours.parse_known_args()
+    ExperimentManager.ray_address = given.ray
     # By design: training steps the vectorised form, evaluation a single environment.
     warnings.filterwarnings("ignore", message="Training and eval env are not of the same type")
     rl_zoo3.train.train()

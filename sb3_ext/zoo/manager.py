@@ -12,6 +12,7 @@ import yaml
 from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
+from sb3_ext.distributed import RayShards
 from sb3_ext.zoo.environments import native_vec_env, without_bonus
 from sb3_ext.zoo.lifetimes import is_lifetime, make_lifetimes
 
@@ -36,12 +37,30 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
     """Drop-in for rl_zoo3's."""
 
     default_vec_env_cls = staticmethod(native_vec_env)  # type: ignore[assignment]
+    ray_address: str | None = None  # of the cluster over which lifetimes are spread
 
     def __init__(self, args: Any, algo: str, env_id: str, *rest: Any, **kwargs: Any) -> None:
         kwargs["config"] = kwargs.get("config") or hyperparams_file(algo, env_id)
         super().__init__(args, algo, env_id, *rest, **kwargs)
         if kwargs.get("vec_env_type") == "subproc":
             self.vec_env_class = SubprocVecEnv
+
+    def setup_experiment(self) -> Any:
+        if self.ray_address is not None and self.algo != "meta_reward":
+            raise ValueError(
+                f"--ray spreads the lifetimes of --algo meta_reward, not {self.algo}; runs of any algorithm: "
+                "python -m sb3_ext.benchmark SUITE --ray ADDRESS."
+            )
+        result = super().setup_experiment()
+        if result is not None and self.ray_address is not None:
+            model: Any = result[0]
+            if model.n_shards == 1:
+                raise ValueError(
+                    "--ray spreads n_shards groups of lifetimes, and there is one. Give for instance -params n_shards:5; it "
+                    "is a setting, for with the groups the seeds differ."
+                )
+            model.shards = RayShards(model.lifetimes, model.n_shards, self.ray_address)
+        return result
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         if is_lifetime(self.env_name.gym_id):

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from sb3_ext.distributed.cluster import import_ray
 from sb3_ext.zoo.benchmark import schedule, speed, table
 from sb3_ext.zoo.benchmark.plots import plot_gradient_norms, plot_sample_efficiency
 from sb3_ext.zoo.benchmark.run import ERROR, circumstances
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="list the suites")
     parser.add_argument("--seeds", type=int, help="of each contender, instead of the suite's number")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each in a process of its own")
+    parser.add_argument("--ray", metavar="ADDRESS", help="on a Ray cluster instead: HOST:6379, auto, or local")
     parser.add_argument("--budget", type=float, default=1.0, help="share of the suite's timesteps")
     parser.add_argument("--out", help="folder (default: logs/benchmark/SUITE)")
     parser.add_argument("--env", action="append", default=[], help="only this environment (repeatable)")
@@ -70,13 +72,17 @@ def _parser() -> argparse.ArgumentParser:
 def _learning(given: argparse.Namespace, suite: dict[str, Any], out: Path) -> tuple[Callable[[], list], str]:
     if given.jobs < 1:
         raise ValueError(f"--jobs must be at least 1, got {given.jobs}.")
+    if given.ray is not None and given.jobs != 1:
+        raise ValueError("--jobs and --ray are two ways to run several at a time; give one of them.")
+    if given.ray is not None:
+        import_ray()  # before anything is planned
     runs = plan(suite, given.budget, given.seeds, given.env, given.algo)
     todo = schedule.unfinished(runs, out, given.overwrite)
     print(f"{len(runs)} runs in {out}, {len(runs) - len(todo)} of them finished before")
 
     def work() -> list:
         try:
-            failed = schedule.run_all(todo, out, given.jobs) if todo else []
+            failed = schedule.run_all(todo, out, given.jobs, given.ray) if todo else []
         finally:  # what was finished before Ctrl-C as well
             results = schedule.collect(out)
         if len(results):

@@ -65,12 +65,17 @@ def _difference(stored: dict[str, Any], now: dict[str, Any], prefix: str = "") -
     return lines
 
 
-def run_all(runs: Sequence[Run], out: Path, jobs: int = 1) -> list[Run]:
+def run_all(runs: Sequence[Run], out: Path, jobs: int = 1, ray: str | None = None) -> list[Run]:
     """Execute ``runs``, ``jobs`` at a time in processes of their own (with one job here), and return those that failed.
+
+    With the address of a Ray cluster (:func:`sb3_ext.distributed.connect`), each on a core of it: ``out`` must be a folder
+    that all its machines see, and a run whose worker is lost goes on from its checkpoint there.
 
     A thread waits for each process: when one is killed for its memory, the pools of the standard library lose the others.
     Ctrl-C ends the processes and raises ``KeyboardInterrupt``.
     """
+    if ray is not None:
+        return _run_on_cluster(runs, out, ray)
     # torch starts with all cores, or with OMP_NUM_THREADS of them
     threads = max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // jobs))
     failed, processes = [], _Processes()
@@ -91,6 +96,26 @@ def run_all(runs: Sequence[Run], out: Path, jobs: int = 1) -> list[Run]:
             processes.end()
             raise
     return failed
+
+
+def _run_on_cluster(runs: Sequence[Run], out: Path, address: str) -> list[Run]:
+    from sb3_ext.distributed import run_on_cluster
+
+    out = out.resolve()
+    with tqdm(total=len(runs), desc="runs", unit="run") as bar:
+
+        def tell(index: int) -> None:
+            bar.update()
+            failed = (runs[index].folder(out) / ERROR).is_file()
+            bar.write(f"{runs[index]}: failed" if failed else _line(runs[index], out))
+
+        succeeded = run_on_cluster(_on_worker, [(run, out) for run in runs], address, tell)
+    return [run for run, well in zip(runs, succeeded, strict=True) if not well]
+
+
+def _on_worker(run: Run, out: Path) -> bool:
+    _extend_rl_zoo3()
+    return _attempt(run, out, threads=1)
 
 
 def _attempt(run: Run, out: Path, threads: int) -> bool:

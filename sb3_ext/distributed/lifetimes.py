@@ -1,0 +1,75 @@
+"""Groups of lifetimes, each in an actor of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_map
+
+from sb3_ext.distributed.cluster import connect, import_ray, run_again_if_lost
+from sb3_ext.meta.collection import Job, Result, collect
+from sb3_ext.meta.lifetimes import LifetimeVecEnv
+from sb3_ext.meta.policies import RewardNetwork
+
+
+class RayShards:
+    """Runs the jobs of ``MetaReward(n_shards=…)`` side by side on a Ray cluster, with the results of ``LocalShards``:
+
+        model = MetaReward("MlpLstmPolicy", env, n_shards=8)
+        model.shards = RayShards(env, n_shards=8, address="HEAD:6379")
+
+    A job whose worker is lost begins again in a new one: all that is random in it comes from its seed.
+
+    Args:
+        env: of all lifetimes; it is only asked for its arguments. n_shards: actors, of one core each.
+        address: see :func:`sb3_ext.distributed.connect`.
+    """
+
+    def __init__(self, env: LifetimeVecEnv, n_shards: int, address: str = "local") -> None:
+        parts = env.split(n_shards)  # says so if they can't be shared out
+        connect(address)
+        self._worker_class = import_ray().remote(num_cpus=1, max_restarts=0)(_Worker)
+        self._arguments = {"n_lifetimes": parts[0].num_envs, **parts[0].arguments}
+        for part in parts:
+            part.close()
+        self.workers = [self._make_worker() for _ in range(n_shards)]
+
+    def _make_worker(self) -> Any:
+        return self._worker_class.remote(self._arguments, torch.get_num_threads())
+
+    def run(self, network: RewardNetwork, jobs: Sequence[Job]) -> list[Result]:
+        """As :class:`sb3_ext.meta.collection.LocalShards`."""
+        ray = import_ray()
+        device = next(network.parameters()).device
+        sent = ray.put(deepcopy(network).cpu())
+
+        def replace(index: int) -> None:
+            self.workers[index] = self._make_worker()
+
+        results = run_again_if_lost(lambda index: self.workers[index].run.remote(sent, jobs[index]), len(jobs), replace)
+        return [
+            Result(tree_map(lambda part: part.to(device), result.lifetimes), result.infos, result.state) for result in results
+        ]
+
+    def close(self) -> None:
+        """Free the actors."""
+        ray = import_ray()
+        for worker in self.workers:
+            ray.kill(worker)
+        self.workers = []
+
+
+class _Worker:
+    """Holds the environments of one group."""
+
+    def __init__(self, arguments: dict[str, Any], n_threads: int) -> None:
+        torch.set_num_threads(n_threads)  # another number may round otherwise
+        self._env = LifetimeVecEnv(seed=0, **arguments)
+
+    def run(self, network: RewardNetwork, job: Job) -> Result:
+        result = collect(network, self._env, job)
+        assert result is not None
+        return result
