@@ -191,7 +191,7 @@ class LearnedReward(OnPolicyAlgorithm):
         gradient: Tensor,
         samples: Samples,
         clip_range_vf: float | None,
-        logs: dict[str, list[Tensor]],
+        logs: dict[str, list[float]],
     ) -> None:
         """η and V^ex: from ``gradient`` of −J^ex in ``advantages``, which depend on η; and on the targets of V^ex."""
         values = self.extrinsic_critic(samples.observations)
@@ -202,11 +202,11 @@ class LearnedReward(OnPolicyAlgorithm):
         self.reward_optimizer.zero_grad()
         self.extrinsic_optimizer.zero_grad()
         torch.autograd.backward([advantages, self.extrinsic_vf_coef * value_loss], [gradient, torch.ones_like(value_loss)])
-        logs["gradient_norm"].append(nn.utils.clip_grad_norm_(self.reward_network.parameters(), self.max_grad_norm))
+        logs["gradient_norm"].append(nn.utils.clip_grad_norm_(self.reward_network.parameters(), self.max_grad_norm).item())
         nn.utils.clip_grad_norm_(self.extrinsic_critic.parameters(), self.max_grad_norm)
         self.reward_optimizer.step()
         self.extrinsic_optimizer.step()
-        logs["extrinsic_value_loss"].append(value_loss.detach())
+        logs["extrinsic_value_loss"].append(value_loss.item())
 
     def _log_reward(self, rollout: Rollout) -> None:
         with torch.no_grad():

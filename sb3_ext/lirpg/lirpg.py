@@ -141,7 +141,8 @@ class LIRPG(LearnedReward, PPO):
         if self.clip_range_vf is not None:
             clip_range_vf = self.clip_range_vf(self._current_progress_remaining)  # type: ignore[operator]
         rollout = self._rollout(self.batch_size)
-        logs: dict[str, list[Tensor]] = defaultdict(list)
+        # Numbers and not tensors: those would lie scattered between the large ones, whose memory could not be used again.
+        logs: dict[str, list[float]] = defaultdict(list)
         for epoch in range(self.n_epochs):
             logs["approx_kl"] = []
             minibatches = rollout.minibatches(self.batch_size)
@@ -160,7 +161,7 @@ class LIRPG(LearnedReward, PPO):
         minibatches: Sequence[Tensor],
         clip_range: float,
         clip_range_vf: float | None,
-        logs: dict[str, list[Tensor]],
+        logs: dict[str, list[float]],
     ) -> bool:
         """A policy step on each minibatch and one of η and V^ex on all of them; False, and no more steps, beyond target_kl."""
 
@@ -175,12 +176,12 @@ class LIRPG(LearnedReward, PPO):
             entropy_loss = -torch.mean(-log_prob if entropy is None else entropy)
             loss = surrogate + self.ent_coef * entropy_loss + self.vf_coef * value_loss
             with torch.no_grad():
-                logs["approx_kl"].append(torch.mean((ratio - 1) - (log_prob - batch.old_log_prob)))
-                logs["clip_fraction"].append(torch.mean(((ratio - 1).abs() > clip_range).float()))
-            logs["policy_gradient_loss"].append(surrogate.detach())
-            logs["value_loss"].append(value_loss.detach())
-            logs["entropy_loss"].append(entropy_loss.detach())
-            logs["loss"] = [loss.detach()]  # of the last minibatch, as SB3 logs it
+                logs["approx_kl"].append(torch.mean((ratio - 1) - (log_prob - batch.old_log_prob)).item())
+                logs["clip_fraction"].append(torch.mean(((ratio - 1).abs() > clip_range).float()).item())
+            logs["policy_gradient_loss"].append(surrogate.item())
+            logs["value_loss"].append(value_loss.item())
+            logs["entropy_loss"].append(entropy_loss.item())
+            logs["loss"] = [loss.item()]  # of the last minibatch, as SB3 logs it
             return loss
 
         def extrinsic_loss(log_prob: Tensor, samples: Samples) -> Tensor:
@@ -193,7 +194,7 @@ class LIRPG(LearnedReward, PPO):
             if self.target_kl is not None and approx_kl > 1.5 * self.target_kl:
                 return False
             self._policy_step(gradient)
-        logs["extrinsic_loss"].append(result.outer_loss)
+        logs["extrinsic_loss"].append(result.outer_loss.item())
         self._reward_step(advantages, result.gradient["advantages"], concatenate(batches), clip_range_vf, logs)
         return True
 
@@ -204,12 +205,12 @@ class LIRPG(LearnedReward, PPO):
         return -torch.min(advantages * ratio, advantages * torch.clamp(ratio, 1 - clip_range, 1 + clip_range)).mean()
 
     def _log_training(
-        self, rollout: Rollout, logs: dict[str, list[Tensor]], clip_range: float, clip_range_vf: float | None
+        self, rollout: Rollout, logs: dict[str, list[float]], clip_range: float, clip_range_vf: float | None
     ) -> None:
         record = self.logger.record
         for name, values in logs.items():
             folder = "lirpg" if name in ("extrinsic_loss", "extrinsic_value_loss", "gradient_norm") else "train"
-            record(f"{folder}/{name}", np.mean([value.item() for value in values]))
+            record(f"{folder}/{name}", np.mean(values))
         self._log_reward(rollout)
         if hasattr(self.policy, "log_std"):
             record("train/std", torch.exp(self.policy.log_std).mean().item())

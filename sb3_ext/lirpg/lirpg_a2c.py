@@ -99,7 +99,7 @@ class LIRPGA2C(LearnedReward, A2C):
         self.policy.set_training_mode(True)
         self._update_learning_rates()
         rollout = self._rollout(self.n_steps * self.n_envs)
-        logs: dict[str, list[Tensor]] = defaultdict(list)
+        logs: dict[str, list[float]] = defaultdict(list)
 
         def policy_loss(
             values: Tensor, log_prob: Tensor, entropy: Tensor | None, batch: Samples, mixed: Tensor, returns: Tensor
@@ -127,7 +127,7 @@ class LIRPGA2C(LearnedReward, A2C):
             self.logger.record("train/std", torch.exp(self.policy.log_std).mean().item())
         self.logger.record("lirpg/extrinsic_loss", result.outer_loss.item())
         for name, (value,) in logs.items():
-            self.logger.record(f"lirpg/{name}", value.item())
+            self.logger.record(f"lirpg/{name}", value)
         self._log_reward(rollout)
 
     def learn(
