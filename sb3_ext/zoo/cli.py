@@ -9,6 +9,7 @@ import warnings
 import rl_zoo3.enjoy
 import rl_zoo3.train
 from rl_zoo3.utils import ALGOS
+from sb3_contrib import RecurrentPPO
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 
@@ -17,7 +18,7 @@ from sb3_ext.hrl import HRL
 from sb3_ext.intrinsic import IntrinsicPPO
 from sb3_ext.irpo import IRPO
 from sb3_ext.lirpg import LIRPG, LIRPGA2C
-from sb3_ext.meta import MetaReward
+from sb3_ext.meta import MAMLTRPO, MetaReward
 from sb3_ext.zoo.environments import import_envs, without_bonus
 from sb3_ext.zoo.manager import ExperimentManager
 
@@ -32,6 +33,8 @@ OUR_ALGOS: dict[str, type[BaseAlgorithm]] = {
     "ppo_live": PPO,  # with a live bonus: hyperparams/ppo_live.yml
     "a2c_live": A2C,
     "meta_reward": MetaReward,
+    "rl2": RecurrentPPO,  # on trials of several episodes: sb3_ext.meta.TrialVecEnv
+    "maml_trpo": MAMLTRPO,
 }
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from envs import tasks
 from envs.catalogue import METAWORLD_TASKS
 from sb3_ext.meta.lifetimes import LifetimeVecEnv
+from sb3_ext.meta.trials import TrialVecEnv
 
 NAMESPACE = "lifetime/"
 
@@ -52,6 +53,11 @@ def is_lifetime(env_id: str) -> bool:
 def make_lifetimes(env_id: str, n_lifetimes: int = 30, split: str = "train", **kwargs: Any) -> LifetimeVecEnv:
     """A :class:`LifetimeVecEnv` of a family by its id; ``kwargs`` are its arguments."""
     return LifetimeVecEnv(make_family(env_id, split), n_lifetimes, **kwargs)
+
+
+def make_trials(env_id: str, n_trials: int = 30, split: str = "train", **kwargs: Any) -> TrialVecEnv:
+    """A :class:`TrialVecEnv` of a family by its id; ``kwargs`` are its arguments."""
+    return TrialVecEnv(make_family(env_id, split), n_trials, **kwargs)
 
 
 class LifetimeEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from sb3_ext.distributed import RayShards
 from sb3_ext.zoo.environments import native_vec_env, without_bonus
-from sb3_ext.zoo.lifetimes import is_lifetime, make_lifetimes
+from sb3_ext.zoo.lifetimes import is_lifetime, make_lifetimes, make_trials
 
 # Arguments of ours that may be "lin_…", beside those that rl_zoo3 knows.
 SCHEDULES = {"target_kl", "temperature", "reward_learning_rate"}
@@ -65,7 +66,11 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         if is_lifetime(self.env_name.gym_id):
             split, kwargs = ("test", self.eval_env_kwargs) if eval_env else ("train", self.env_kwargs)
-            return make_lifetimes(self.env_name.gym_id, n_envs, seed=self.seed, **{"split": split, **kwargs})
+            make: Callable[..., VecEnv] = make_lifetimes
+            if self.algo in ("rl2", "maml_trpo"):
+                make, kwargs = make_trials, {"history": self.algo == "rl2", **kwargs}
+            env = make(self.env_name.gym_id, n_envs, seed=self.seed, **{"split": split, **kwargs})
+            return self._maybe_normalize(env, eval_env)
         env = super().create_envs(n_envs, eval_env, no_log)
         return without_bonus(env) if eval_env else env
 
