@@ -128,13 +128,22 @@ class PointGoal(TaskDistribution[PointGoalTask]):
 
     So a test goal lies up to 11° from the nearest training goal, on every side of the circle, and training covers three
     quarters of it. There are infinitely many tasks.
+
+    Args:
+        split: ``"train"`` or ``"test"``.
+        upper_half: goals with y > 0 only, half of the arcs: a family whose goals have something in common.
     """
 
     _example_id = "sparse/PointGoal-v0"
     has_vector_form = True
 
+    def __init__(self, split: str = "train", upper_half: bool = False) -> None:
+        super().__init__(split)
+        self.upper_half = upper_half
+
     def sample(self, rng: np.random.Generator) -> PointGoalTask:
-        arcs = [arc for arc in range(ARCS) if (arc % TEST_EVERY == TEST_EVERY - 1) == (self.split == "test")]
+        within = range(ARCS // 2 if self.upper_half else ARCS)
+        arcs = [arc for arc in within if (arc % TEST_EVERY == TEST_EVERY - 1) == (self.split == "test")]
         return PointGoalTask(float((rng.choice(arcs) + rng.random()) * 2 * math.pi / ARCS))
 
 

@@ -179,8 +179,7 @@ class LifetimeVecEnv(SharedVecEnv):
     def describe(self) -> dict[str, Any]:
         """Family, inner settings and environment arguments, JSON-ready: what a reward model was trained on."""
         family = {"class": type(self.family).__name__, "split": self.family.split}
-        if hasattr(self.family, "name"):
-            family["name"] = self.family.name
+        family |= {name: getattr(self.family, name) for name in ("name", "upper_half") if hasattr(self.family, name)}
         settings = asdict(self.settings)
         return {
             "family": family,
