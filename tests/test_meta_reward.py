@@ -143,7 +143,16 @@ def test_it_needs_lifetimes_to_pay() -> None:
 
 
 @pytest.mark.parametrize("signal", ["reward", "advantage"])
-@pytest.mark.parametrize("kwargs", [{}, {"imitation_iterations": 1}, {"n_shards": 2}], ids=["plain", "imitation", "shards"])
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"imitation_iterations": 1},
+        {"n_shards": 2},
+        {"policy_kwargs": {"network_kwargs": {**NETWORK, "bidirectional": True}}},
+    ],
+    ids=["plain", "imitation", "shards", "both ways"],
+)
 def test_it_trains_saves_and_continues_exactly(tmp_path: Path, signal: str, kwargs: dict[str, Any]) -> None:
     steps = 4 * 120
     kwargs = dict(baseline="step", **kwargs)
@@ -205,3 +214,20 @@ def test_the_scales_of_shards_make_one() -> None:
 def test_lifetimes_that_cant_be_shared_out_are_refused() -> None:
     with pytest.raises(ValueError, match="3 shards"):
         meta_reward(n_shards=3).learn(1)
+
+
+def test_what_is_paid_earlier_replaces_what_was_paid() -> None:
+    """A batch paid step by step, or all at its end: the agents learn the same."""
+    rng, ends = np.random.default_rng(0), []
+    payments = rng.normal(size=(120, 4)).astype(np.float32)
+    for at_once in (False, True):
+        env = lifetimes()
+        env.reset()
+        for step in range(119):
+            last_of_batch = (step + 1) % 40 == 0
+            if at_once and last_of_batch:
+                env.pay_earlier(payments[step - 39 : step])
+            given = payments[step] if last_of_batch or not at_once else np.zeros(4)
+            observations, *_ = env.step(given[:, None])
+        ends.append(observations["observation"])  # type: ignore[call-overload]
+    assert np.array_equal(*ends)

@@ -47,11 +47,13 @@ def learner(env: Any = None, model: RewardModel | None = None, **kwargs: Any) ->
     return MetaRewardPPO("MlpPolicy", env or point_goals(), **{**given, **kwargs})
 
 
-@pytest.mark.parametrize("success_memory", [False, True])
+@pytest.mark.parametrize(
+    "network", [{}, {"success_memory": True}, {"bidirectional": True}], ids=["plain", "memory", "both ways"]
+)
 @pytest.mark.parametrize("n_envs", [1, 3])
-def test_it_pays_what_the_model_gives_over_a_whole_lifetime(n_envs: int, success_memory: bool) -> None:
+def test_it_pays_what_the_model_gives_over_a_whole_lifetime(n_envs: int, network: dict[str, bool]) -> None:
     """The payments of three rollouts are those of one pass over all of their steps."""
-    agent = learner(point_goals(n_envs), reward_model(success_memory=success_memory))
+    agent = learner(point_goals(n_envs), reward_model(**network))
     seen: list[Any] = []
     original = agent._paymaster.pay
 
@@ -66,11 +68,18 @@ def test_it_pays_what_the_model_gives_over_a_whole_lifetime(n_envs: int, success
     assert payments.shape == (180 // n_envs, n_envs)
     assert observations[0].abs().max() == 0 and begins[0].all() and (begins.sum(0) > 5).all()
     last = torch.cat([torch.zeros(1, n_envs), payments[:-1]])
+    if "bidirectional" in network:
+        last = torch.zeros_like(last)
     scalars = torch.stack([densities.clamp(max=10), 3 * signals, last, 2 * begins], -1)
-    network = agent.reward_model.network
+    inputs = {"observation": observations, "action": actions, "scalars": scalars}
+    net, size = agent.reward_model.network, 60 // n_envs if "bidirectional" in network else 180 // n_envs
+    state, expected = net.begin(n_envs), []
     with torch.no_grad():
-        expected = network({"observation": observations, "action": actions, "scalars": scalars}, network.begin(n_envs)).mean
-    assert torch.allclose(payments, expected, atol=1e-5)
+        for start in range(0, len(last), size):
+            outputs = net({key: value[start : start + size] for key, value in inputs.items()}, state)
+            state = outputs.state
+            expected.append(outputs.mean)
+    assert torch.allclose(payments, torch.cat(expected), atol=1e-5)
     assert np.allclose(agent.rollout_buffer.rewards, payments[-60 // n_envs :].numpy())
 
 
@@ -195,6 +204,7 @@ def test_lifetimes_paid_by_a_model_are_evaluated() -> None:
     assert np.array_equal(one.payments, two.payments) and not np.array_equal(one.payments, other.payments)
     assert success_over_lifetimes(env, model, [0, 1], progress_bar=False)[0] == pytest.approx(one.success.mean(1))
     sparse = make_evaluation_env(PointGoal("test"), "sparse", 3, INNER, model.env)
-    assert not run_lifetimes(sparse, "sparse", 0).payments.any()
+    trace = run_lifetimes(sparse, "sparse", 0)
+    assert set(np.unique(trace.payments[~trace.done])) <= {0.0} and (trace.payments[trace.done] != 0).all()
     with pytest.raises(ValueError, match="pays agents"):
         make_evaluation_env(MetaWorldML1("reach"), model, 1)

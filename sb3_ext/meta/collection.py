@@ -95,35 +95,45 @@ def collect(network: RewardNetwork, env: LifetimeVecEnv, job: Job, on_step: OnSt
     observations: Any = env.reset()
     state, payments = network.begin(n, device), torch.zeros(n, device=device)
     taught = np.arange(n) < job.n_taught
-    steps: list[tuple[Any, ...]] = []
+    paid: list[tuple[Any, ...]] = []  # of one step or, bidirectional, of a batch: inputs, payments and the network's outputs
+    stepped: list[tuple[Any, ...]] = []
+    pending: list[dict[str, Tensor]] = []  # steps that are still to be paid
     for step in range(env.settings.lifetime):
         inputs = {key: torch.as_tensor(observations[key], device=device) for key in KEYS}
         inputs["scalars"][:, LAST_PAYMENT] = payments  # the network's own, also where the agent got something else
-        outputs = network({key: value[None] for key, value in inputs.items()}, state)
+        pending.append(inputs)
+        last, scale = env.last_step, env.mean_shaped()
+        shaped = [*(one[2] for one in stepped[len(stepped) - len(pending) + 1 :]), last.shaped]
         if step % env.settings.n_steps == 0:
-            noise = network.draw_noise(n, generator)
-        state, mean, std = outputs.state, outputs.mean[0], outputs.std[0]
-        payments = mean + network.noise(outputs, noise, generator)[0] if job.noise else mean
-        log_probs = normal_log_prob(payments, mean, std)
-        last, scale, given = env.last_step, env.mean_shaped(), payments.cpu().numpy()
-        if job.n_taught:
-            given = np.where(taught, squashed(last.shaped, scale), given)
+            drawn = network.draw_noise(n, generator)
+        given = np.zeros(n, np.float32)
+        if not network.bidirectional or (step + 1) % env.settings.n_steps == 0:
+            together = {key: torch.stack([one[key] for one in pending]) for key in KEYS}
+            outputs = network(together, state)
+            state, batch = outputs.state, outputs.mean
+            if job.noise:
+                batch = batch + network.noise(outputs, drawn, generator)
+            paid.append((together, batch, normal_log_prob(batch, outputs.mean, outputs.std), outputs.value))
+            due = np.where(taught, squashed(np.stack(shaped), scale), batch.cpu().numpy())
+            env.pay_earlier(due[:-1])
+            given, pending = due[-1], []
+            payments = payments if network.bidirectional else batch[0]
         observations, rewards, dones, infos = env.step(given[:, None])
-        steps.append((inputs, payments, log_probs, outputs.value[0], rewards, last.done, last.shaped))
+        stepped.append((rewards, last.done, last.shaped))
         if on_step is not None and not on_step(observations, rewards, dones, infos):
             return None
-    inputs_, *columns = zip(*steps, strict=True)
-    payments_, log_probs_, values = (torch.stack(column) for column in columns[:3])
-    rewards_, done, shaped = (torch.as_tensor(np.stack(column), device=device) for column in columns[3:])
+    inputs_, *columns = zip(*paid, strict=True)
+    payments_, log_probs, values = (torch.cat(column) for column in columns)
+    rewards_, done, shaped_ = (torch.as_tensor(np.stack(column), device=device) for column in zip(*stepped, strict=True))
     ended = done.long().cumsum(0)
     lifetimes = Lifetimes(
-        {key: torch.stack([step[key] for step in inputs_]) for key in KEYS},
+        {key: torch.cat([one[key] for one in inputs_]) for key in KEYS},
         payments_,
-        log_probs_,
+        log_probs,
         values,
         rewards_.float(),
         torch.cat([torch.zeros_like(ended[:1]), ended[:-1]]),
-        shaped.float(),
+        shaped_.float(),
         torch.as_tensor(scale, device=device),
         torch.as_tensor(taught, device=device),
     )

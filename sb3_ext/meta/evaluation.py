@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from sb3_ext.meta.collection import Job, collect
 from sb3_ext.meta.inner import InnerSettings
 from sb3_ext.meta.lifetimes import LifetimeVecEnv
-from sb3_ext.meta.policies import KEYS
 from sb3_ext.meta.reward_model import RewardModel
 
 Payer = RewardModel | Literal["sparse", "shaped"]
@@ -19,7 +19,10 @@ Payer = RewardModel | Literal["sparse", "shaped"]
 
 class Trace(NamedTuple):
     """One run of B lifetimes: observations ``[T, B, n_obs]`` (before each step), the rest ``[T, B]`` but for success
-    ``[n_batches, B]`` and tasks, B of them. shaped: the task's dense reward. done: an episode's last step."""
+    ``[n_batches, B]`` and tasks, B of them.
+
+    shaped: the task's dense reward. done: an episode's last step, or the lifetime's.
+    """
 
     observations: np.ndarray
     payments: np.ndarray
@@ -51,25 +54,31 @@ def make_evaluation_env(
     return LifetimeVecEnv(family, n_lifetimes, signal, settings=settings, env_kwargs=env_kwargs, n_jobs=n_jobs, seed=0)
 
 
-@torch.no_grad()
 def run_lifetimes(env: LifetimeVecEnv, payer: Payer, seed: int) -> Trace:
     """B whole lifetimes, paid the model's mean reward (or by the task), from one ``seed``."""
+    if isinstance(payer, RewardModel):
+        result = collect(payer.network, env, Job(seed, n_taught=0, noise=False, state=env.get_state()))
+        assert result is not None
+        lifetimes, infos = result.lifetimes, result.infos
+        done = torch.diff(lifetimes.episodes, dim=0, append=lifetimes.episodes[-1:] + 1) > 0
+        columns = [lifetimes.inputs["observation"], lifetimes.payments, lifetimes.shaped, done]
+        observations, payments, shaped, ends = (column.numpy() for column in columns)
+        return Trace(observations, payments, shaped, ends, *_told(infos))
     env.seed(seed)
-    observations: Any = env.reset()
-    n, steps = env.num_envs, []
-    tasks = env.tasks
-    network = payer.network if isinstance(payer, RewardModel) else None
-    state = () if network is None else network.begin(n)
-    payments = np.zeros((n, 1), np.float32)
+    seen: Any = env.reset()
+    nothing, steps = np.zeros((env.num_envs, 1), np.float32), []
     for _ in range(env.settings.lifetime):
-        if network is not None:
-            outputs = network({key: torch.as_tensor(observations[key])[None] for key in KEYS}, state)
-            state, payments = outputs.state, outputs.mean[0][:, None].numpy()
-        seen, last = observations["observation"], env.last_step
-        observations, _, _, infos = env.step(payments)
-        steps.append((seen, payments[:, 0], last.shaped, last.done))
-    seen, paid, shaped, done = (np.stack(column) for column in zip(*steps, strict=True))
-    return Trace(seen, paid, shaped, done, np.array([info["lifetime"]["success"] for info in infos]).T, tasks)
+        last, before = env.last_step, seen["observation"]
+        seen, _, _, infos = env.step(nothing)
+        paid = last.shaped if payer == "shaped" else last.signal
+        steps.append((before, paid, last.shaped, last.done))
+    observations, payments, shaped, ends = (np.stack(column) for column in zip(*steps, strict=True))
+    return Trace(observations, payments, shaped, ends, *_told(infos))
+
+
+def _told(infos: list[dict[str, Any]]) -> tuple[np.ndarray, list[Any]]:
+    told = [info["lifetime"] for info in infos]
+    return np.array([one["success"] for one in told]).T, [one["task"] for one in told]
 
 
 def success_over_lifetimes(env: LifetimeVecEnv, payer: Payer, seeds: Iterable[int], progress_bar: bool = True) -> np.ndarray:

@@ -147,6 +147,11 @@ class LifetimeVecEnv(SharedVecEnv):
             observations = self._inner_step()
         return observations, rewards, np.full(self.num_envs, done), infos
 
+    def pay_earlier(self, payments: np.ndarray) -> None:
+        """Replace what the agents were paid for the last k steps of the running inner batch, ``[k, B]``."""
+        if len(payments):
+            self._paid[-len(payments) :] = self._tensor(payments).unbind()
+
     def close(self) -> None:
         self._batch.close()
 

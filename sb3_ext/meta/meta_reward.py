@@ -345,10 +345,12 @@ class MetaReward(IterationCheckpoint, BaseAlgorithm):
         """(steps, outputs) of successive stretches, the state carried over without its graph; the first is a random part of
         one, so that the cuts lie elsewhere each time."""
         steps, n = lifetimes.payments.shape
-        offset = int(torch.randint(1, self.chunk + 1, (), generator=self._generator, device=self.device))
+        size, offset = self.chunk, int(torch.randint(1, self.chunk + 1, (), generator=self._generator, device=self.device))
+        if self.policy.network.bidirectional:  # whole inner batches
+            size = offset = self.lifetimes.settings.n_steps
         state = self.policy.network.begin(n, self.device)
         start = 0
-        for end in (*range(offset, steps, self.chunk), steps):
+        for end in (*range(offset, steps, size), steps):
             part = slice(start, end)
             outputs = self.policy.network({key: value[part] for key, value in lifetimes.inputs.items()}, state)
             yield part, outputs

@@ -42,6 +42,8 @@ class RewardNetwork(nn.Module):
         use_sde: state-dependent noise, as SB3's gSDE: payments are mean + W · f, f the last hidden layer of the mean's head,
             and W drawn for every inner batch, so that what is explored are other reward *functions*; std follows from the
             learned deviations of W.
+        bidirectional: not in the paper: the inputs of a call are a whole inner batch, and each step is paid knowing what came
+            after it there. The last payment is no input then (it stays 0).
         success_memory: not in the paper: two more inputs, the mean observation of the lifetime's paid steps so far (signal
             above 0) and whether there was one; and the heads see the second encoder's output beside the LSTM's. Where the goal
             is need not be learned to be remembered then, only to be used.
@@ -60,6 +62,7 @@ class RewardNetwork(nn.Module):
         min_std: float = 0.0,
         success_memory: bool = False,
         use_sde: bool = False,
+        bidirectional: bool = False,
     ) -> None:
         super().__init__()
         self.n_obs, self.n_actions, self.n_scalars = n_obs, n_actions, n_scalars
@@ -70,7 +73,10 @@ class RewardNetwork(nn.Module):
             self.encoders.append(nn.Linear(width, size))
             width = size + n_scalars
         self.lstm = nn.LSTM(width, lstm_size)
-        n_features = lstm_size + (width if success_memory else 0)
+        self.bidirectional = bidirectional
+        if bidirectional:
+            self.backward_lstm = nn.LSTM(width, lstm_size)
+        n_features = lstm_size * (1 + bidirectional) + (width if success_memory else 0)
         self.mean_head = nn.Sequential(*create_mlp(n_features, 1, list(mean_arch), nn.ReLU))
         self.use_sde = use_sde
         if use_sde:
@@ -105,6 +111,9 @@ class RewardNetwork(nn.Module):
         for encoder in self.encoders:
             x = torch.cat([torch.relu(encoder(x)), scalars], -1)
         features, (hidden, cell) = self.lstm(x, (hidden, cell))
+        if self.bidirectional:
+            backward, _ = self.backward_lstm(x.flip(0))
+            features = torch.cat([features, backward.flip(0)], -1)
         if self.success_memory:
             features = torch.cat([features, x], -1)
         last_hidden = self.mean_head[:-1](features)

@@ -126,7 +126,9 @@ class Paymaster:
         parts = [torch.as_tensor(part, device=self.device) for part in self.memory]
         state: State = tuple(parts[:-1])
         payment, payments = parts[-1], []
-        fixed = torch.stack([densities.clamp(max=MAX_DENSITY), 3.0 * signals, torch.zeros_like(signals), 2.0 * begins], -1)
+        if self.network.bidirectional:
+            return self._pay_at_once(observations, actions, densities, signals, begins, tuple(parts[:-1]))
+        fixed = _scalars(densities, signals, torch.zeros_like(signals), begins)
         for observation, action, scalars in zip(observations, actions, fixed, strict=True):
             scalars[:, 2] = payment
             inputs = {"observation": observation[None], "action": action[None], "scalars": scalars[None]}
@@ -135,3 +137,15 @@ class Paymaster:
             payments.append(payment)
         self.memory = tuple(part.cpu().numpy() for part in (*state, payment))
         return torch.stack(payments).cpu().numpy()
+
+    def _pay_at_once(self, observations: Tensor, actions: Tensor, *scalars_and_state: Any) -> np.ndarray:
+        densities, signals, begins, state = scalars_and_state
+        scalars = _scalars(densities, signals, torch.zeros_like(signals), begins)
+        outputs = self.network({"observation": observations, "action": actions, "scalars": scalars}, state)
+        self.memory = (*(part.cpu().numpy() for part in outputs.state), self.memory[-1])
+        return outputs.mean.cpu().numpy()
+
+
+def _scalars(densities: Tensor, signals: Tensor, payments: Tensor, begins: Tensor) -> Tensor:
+    """``[T, B, 4]``, as ``LifetimeVecEnv`` observes them."""
+    return torch.stack([densities.clamp(max=MAX_DENSITY), 3.0 * signals, payments, 2.0 * begins], -1)
