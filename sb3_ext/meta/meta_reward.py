@@ -63,6 +63,7 @@ class MetaReward(IterationCheckpoint, BaseAlgorithm):
             from these lifetimes only what comes after their first success: before it the way that such an agent takes gives
             the goal away, and who imitates that later rewards an agent for going wherever it goes. 0: the paper.
 
+        imitation_learning_rate: at the start; it falls to 0, so that the luck of a few tasks averages out.
         n_shards: groups in which the lifetimes are run, with seeds and a scale of the objective of their own; one group is the
             fastest on one machine, several can be spread over many (``sb3_ext.distributed``) with the same result.
 
@@ -327,7 +328,7 @@ class MetaReward(IterationCheckpoint, BaseAlgorithm):
         """Regress the payments on the dense reward, in units of its mean size; of taught agents after their first success."""
         self.policy.set_training_mode(True)
         for group in self.policy.optimizer.param_groups:
-            group["lr"] = self.imitation_learning_rate
+            group["lr"] = self.imitation_learning_rate * (1 - self._iteration / self.imitation_iterations)
         targets = torch.as_tensor(squashed(lifetimes.shaped.cpu().numpy(), lifetimes.scale.cpu().numpy()), device=self.device)
         counts = (lifetimes.inputs["scalars"][..., SIGNAL] > 0).cumsum(0) > 0
         counts[:, ~lifetimes.taught] = True
