@@ -33,6 +33,7 @@ from sb3_ext.meta.collection import (
 )
 from sb3_ext.meta.lifetimes import LifetimeVecEnv
 from sb3_ext.meta.policies import SIGNAL, MetaRewardPolicy
+from sb3_ext.meta.record import MEAN_OBJECTIVE
 from sb3_ext.meta.reward_model import RewardModel
 
 SelfMetaReward = TypeVar("SelfMetaReward", bound="MetaReward")
@@ -267,9 +268,8 @@ class MetaReward(IterationCheckpoint, BaseAlgorithm):
     def _advantages(self, lifetimes: Lifetimes, env: LifetimeVecEnv) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised advantages, value targets and where they are defined, ``[T, B]``."""
         paper = paper_horizons(env.settings.n_steps)
-        # Per unit of the objective's mean size: values then are of the order of a lifetime's episodes.
         result = meta_advantage(
-            lifetimes.rewards * self._reward_scale(lifetimes.rewards),
+            lifetimes.rewards * self._reward_scale(lifetimes, env),
             lifetimes.values,
             lifetimes.episodes,
             steps_per_update=env.settings.n_steps,
@@ -289,9 +289,12 @@ class MetaReward(IterationCheckpoint, BaseAlgorithm):
         chosen = advantages[defined]
         return (advantages - chosen.mean()) / (chosen.std() + 1e-8), targets, defined
 
-    @staticmethod
-    def _reward_scale(rewards: Tensor) -> Tensor:
-        return 1 / rewards.abs().mean().clamp(min=1e-12)
+    def _reward_scale(self, lifetimes: Lifetimes, env: LifetimeVecEnv) -> float:
+        """By which values become of the order of 1: the critic shares the LSTM, and errors of another size would drown the
+        gradient of the payments in the clip of its norm."""
+        steps, last_episode = len(lifetimes.rewards), float(lifetimes.episodes[-1].float().mean()) + 1
+        n_episodes = min(last_episode, 1 / max(1 - self.episode_gamma, 1e-9))  # that count
+        return 1 / n_episodes if env.objective == "sparse" else last_episode / (n_episodes * steps * MEAN_OBJECTIVE)
 
     def _train(self, lifetimes: Lifetimes, env: LifetimeVecEnv) -> None:
         """PPO by truncated back-propagation through time."""
@@ -332,12 +335,14 @@ class MetaReward(IterationCheckpoint, BaseAlgorithm):
         targets = torch.as_tensor(squashed(lifetimes.shaped.cpu().numpy(), lifetimes.scale.cpu().numpy()), device=self.device)
         counts = (lifetimes.inputs["scalars"][..., SIGNAL] > 0).cumsum(0) > 0
         counts[:, ~lifetimes.taught] = True
+        _, values, defined = self._advantages(lifetimes, self.lifetimes)
         losses = []
         for _epoch in range(self.n_epochs):
             for part, outputs in self._chunks(lifetimes):
                 errors = (outputs.mean - targets[part]).square() * counts[part]
                 loss = errors.sum() / counts[part].sum().clamp(min=1)
-                self._descend(loss)
+                value_errors = (outputs.value - values[part]).square() * defined[part]
+                self._descend(loss + self.vf_coef * value_errors.sum() / defined[part].sum().clamp(min=1))
                 losses.append(float(loss.detach()))
             self._n_updates += 1
         self.logger.record("train/imitation_loss", float(np.mean(losses)))
