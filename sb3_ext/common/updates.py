@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import Tensor
-from torch.func import vjp
+from torch.func import vjp, vmap
 
 Params = dict[str, Tensor]
 State = dict[str, Any]
@@ -39,6 +40,13 @@ def clip_by_global_norm(tree: Params, max_norm: float | None) -> Params:
     norm = torch.sqrt(torch.where(clipped, squared, torch.ones_like(squared)))
     scale = torch.where(clipped, max_norm / (norm + 1e-6), torch.ones_like(squared))
     return {name: value * scale for name, value in tree.items()}
+
+
+def clip_by_each_norm(tree: Params, max_norm: float | None) -> Params:
+    """:func:`clip_by_global_norm` of stacked networks ``[B, ...]``, each by its own norm; ``None`` leaves them as they are."""
+    if max_norm is None:
+        return tree
+    return vmap(partial(clip_by_global_norm, max_norm=max_norm))(tree)
 
 
 @torch.no_grad()

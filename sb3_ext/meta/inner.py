@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from gymnasium import spaces
@@ -74,6 +75,17 @@ class InnerBatch:
     done: Tensor
 
 
+class Minibatch(NamedTuple):
+    """m steps of each of B agents, of its own choice: observations ``[B, m, n_obs]``, actions ``[B, m, n_actions]``, the rest
+    ``[B, m]``. returns: the critic's targets, if there is one."""
+
+    observations: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    advantages: Tensor
+    returns: Tensor | None
+
+
 class InnerAgents:
     """B actor-critics (tanh, weights initialised as SB3 does) and their optimiser, Adam.
 
@@ -121,22 +133,23 @@ class InnerAgents:
         # One Adam over stacked weights is B Adams: it works on each number by itself.
         self.optimizer = torch.optim.Adam(self.params.values(), lr=settings.learning_rate, eps=1e-5)
 
-    def outputs(self, observations: Tensor) -> Tensor:
-        """Observations ``[B, n, n_obs]`` → parameters of the action distributions ``[B, n, P]``."""
-        outputs = self._forward("pi", observations)
-        if "log_std" in self.params:
-            log_std = self.params["log_std"].clamp(*LOG_STD_RANGE)[:, None]
+    def outputs(self, observations: Tensor, params: Params | None = None) -> Tensor:
+        """Observations ``[B, n, n_obs]`` → parameters of the action distributions ``[B, n, P]``; ``params``: other weights."""
+        params = self.params if params is None else params
+        outputs = self._forward("pi", observations, params)
+        if "log_std" in params:
+            log_std = params["log_std"].clamp(*LOG_STD_RANGE)[:, None]
             outputs = torch.cat([outputs, log_std.expand_as(outputs)], -1)
         return outputs
 
-    def values(self, observations: Tensor) -> Tensor:
+    def values(self, observations: Tensor, params: Params | None = None) -> Tensor:
         """``[B, n, n_obs]`` → ``[B, n]``."""
-        return self._forward("vf", observations)[..., 0]
+        return self._forward("vf", observations, self.params if params is None else params)[..., 0]
 
-    def _forward(self, name: str, x: Tensor) -> Tensor:
+    def _forward(self, name: str, x: Tensor, params: Params) -> Tensor:
         n_layers = len(self.settings.net_arch) + 1
         for layer in range(n_layers):
-            weight, bias = self.params[f"{name}.{layer}.weight"], self.params[f"{name}.{layer}.bias"]
+            weight, bias = params[f"{name}.{layer}.weight"], params[f"{name}.{layer}.bias"]
             x = torch.baddbmm(bias[:, None], x, weight.mT)
             x = torch.tanh(x) if layer < n_layers - 1 else x
         return x
@@ -152,14 +165,13 @@ class InnerAgents:
         actions = self.distribution.sample(outputs, noise[:, None])
         return actions[:, 0], self.distribution.log_prob(outputs, actions)[:, 0], self.values(observations[:, None])[:, 0]
 
-    @torch.no_grad()
-    def advantages(self, batch: InnerBatch, last_observations: Tensor) -> tuple[Tensor, Tensor]:
-        """Advantages and λ-returns ``[T, B]``.
+    def advantages(self, batch: InnerBatch, last_observations: Tensor, params: Params | None = None) -> tuple[Tensor, Tensor]:
+        """Advantages and λ-returns ``[T, B]``, differentiable in the rewards and not in the weights.
 
         Args:
             last_observations: ``[B, n_obs]`` after the batch, for an episode that goes on there.
         """
-        last = self.values(last_observations[:, None])[:, 0]
+        last = self.values(last_observations[:, None], params)[:, 0].detach()
         next_values = torch.cat([batch.values[1:], last[None]])
         advantages = generalized_advantage_estimation(
             batch.rewards, batch.values, next_values, batch.done, batch.done, self.settings.gamma, self.settings.gae_lambda
@@ -175,38 +187,54 @@ class InnerAgents:
                 does: ⌈T / n_minibatches⌉ steps each, the last with what is left.
             are_advantages: ``batch.rewards`` are the advantages; there is no critic then.
         """
-        settings = self.settings
-        if are_advantages:
-            advantages, returns = batch.rewards, None
-        else:
-            advantages, returns = self.advantages(batch, last_observations)
-        size = math.ceil(len(batch.done) / settings.n_minibatches)
-        agent = torch.arange(self.n_agents, device=order.device)[:, None]
-        data = [x.transpose(0, 1) for x in (batch.observations, batch.actions, batch.log_probs, advantages)]
-        targets = None if returns is None else returns.T
-        for epoch in order:
-            for steps in epoch.T.split(size, 1):  # [B, m]
-                observations, actions, old_log_probs, advantage = (x[agent, steps] for x in data)
-                if settings.normalize_advantage and not are_advantages and steps.shape[1] > 1:
-                    deviation = advantage.std(1, keepdim=True)
-                    advantage = (advantage - advantage.mean(1, keepdim=True)) / (deviation + 1e-8)
-                loss = self._policy_loss(observations, actions, old_log_probs, advantage)
-                if targets is not None:
-                    errors = targets[agent, steps] - self.values(observations)
-                    loss = loss + settings.vf_coef * errors.square().mean(1)
-                self.optimizer.zero_grad()
-                loss.sum().backward()  # the agents share nothing, so each gets the gradient of its own loss
-                clip_each_(list(self.params.values()), settings.max_grad_norm, n_leading=1)
-                self.optimizer.step()
+        advantages, returns = (batch.rewards, None) if are_advantages else self.advantages(batch, last_observations)
+        for steps in self.minibatch_steps(order):
+            self.optimizer.zero_grad()
+            loss = self.loss(self.minibatch(batch, advantages, returns, steps))
+            loss.sum().backward()  # the agents share nothing, so each gets the gradient of its own loss
+            clip_each_(list(self.params.values()), self.settings.max_grad_norm, n_leading=1)
+            self.optimizer.step()
 
-    def _policy_loss(self, observations: Tensor, actions: Tensor, old_log_probs: Tensor, advantages: Tensor) -> Tensor:
-        """PPO's clipped surrogate, less the entropy bonus: ``[B]``."""
-        outputs = self.outputs(observations)
+    def minibatch_steps(self, order: Tensor) -> list[Tensor]:
+        """The steps ``[B, m]`` of each minibatch of an update; order: as for :meth:`update`."""
+        size = math.ceil(order.shape[1] / self.settings.n_minibatches)
+        return [steps for epoch in order for steps in epoch.T.split(size, 1)]
+
+    def minibatch(self, batch: InnerBatch, advantages: Tensor, returns: Tensor | None, steps: Tensor) -> Minibatch:
+        """Some steps ``[B, m]`` of a batch, whose advantages and returns are ``[T, B]``."""
+        agent = torch.arange(self.n_agents, device=steps.device)[:, None]
+        columns = (batch.observations, batch.actions, batch.log_probs, advantages)
+        observations, actions, log_probs, chosen = (x.transpose(0, 1)[agent, steps] for x in columns)
+        return Minibatch(observations, actions, log_probs, chosen, None if returns is None else returns.T[agent, steps])
+
+    def loss(self, minibatch: Minibatch, params: Params | None = None) -> Tensor:
+        """PPO's, of each agent ``[B]``; differentiable in weights, advantages and returns. Without returns there is no critic,
+        and the advantages are taken as they are."""
+        observations, actions, old_log_probs, advantages, returns = minibatch
+        if self.settings.normalize_advantage and returns is not None and advantages.shape[1] > 1:
+            deviation = advantages.std(1, keepdim=True)
+            advantages = (advantages - advantages.mean(1, keepdim=True)) / (deviation + 1e-8)
+        loss = self.policy_loss(observations, actions, old_log_probs, advantages, params, self.settings.ent_coef)
+        if returns is not None:
+            loss = loss + self.settings.vf_coef * (returns - self.values(observations, params)).square().mean(1)
+        return loss
+
+    def policy_loss(
+        self,
+        observations: Tensor,
+        actions: Tensor,
+        old_log_probs: Tensor,
+        advantages: Tensor,
+        params: Params | None = None,
+        ent_coef: float = 0.0,
+    ) -> Tensor:
+        """PPO's clipped surrogate, less an entropy bonus: ``[B]``; arguments as in :class:`Minibatch`."""
+        outputs = self.outputs(observations, params)
         ratio = torch.exp(self.distribution.log_prob(outputs, actions) - old_log_probs)
         clip = self.settings.clip_range
         loss = -torch.min(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages).mean(1)
-        if self.settings.ent_coef:
-            loss = loss - self.settings.ent_coef * self.distribution.entropy(outputs).mean(1)
+        if ent_coef:
+            loss = loss - ent_coef * self.distribution.entropy(outputs).mean(1)
         return loss
 
 

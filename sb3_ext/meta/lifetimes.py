@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -49,6 +49,9 @@ class LifetimeVecEnv(SharedVecEnv):
         settings: of the inner loop, or a dict of what differs from :class:`InnerSettings`'s defaults.
         env_kwargs: for every environment, ``{"max_episode_steps": 25}`` for instance.
         n_jobs: processes for environments that have no vectorised form. device: of the inner networks.
+
+    ``before_update``, if set, is called with what ``agents.update`` is about to get: the batch, the observations after it and
+    the order of its steps.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class LifetimeVecEnv(SharedVecEnv):
         )
         self._batch: TaskBatch = make_task_batch(family, self.env_kwargs, n_jobs)
         self._record = LifetimeRecord(n_lifetimes, self.settings.n_steps, self.settings.n_batches, objective)
+        self.before_update: Callable[[InnerBatch, Tensor, Tensor], None] | None = None
         self._reset_count, self._base_seed = 0, 0
         super().__init__(n_lifetimes, observation_space, spaces.Box(-BOUND, BOUND, (1,), np.float32))
         self.seed(seed if seed is not None else int(np.random.randint(2**31 - 1)))
@@ -234,6 +238,8 @@ class LifetimeVecEnv(SharedVecEnv):
         observations, actions, log_probs, values, done = (torch.stack(parts) for parts in zip(*self._steps, strict=True))
         batch = InnerBatch(observations, actions, log_probs, values, torch.stack(self._paid), done.bool())
         order = draw_order(self.settings.n_epochs, self.settings.n_steps, self.num_envs, self._generator)
+        if self.before_update is not None:
+            self.before_update(batch, self._inner_observations, order)
         self.agents.update(batch, self._inner_observations, order, are_advantages=self.signal == "advantage")
         self._steps, self._paid = [], []
 
