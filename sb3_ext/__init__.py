@@ -4,7 +4,7 @@ from sb3_ext.hrl import HRL
 from sb3_ext.intrinsic import IntrinsicPPO, IntrinsicReplayBuffer
 from sb3_ext.irpo import IRPO
 from sb3_ext.lirpg import LIRPG, LIRPGA2C
-from sb3_ext.meta import MetaReward, MetaRewardPPO
+from sb3_ext.meta import MetaGradientReward, MetaReward, MetaRewardPPO
 
 __all__ = [
     "CLN",
@@ -15,6 +15,7 @@ __all__ = [
     "FrozenReward",
     "IntrinsicPPO",
     "IntrinsicReplayBuffer",
+    "MetaGradientReward",
     "MetaReward",
     "MetaRewardPPO",
 ]

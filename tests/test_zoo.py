@@ -39,7 +39,7 @@ def test_train_then_enjoy(tmp_path):
     assert 60_000 <= model.num_timesteps < 60_000 + 100_000
 
 
-WITHOUT_GRIDS = {"meta_reward", "rl2", "maml_trpo", "ppo_live", "a2c_live"}
+WITHOUT_GRIDS = {"meta_reward", "meta_gradient_reward", "rl2", "maml_trpo", "ppo_live", "a2c_live"}
 
 
 @pytest.mark.parametrize("algo", sorted({path.stem for path in HYPERPARAMS.glob("*.yml")} - WITHOUT_GRIDS))
@@ -130,13 +130,13 @@ def test_enjoy_and_train_know_rl_zoo3s_flags(tmp_path):
     assert "--load-best" in run("enjoy", "--help", cwd=tmp_path).stdout
 
 
-@pytest.mark.parametrize("algo", ["meta_reward", "rl2", "maml_trpo"])
+@pytest.mark.parametrize("algo", ["meta_reward", "meta_gradient_reward", "rl2", "maml_trpo"])
 def test_meta_learners_are_trained_from_the_command_line(tmp_path, algo):
     settings = "n_steps=20, n_batches=2"
-    if algo == "meta_reward":
+    if algo.startswith("meta_"):
         settings = f"settings=dict({settings}, n_epochs=1, n_minibatches=2)"
     params = ["n_envs:4", f"env_kwargs:dict({settings}, env_kwargs=dict(max_episode_steps=10))"]
-    params += {"meta_reward": ["n_epochs:1"], "rl2": ["n_steps:20", "batch_size:40"], "maml_trpo": []}[algo]
+    params += {"rl2": ["n_steps:20", "batch_size:40"], "maml_trpo": []}.get(algo, ["n_epochs:1"])
     arguments = ["train", "--algo", algo, "--env", "lifetime/PointGoal-v0", "-n", "320", "--eval-freq", "40"]
     run(*arguments, "--eval-episodes", "1", "-params", *params, cwd=tmp_path)
     folder = tmp_path / "logs" / algo / "lifetime-PointGoal-v0_1"

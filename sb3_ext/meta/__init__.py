@@ -4,6 +4,7 @@ from sb3_ext.meta.inner import InnerSettings
 from sb3_ext.meta.lifetimes import LifetimeVecEnv
 from sb3_ext.meta.maml import MAMLTRPO
 from sb3_ext.meta.maml_policy import MAMLPolicy
+from sb3_ext.meta.meta_gradient_reward import MetaGradientReward
 from sb3_ext.meta.meta_reward import MetaReward
 from sb3_ext.meta.meta_reward_ppo import MetaRewardPPO
 from sb3_ext.meta.policies import MetaRewardPolicy
@@ -15,6 +16,7 @@ __all__ = [
     "InnerSettings",
     "LifetimeVecEnv",
     "MAMLPolicy",
+    "MetaGradientReward",
     "MetaReward",
     "MetaRewardPPO",
     "MetaRewardPolicy",

@@ -18,7 +18,7 @@ from sb3_ext.hrl import HRL
 from sb3_ext.intrinsic import IntrinsicPPO
 from sb3_ext.irpo import IRPO
 from sb3_ext.lirpg import LIRPG, LIRPGA2C
-from sb3_ext.meta import MAMLTRPO, MetaReward
+from sb3_ext.meta import MAMLTRPO, MetaGradientReward, MetaReward
 from sb3_ext.zoo.environments import import_envs, without_bonus
 from sb3_ext.zoo.manager import ExperimentManager
 
@@ -33,6 +33,7 @@ OUR_ALGOS: dict[str, type[BaseAlgorithm]] = {
     "ppo_live": PPO,  # with a live bonus: hyperparams/ppo_live.yml
     "a2c_live": A2C,
     "meta_reward": MetaReward,
+    "meta_gradient_reward": MetaGradientReward,
     "rl2": RecurrentPPO,  # on trials of several episodes: sb3_ext.meta.TrialVecEnv
     "maml_trpo": MAMLTRPO,
 }

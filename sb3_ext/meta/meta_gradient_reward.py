@@ -1,0 +1,160 @@
+"""MetaGradientReward: learn how to pay a learner, by differentiating through what it learns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from torch import Tensor
+
+from sb3_ext.common.arguments import check_range
+from sb3_ext.meta.adaptation import linear_baseline, normalized_advantages
+from sb3_ext.meta.collection import Job, Lifetimes, collect
+from sb3_ext.meta.inner import InnerAgents, InnerBatch, Minibatch
+from sb3_ext.meta.lifetime_algorithm import LifetimeAlgorithm
+from sb3_ext.meta.lifetimes import LifetimeVecEnv
+from sb3_ext.meta.policies import MetaRewardPolicy
+from sb3_ext.meta.reward_gradient import InnerUpdate, advantage_gradient
+
+
+class MetaGradientReward(LifetimeAlgorithm):
+    """Train an LSTM to pay PPO agents by a meta-gradient: the counterpart of :class:`MetaReward`, which is black-box.
+
+    An iteration runs the B lifetimes of a :class:`LifetimeVecEnv`. Every inner batch but the last is followed by an update of
+    the agents, θ → θ'(η), on payments r_η; η descends −J(θ'(η)), PPO's clipped loss with the advantages of the task's own
+    dense reward (``info["shaped_reward"]``, known in meta-training only). So does LIRPG (Zheng, Oh & Singh, arXiv 1804.06459)
+    within one task. Here one network pays on many, of which it sees what the black box sees: the sparse signal.
+
+    θ' comes from the first ``n_unroll`` minibatch steps of the update; the agents make all of it, as on any other payments. J
+    is estimated on the batch that was paid, with the importance ratio of θ' to θ: so a batch serves for many steps of η,
+    each with payments and a θ' of its own. What an update does to later ones is not seen: exploring that pays off only
+    after the next update is not learned by this, and can be by the black box.
+
+    Args:
+        policy: ``"MlpLstmPolicy"`` or a subclass of :class:`MetaRewardPolicy`.
+        env: a :class:`LifetimeVecEnv` with ``signal="reward"`` or ``"advantage"``.
+        learning_rate: of η, one step for each inner batch; back-propagation through the LSTM stops at its beginning.
+        n_epochs: passes over the lifetimes of an iteration.
+        n_unroll: minibatch steps that are differentiated. Default: an epoch of PointGoal's agents. Many are not better: at
+            the end of an update PPO's clip leaves little to differentiate.
+        unroll_learning_rate: these are plain gradient steps; ``None``: the agents' own Adam steps. The first step of a new
+            Adam is the gradient's sign, and what its derivative says (second moment held fixed) is mostly noise.
+        gae_lambda: of the task's advantages; smaller than the agents', since these are only to tell good steps from bad.
+        max_grad_norm: of η's gradient, to which every agent contributes alike, whatever the size of its own.
+
+    The others are as in SB3. Logs ``train/outer_loss`` (−J(θ'), 0 for an update without effect), ``train/gradient_norm``
+    and ``train/payment_std``.
+
+    Raises:
+        ValueError: for an argument out of range and for an environment of another kind.
+    """
+
+    def __init__(
+        self,
+        policy: str | type[MetaRewardPolicy],
+        env: GymEnv | str | None,
+        learning_rate: float | Schedule = 1e-3,
+        n_epochs: int = 4,
+        n_unroll: int = 4,
+        unroll_learning_rate: float | None = 0.1,
+        gae_lambda: float = 0.5,
+        max_grad_norm: float = 0.5,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        for name, count in (("n_epochs", n_epochs), ("n_unroll", n_unroll)):
+            check_range(name, count, 1, integer=True)
+        if unroll_learning_rate is not None:
+            check_range("unroll_learning_rate", unroll_learning_rate, 0, open_low=True)
+        check_range("gae_lambda", gae_lambda, 0, 1)
+        check_range("max_grad_norm", max_grad_norm, 0, open_low=True)
+        self.n_epochs, self.n_unroll, self.unroll_learning_rate = n_epochs, n_unroll, unroll_learning_rate
+        self.gae_lambda, self.max_grad_norm = gae_lambda, max_grad_norm
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=_init_setup_model,
+        )
+
+    def _iterate(self, env: LifetimeVecEnv, callback: BaseCallback, seed: int) -> bool:
+        callback.on_rollout_start()
+        updates: list[InnerUpdate] = []
+
+        def note(batch: InnerBatch, last_observations: Tensor, order: Tensor) -> None:
+            updates.append(InnerUpdate.of(env.agents, batch, last_observations, order, env.signal == "advantage"))
+
+        env.before_update = note
+        try:
+            job = Job(seed, n_taught=0, noise=False, state=env.get_state())
+            result = collect(self.policy.network, env, job, self._step_counter(env, callback))
+        finally:
+            env.before_update = None
+        if result is None:
+            return False
+        self._note_lifetimes(result.infos)
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        self._train(env, updates, result.lifetimes)
+        return True
+
+    def _train(self, env: LifetimeVecEnv, updates: list[InnerUpdate], lifetimes: Lifetimes) -> None:
+        """``n_epochs`` passes over the lifetimes, a step of η for each update of the agents."""
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        network, agents, n_steps = self.policy.network, env.agents, env.settings.n_steps
+        batches = []
+        for number, update in enumerate(updates):
+            part = slice(number * n_steps, (number + 1) * n_steps)
+            inputs = {key: value[part] for key, value in lifetimes.inputs.items()}
+            batches.append((update, inputs, self._by_the_task(agents, update, lifetimes.shaped[part].to(env.device))))
+        losses, norms = [], []
+        for _epoch in range(self.n_epochs):
+            state = network.begin(env.num_envs, self.device)
+            for update, inputs, outer in batches:
+                outputs = network(inputs, state)
+                state = tuple(part.detach() for part in outputs.state)
+                advantages = update.advantages(agents, outputs.mean.to(env.device))
+                result = advantage_gradient(
+                    agents, update, advantages.detach(), outer, self.n_unroll, self.unroll_learning_rate
+                )
+                gradient = result.gradient / (result.gradient.abs().mean(0) + 1e-12)
+                self.policy.optimizer.zero_grad()
+                (advantages * gradient).mean().backward()
+                norms.append(float(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)))
+                self.policy.optimizer.step()
+                losses.append(float(result.outer_loss) / env.num_envs)
+            self._n_updates += 1
+        self.logger.record("train/outer_loss", float(np.mean(losses)))
+        self.logger.record("train/gradient_norm", float(np.mean(norms)))
+        self.logger.record("train/payment_std", float(lifetimes.payments.std()))
+
+    def _by_the_task(self, agents: InnerAgents, update: InnerUpdate, shaped: Tensor) -> Minibatch:
+        """The whole batch of an update, with the advantages of the task's dense reward ``[T, B]``."""
+        batch, gamma = update.batch, agents.settings.gamma
+        observations = torch.cat([batch.observations, update.last_observations[None]])
+        values = linear_baseline(observations, _ages(batch.done), shaped, batch.done, gamma)
+        advantages = normalized_advantages(shaped, values, batch.done, gamma, self.gae_lambda)
+        steps = torch.arange(len(shaped), device=shaped.device).expand(agents.n_agents, -1)
+        return agents.minibatch(batch, advantages, None, steps)
+
+
+def _ages(done: Tensor) -> Tensor:
+    """Steps since the episode began ``[T + 1, B]``, counted from the batch's beginning where it began before that."""
+    steps = torch.arange(len(done) + 1, device=done.device)[:, None].expand(-1, done.shape[1])
+    began = torch.cat([torch.zeros_like(steps[:1]), torch.where(done, steps[1:], 0)])
+    return steps - began.cummax(0).values
