@@ -40,8 +40,9 @@ class MetaGradientReward(LifetimeAlgorithm):
         n_epochs: passes over the lifetimes of an iteration.
         n_unroll: minibatch steps that are differentiated. Default: an epoch of PointGoal's agents. Many are not better: at
             the end of an update PPO's clip leaves little to differentiate.
-        unroll_learning_rate: these are plain gradient steps; ``None``: the agents' own Adam steps. The first step of a new
-            Adam is the gradient's sign, and what its derivative says (second moment held fixed) is mostly noise.
+        unroll_learning_rate: these are plain gradient steps; ``None``: the agents' own Adam steps. An agent's first is the sign
+            of its gradient, and with the second moment held fixed its derivative is a poorer guide to which steps were good.
+            On PointGoal the two end about equal.
         gae_lambda: of the task's advantages; smaller than the agents', since these are only to tell good steps from bad.
         max_grad_norm: of η's gradient, to which every agent contributes alike, whatever the size of its own.
 
