@@ -38,11 +38,11 @@ class MetaGradientReward(LifetimeAlgorithm):
         env: a :class:`LifetimeVecEnv` with ``signal="reward"`` or ``"advantage"``.
         learning_rate: of η, one step for each inner batch; back-propagation through the LSTM stops at its beginning.
         n_epochs: passes over the lifetimes of an iteration.
-        n_unroll: minibatch steps that are differentiated. Default: an epoch of PointGoal's agents. Many are not better: at
-            the end of an update PPO's clip leaves little to differentiate.
-        unroll_learning_rate: these are plain gradient steps; ``None``: the agents' own Adam steps. An agent's first is the sign
-            of its gradient, and with the second moment held fixed its derivative is a poorer guide to which steps were good.
-            On PointGoal the two end about equal.
+        n_unroll: minibatch steps that are differentiated. Default: an epoch of PointGoal's agents, so that every step of the
+            batch takes part; three epochs told good steps from bad no better.
+        unroll_learning_rate: these are plain gradient steps; ``None``: the agents' own Adam steps. An agent's first is the
+            sign of its gradient, and with the second moment held fixed its derivative is a poorer guide to which steps were
+            good. On PointGoal the two end about equal.
         gae_lambda: of the task's advantages; smaller than the agents', since these are only to tell good steps from bad.
         max_grad_norm: of η's gradient, to which every agent contributes alike, whatever the size of its own.
 
