@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from copy import deepcopy
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from gymnasium import spaces
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import safe_mean
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
-from irwrappers.wrappers.storage import describe_space
 from sb3_ext.common.arguments import check_choice, check_range
-from sb3_ext.common.checkpoint import IterationCheckpoint
 from sb3_ext.meta.advantage import meta_advantage, paper_horizons
 from sb3_ext.meta.collection import (
     Job,
@@ -31,15 +23,13 @@ from sb3_ext.meta.collection import (
     normal_log_prob,
     squashed,
 )
+from sb3_ext.meta.lifetime_algorithm import LifetimeAlgorithm
 from sb3_ext.meta.lifetimes import LifetimeVecEnv
 from sb3_ext.meta.policies import SIGNAL, MetaRewardPolicy
 from sb3_ext.meta.record import MEAN_OBJECTIVE
-from sb3_ext.meta.reward_model import RewardModel
-
-SelfMetaReward = TypeVar("SelfMetaReward", bound="MetaReward")
 
 
-class MetaReward(IterationCheckpoint, BaseAlgorithm):
+class MetaReward(LifetimeAlgorithm):
     """Train an LSTM to pay PPO agents, so that they learn fast; the outer loop is PPO over their whole lifetimes.
 
     An iteration runs the B lifetimes of a :class:`LifetimeVecEnv` from beginning to end, estimates the meta-advantage of each
@@ -72,13 +62,7 @@ class MetaReward(IterationCheckpoint, BaseAlgorithm):
     of episodes of the last inner batch that succeeded, ``rollout/success_first`` of the first.
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpLstmPolicy": MetaRewardPolicy}
-    policy: MetaRewardPolicy
     shards: Shards | None
-    _boundary_attributes = (
-        *IterationCheckpoint._boundary_attributes,
-        "env_state",
-    )
 
     def __init__(
         self,
@@ -124,86 +108,16 @@ class MetaReward(IterationCheckpoint, BaseAlgorithm):
             policy,
             env,
             learning_rate,
-            policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
             verbose=verbose,
-            device=device,
-            support_multi_env=True,
             seed=seed,
-            supported_action_spaces=(spaces.Box,),
+            device=device,
+            _init_setup_model=_init_setup_model,
         )
-        self._iteration = 0
-        self._base_seed = seed if seed is not None else int(np.random.randint(2**31 - 1))
-        self.env_state: dict[str, Any] | None = None
-        if _init_setup_model:
-            self._setup_model()
 
-    def _setup_model(self) -> None:
-        self._setup_lr_schedule()
-        self.set_random_seed(self.seed)
-        self.policy = self.policy_class(  # type: ignore[assignment]
-            self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
-        ).to(self.device)
-
-    @property
-    def lifetimes(self) -> LifetimeVecEnv:
-        """The environment.
-
-        Raises:
-            ValueError: there is none, it is no :class:`LifetimeVecEnv`, or its agents are not paid by a learner.
-        """
-        env = self.env
-        while env is not None and not isinstance(env, LifetimeVecEnv):
-            env = getattr(env, "venv", None)
-        if env is None:
-            raise ValueError(f"MetaReward needs a sb3_ext.meta.LifetimeVecEnv, got {self.env}.")
-        if env.signal not in ("reward", "advantage"):
-            raise ValueError(f"The agents of this LifetimeVecEnv are paid by the task (signal={env.signal!r}).")
-        return env
-
-    # ------------------------------------------------------------------ learning
-
-    def learn(
-        self: SelfMetaReward,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 1,
-        tb_log_name: str = "MetaReward",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> SelfMetaReward:
-        env = self.lifetimes
-        if self.env_state is not None:
-            env.set_state(self.env_state)
-        total_timesteps, callback = self._setup_learn(
-            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
-        )
-        callback.on_training_start(locals(), globals())
-        while self.num_timesteps < total_timesteps:
-            self.env_state = env.get_state()
-            self._boundary = self._snapshot()
-            try:
-                finished = self._run_iteration(env, callback)
-            except BaseException:
-                self._restore(self._boundary)
-                self._boundary = None
-                raise
-            if not finished:
-                steps = self.num_timesteps
-                self._restore(self._boundary)
-                self.num_timesteps = steps  # a callback's stop: the steps were taken
-                break
-            self.env_state, self._boundary = env.get_state(), None
-            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
-            if log_interval and self._iteration % log_interval == 0:
-                self._dump_logs()
-        self._boundary = None
-        callback.on_training_end()
-        return self
-
-    def _run_iteration(self, env: LifetimeVecEnv, callback: BaseCallback) -> bool:
-        seed = int(np.random.SeedSequence([self._base_seed, self._iteration]).generate_state(1)[0])
+    def _iterate(self, env: LifetimeVecEnv, callback: BaseCallback, seed: int) -> bool:
         self._generator = torch.Generator(self.device).manual_seed(seed)
         callback.on_rollout_start()
         imitates = self._iteration < self.imitation_iterations
@@ -217,17 +131,12 @@ class MetaReward(IterationCheckpoint, BaseAlgorithm):
             self._imitate(lifetimes)
         else:
             self._train(lifetimes, env)
-        self._iteration += 1
         return True
 
     def _collect(self, env: LifetimeVecEnv, callback: BaseCallback, seed: int, taught: float, noise: bool) -> Lifetimes | None:
         """``None``: a callback stopped it. ``taught``: so large a share of the agents is paid the dense reward."""
 
-        def on_step(observations: Any, rewards: Any, dones: Any, infos: Any) -> bool:
-            self.num_timesteps += env.num_envs
-            callback.update_locals({"rewards": rewards, "dones": dones, "infos": infos, "new_obs": observations})
-            return callback.on_step()
-
+        on_step = self._step_counter(env, callback)
         before, per_shard = env.get_state(), env.num_envs // self.n_shards
         seeds = [seed] if self.n_shards == 1 else np.random.SeedSequence(seed).generate_state(self.n_shards).tolist()
         jobs = [Job(int(one), round(taught * per_shard), noise, before) for one in seeds]
@@ -246,24 +155,8 @@ class MetaReward(IterationCheckpoint, BaseAlgorithm):
                 if not on_step(None, None, None, []):
                     return None
         env.set_state(merge_states([result.state for result in results], before))
-        self._update_info_buffer(infos, np.ones(env.num_envs, dtype=bool))
         self._note_lifetimes(infos)
         return concatenate([result.lifetimes for result in results])
-
-    def _note_lifetimes(self, infos: list[dict[str, Any]]) -> None:
-        told = [info["lifetime"] for info in infos]
-        success = np.mean([one["success"] for one in told], axis=0)
-        self.logger.record("rollout/success", float(success[-1]))
-        self.logger.record("rollout/success_first", float(success[0]))
-        self.logger.record("rollout/success_mean", float(success.mean()))
-        for name in ("shaped", "sparse"):
-            self.logger.record(f"rollout/{name}_return", float(np.mean([one[name] for one in told])))
-        kinds: dict[str, list[float]] = {}
-        for one in told:
-            kinds.setdefault(one["task"].env_id, []).append(one["success"][-1])
-        if len(kinds) > 1:
-            for kind, values in kinds.items():
-                self.logger.record(f"success/{kind.removeprefix('sparse/')}", float(np.mean(values)))
 
     def _advantages(self, lifetimes: Lifetimes, env: LifetimeVecEnv) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised advantages, value targets and where they are defined, ``[T, B]``."""
@@ -368,33 +261,6 @@ class MetaReward(IterationCheckpoint, BaseAlgorithm):
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
         self.policy.optimizer.step()
-
-    def save_reward_model(self, path: str | os.PathLike[str], **record: Any) -> None:
-        """Write what was learned to a file for :class:`~sb3_ext.meta.MetaRewardPPO`; ``record`` joins what it says of its
-        training, JSON."""
-        env = self.lifetimes
-        told = env.describe()
-        RewardModel(
-            deepcopy(self.policy.network).cpu(),
-            self.policy.network_kwargs,
-            describe_space(env.family.observation_space),
-            describe_space(env.family.action_space),
-            told.pop("signal"),
-            env.settings,
-            told.pop("env"),
-            {"timesteps": self.num_timesteps, "updates": self._iteration, "seed": self._base_seed, **told, **record},
-        ).save(path)
-
-    def _dump_logs(self) -> None:
-        assert self.ep_info_buffer is not None and self.ep_success_buffer is not None
-        self.logger.record("rollout/ep_rew_mean", safe_mean([info["r"] for info in self.ep_info_buffer]))
-        self.logger.record("rollout/success_rate", safe_mean(self.ep_success_buffer))
-        self.logger.record("time/iterations", self._iteration, exclude="tensorboard")
-        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
-        self.logger.dump(step=self.num_timesteps)
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        return ["policy", "policy.optimizer"], []
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_generator", "shards"]
