@@ -140,6 +140,7 @@ def test_meta_learners_are_trained_from_the_command_line(tmp_path, algo):
     arguments = ["train", "--algo", algo, "--env", "lifetime/PointGoal-v0", "-n", "320", "--eval-freq", "40"]
     run(*arguments, "--eval-episodes", "1", "-params", *params, cwd=tmp_path)
     folder = tmp_path / "logs" / algo / "lifetime-PointGoal-v0_1"
+    assert (folder / "lifetime-PointGoal-v0.safetensors").is_file() == algo.endswith("_reward")
     assert (folder / "lifetime-PointGoal-v0.zip").is_file() and (folder / "evaluations.npz").is_file()
 
 

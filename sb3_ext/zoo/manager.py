@@ -11,9 +11,11 @@ from typing import Any
 import rl_zoo3.exp_manager
 import yaml
 from rl_zoo3.utils import ALGOS
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from sb3_ext.distributed import RayShards
+from sb3_ext.meta.lifetime_algorithm import LifetimeAlgorithm
 from sb3_ext.zoo.environments import native_vec_env, without_bonus
 from sb3_ext.zoo.lifetimes import is_lifetime, make_lifetimes, make_trials
 
@@ -62,6 +64,11 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
                 )
             model.shards = RayShards(model.lifetimes, model.n_shards, self.ray_address)
         return result
+
+    def save_trained_model(self, model: BaseAlgorithm) -> None:
+        super().save_trained_model(model)
+        if isinstance(model, LifetimeAlgorithm):  # beside the zip: what MetaRewardPPO takes
+            model.save_reward_model(Path(self.save_path) / self.env_name)
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         if is_lifetime(self.env_name.gym_id):

@@ -30,12 +30,13 @@ from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization, un
 import sb3_ext
 from irwrappers import VecIntrinsicReward
 from irwrappers.seeding import seeded
+from sb3_ext.meta.lifetime_algorithm import LifetimeAlgorithm
 from sb3_ext.zoo.benchmark.suites import Run
 from sb3_ext.zoo.manager import ExperimentManager
 
 COLUMNS = ("suite", "env", "algo", "seed", "timesteps", "wall_s", "success", "return", "commit", "actions")
 CONFIG, EVALUATIONS, PROGRESS, DONE, ERROR = "config.json", "evaluations.csv", "progress.csv", "done.json", "error.txt"
-CHECKPOINT, MODEL = "checkpoint.zip", "model.zip"
+CHECKPOINT, MODEL, REWARD_MODEL = "checkpoint.zip", "model.zip", "reward.safetensors"
 EVALUATION_SEED = 10_000  # far from the seeds of training
 MAX_COPIES = 50  # of the environment that evaluates
 
@@ -86,6 +87,8 @@ def execute(run: Run, out: Path, threads: int) -> None:
         model.learn(run.timesteps - start, callback=[*manager.callbacks, evaluations], reset_num_timesteps=start == 0)
         evaluations.evaluate()
         model.save(folder / MODEL)
+        if isinstance(model, LifetimeAlgorithm):
+            model.save_reward_model(folder / REWARD_MODEL, commit=about["commit"], date=about["date"])
     finally:
         model.logger.close()
         for env in evaluation_envs.values():
