@@ -48,7 +48,7 @@ class MetaRewardPPO(PPO):
             environment without ``info["is_success"]``.
 
     >>> import envs
-    >>> model = MetaRewardPPO("MlpPolicy", "sparse/PointGoal-v0", reward_model="pointgoal")  # doctest: +SKIP
+    >>> model = MetaRewardPPO("MlpPolicy", "sparse/PointGoal-v0", reward_model="point_goal", device="cpu")
     """
 
     reward_model: RewardModel
