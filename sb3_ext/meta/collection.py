@@ -114,7 +114,9 @@ def collect(network: RewardNetwork, env: LifetimeVecEnv, job: Job, on_step: OnSt
             if job.noise:
                 batch = batch + network.noise(outputs, drawn, generator)
             paid.append((together, batch, normal_log_prob(batch, outputs.mean, outputs.std), outputs.value))
-            due = np.where(taught, squashed(np.stack(shaped), scale), batch.cpu().numpy())
+            due = batch.cpu().numpy()
+            if job.n_taught:
+                due = np.where(taught, squashed(np.stack(shaped), scale), due)
             env.pay_earlier(due[:-1])
             given, pending = due[-1], []
             payments = payments if network.bidirectional else batch[0]

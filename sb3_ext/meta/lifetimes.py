@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from torch import Tensor
 
 from sb3_ext.common.arguments import check_choice, check_range
+from sb3_ext.common.rollout import env_actions
 from sb3_ext.meta.inner import InnerAgents, InnerBatch, InnerSettings, draw_order
 from sb3_ext.meta.policies import MAX_DENSITY
 from sb3_ext.meta.record import LifetimeRecord, Objective
@@ -205,7 +206,7 @@ class LifetimeVecEnv(SharedVecEnv):
         agents = self.agents
         noise = agents.distribution.draw_noise((self.num_envs,), self._generator, self.device)
         actions, log_probs, values = agents.act(self._inner_observations, noise)
-        self.last_step: TaskStep = self._batch.step(self._environment_actions(actions))
+        self.last_step: TaskStep = self._batch.step(env_actions(self.inner_action_space, actions.cpu().numpy()))
         done = self._tensor(self.last_step.done)
         self._steps.append((self._inner_observations, actions, log_probs, values, done))
         probability = log_probs.exp().clamp(max=MAX_DENSITY)
@@ -219,12 +220,6 @@ class LifetimeVecEnv(SharedVecEnv):
         self._inner_observations = self._tensor(self.last_step.observations)
         self._episode_begins = self.last_step.done
         return self._observed
-
-    def _environment_actions(self, actions: Tensor) -> np.ndarray:
-        space, array = self.inner_action_space, actions.cpu().numpy()
-        if isinstance(space, spaces.Box):
-            return np.clip(array, space.low, space.high)
-        return array[:, 0].astype(np.int64) if isinstance(space, spaces.Discrete) else array.astype(np.int64)
 
     def _pay(self, step: TaskStep) -> None:
         if self.signal in ("reward", "advantage"):

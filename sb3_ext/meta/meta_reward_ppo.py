@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -16,11 +15,11 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, unwrap_vec_normalize
 from torch import Tensor
-from torch.nn import functional
 
 from irwrappers.extrinsic.signal import success_payment
 from sb3_ext.meta.policies import RewardNetwork
 from sb3_ext.meta.reward_model import Paymaster, RewardModel
+from sb3_ext.meta.tasks import flat_actions
 
 SelfMetaRewardPPO = TypeVar("SelfMetaRewardPPO", bound="MetaRewardPPO")
 
@@ -197,13 +196,11 @@ class MetaRewardPPO(PPO):
     def _paid_for(self, buffer: RolloutBuffer, recorder: _Recorder) -> tuple[Tensor, ...]:
         """What the model sees of the rollout just collected, see :meth:`Paymaster.pay`."""
         steps = (buffer.buffer_size, buffer.n_envs)
-        actions = torch.as_tensor(buffer.actions.reshape(*steps, -1), device=self.device).float()
-        if isinstance(self.action_space, spaces.Discrete):
-            actions = functional.one_hot(actions[..., 0].long(), int(self.action_space.n)).float()
+        actions = flat_actions(self.action_space, buffer.actions.reshape(steps[0] * steps[1], -1)).reshape(*steps, -1)
         observations = np.stack(recorder.observations).reshape(*steps, -1)
         columns = (np.exp(buffer.log_probs), np.stack(recorder.signals), buffer.episode_starts)
         to_tensor = lambda x: torch.as_tensor(np.asarray(x, np.float32), device=self.device)  # noqa: E731
-        return to_tensor(observations), actions, *(to_tensor(column) for column in columns)
+        return to_tensor(observations), to_tensor(actions), *(to_tensor(column) for column in columns)
 
     def _take(self, payments: np.ndarray, buffer: RolloutBuffer) -> None:
         """Put the payments into the buffer, in place of what SB3 found there."""

@@ -30,7 +30,8 @@ class LifetimeRecord:
     def begin(self, tasks: Sequence[Any]) -> None:
         """B new lifetimes, a task each; the running scale stays."""
         self.tasks = list(tasks)
-        self._kinds = np.array([task.env_id for task in tasks])
+        kinds = np.array([task.env_id for task in tasks])
+        self._kinds = [(kind, kinds == kind) for kind in dict.fromkeys(kinds.tolist())]  # and whose they are
         shape = (self.n_batches, self.n_lifetimes)
         self._ended, self._succeeded = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
         self._shaped, self._sparse, self._worth = (np.zeros(self.n_lifetimes) for _ in range(3))
@@ -50,8 +51,7 @@ class LifetimeRecord:
         self._sparse += step.signal
         self.elapsed += 1
         worth = np.empty(self.n_lifetimes)
-        for kind in dict.fromkeys(self._kinds.tolist()):
-            mine = self._kinds == kind
+        for kind, mine in self._kinds:
             count, mean = self._scale.get(kind, (0, 0.0))
             count += int(mine.sum())
             mean += float((np.abs(step.shaped[mine]) - mean).sum()) / count
@@ -63,7 +63,10 @@ class LifetimeRecord:
 
     def mean_shaped(self) -> np.ndarray:
         """The running mean size of the shaped reward of each lifetime's kind of task ``[B]``; 0 before anything was seen."""
-        return np.array([self._scale.get(kind, (0, 0.0))[1] for kind in self._kinds.tolist()])
+        means = np.zeros(self.n_lifetimes)
+        for kind, mine in self._kinds:
+            means[mine] = self._scale.get(kind, (0, 0.0))[1]
+        return means
 
     def infos(self) -> list[dict[str, Any]]:
         """For the last step of each lifetime.
