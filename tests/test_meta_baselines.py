@@ -357,3 +357,14 @@ def test_it_learns_to_adapt_on_the_success_signal_alone() -> None:
     result = model.adapt(TrialVecEnv(TwoSides(), 40, n_steps=80, n_batches=2, history=False, seed=1))
     assert result.before.mean() < 0.4  # one side only, at best half
     assert result.after.mean() > 0.6
+
+
+def test_agents_with_discrete_actions_live_whole_lifetimes() -> None:
+    settings = {"n_steps": 160, "n_batches": 4, "n_epochs": 10, "n_minibatches": 4, "learning_rate": 3e-3}
+    env = LifetimeVecEnv(TwoSides(), 8, "shaped", settings=settings, seed=0)
+    seen = env.reset()
+    assert np.array_equal(seen["action"].sum(1), np.ones(8))  # type: ignore[call-overload, index]
+    for _ in range(640):
+        *_, infos = env.step(np.zeros((8, 1), np.float32))
+    success = np.mean([info["lifetime"]["success"] for info in infos], axis=0)
+    assert success[0] < 0.5 < success[-1]

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import os
-from abc import abstractmethod
 from collections.abc import Callable
 from copy import deepcopy
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import safe_mean
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from irwrappers.wrappers.storage import describe_space
-from sb3_ext.common.checkpoint import IterationCheckpoint
 from sb3_ext.meta.lifetimes import LifetimeVecEnv
+from sb3_ext.meta.outer_loop import OuterLoop
 from sb3_ext.meta.policies import MetaRewardPolicy
 from sb3_ext.meta.reward_model import RewardModel
 
-SelfLifetimeAlgorithm = TypeVar("SelfLifetimeAlgorithm", bound="LifetimeAlgorithm")
 
-
-class LifetimeAlgorithm(IterationCheckpoint, BaseAlgorithm):
+class LifetimeAlgorithm(OuterLoop):
     """Trains a :class:`MetaRewardPolicy` to pay the agents of a :class:`LifetimeVecEnv`; a subclass says how, in
     :meth:`_iterate`.
 
@@ -37,7 +32,6 @@ class LifetimeAlgorithm(IterationCheckpoint, BaseAlgorithm):
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpLstmPolicy": MetaRewardPolicy}
     policy: MetaRewardPolicy
-    _boundary_attributes = (*IterationCheckpoint._boundary_attributes, "env_state")
 
     def __init__(
         self,
@@ -56,18 +50,14 @@ class LifetimeAlgorithm(IterationCheckpoint, BaseAlgorithm):
             policy,
             env,
             learning_rate,
-            policy_kwargs=policy_kwargs,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            verbose=verbose,
-            device=device,
-            support_multi_env=True,
-            seed=seed,
+            stats_window_size,
+            tensorboard_log,
+            policy_kwargs,
+            verbose,
+            seed,
+            device,
             supported_action_spaces=(spaces.Box,),
         )
-        self._iteration = 0
-        self._base_seed = seed if seed is not None else int(np.random.randint(2**31 - 1))
-        self.env_state: dict[str, Any] | None = None
         if _init_setup_model:
             self._setup_model()
 
@@ -94,52 +84,8 @@ class LifetimeAlgorithm(IterationCheckpoint, BaseAlgorithm):
             raise ValueError(f"The agents of this LifetimeVecEnv are paid by the task (signal={env.signal!r}).")
         return env
 
-    def learn(
-        self: SelfLifetimeAlgorithm,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 1,
-        tb_log_name: str = "",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> SelfLifetimeAlgorithm:
-        """As SB3's; ``tb_log_name`` defaults to the name of the class."""
-        env = self.lifetimes
-        if self.env_state is not None:
-            env.set_state(self.env_state)
-        total_timesteps, callback = self._setup_learn(
-            total_timesteps, callback, reset_num_timesteps, tb_log_name or type(self).__name__, progress_bar
-        )
-        callback.on_training_start(locals(), globals())
-        while self.num_timesteps < total_timesteps:
-            self.env_state = env.get_state()
-            self._boundary = self._snapshot()
-            try:
-                finished = self._iterate(env, callback, self._iteration_seed())
-            except BaseException:
-                self._restore(self._boundary)
-                self._boundary = None
-                raise
-            if not finished:
-                steps = self.num_timesteps
-                self._restore(self._boundary)
-                self.num_timesteps = steps  # a callback's stop: the steps were taken
-                break
-            self._iteration += 1
-            self.env_state, self._boundary = env.get_state(), None
-            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
-            if log_interval and self._iteration % log_interval == 0:
-                self._dump_logs()
-        self._boundary = None
-        callback.on_training_end()
-        return self
-
-    @abstractmethod
-    def _iterate(self, env: LifetimeVecEnv, callback: BaseCallback, seed: int) -> bool:
-        """Run B lifetimes and learn from them; ``False``: a callback stopped it."""
-
-    def _iteration_seed(self) -> int:
-        return int(np.random.SeedSequence([self._base_seed, self._iteration]).generate_state(1)[0])
+    def _world(self) -> LifetimeVecEnv:
+        return self.lifetimes
 
     def _step_counter(self, env: LifetimeVecEnv, callback: BaseCallback) -> Callable[[Any, Any, Any, Any], bool]:
         """What ``collect`` calls after each step of the B agents."""
@@ -183,14 +129,6 @@ class LifetimeAlgorithm(IterationCheckpoint, BaseAlgorithm):
             told.pop("env"),
             {"timesteps": self.num_timesteps, "updates": self._iteration, "seed": self._base_seed, **told, **record},
         ).save(path)
-
-    def _dump_logs(self) -> None:
-        assert self.ep_info_buffer is not None and self.ep_success_buffer is not None
-        self.logger.record("rollout/ep_rew_mean", safe_mean([info["r"] for info in self.ep_info_buffer]))
-        self.logger.record("rollout/success_rate", safe_mean(self.ep_success_buffer))
-        self.logger.record("time/iterations", self._iteration, exclude="tensorboard")
-        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
-        self.logger.dump(step=self.num_timesteps)
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer"], []

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
@@ -19,15 +18,13 @@ from torch.func import grad
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from sb3_ext.common.arguments import check_choice, check_range
-from sb3_ext.common.checkpoint import IterationCheckpoint
 from sb3_ext.common.rollout import env_actions
 from sb3_ext.common.trust_region import trust_region_step
 from sb3_ext.common.updates import Params, global_norm
 from sb3_ext.meta.adaptation import Learner, TaskData, linear_baseline, normalized_advantages
 from sb3_ext.meta.maml_policy import MAMLPolicy
+from sb3_ext.meta.outer_loop import OuterLoop
 from sb3_ext.meta.trials import TrialVecEnv
-
-SelfMAMLTRPO = TypeVar("SelfMAMLTRPO", bound="MAMLTRPO")
 
 
 class Trials(NamedTuple):
@@ -50,7 +47,7 @@ class Adaptation(NamedTuple):
     params: Params
 
 
-class MAMLTRPO(IterationCheckpoint, BaseAlgorithm):
+class MAMLTRPO(OuterLoop):
     """Learn the weights from which one policy-gradient step on a task's success signal goes furthest.
 
     An iteration runs the B trials of a :class:`TrialVecEnv`. Each task has a copy of the policy, which takes a plain gradient
@@ -82,7 +79,6 @@ class MAMLTRPO(IterationCheckpoint, BaseAlgorithm):
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": MAMLPolicy}
     policy: MAMLPolicy
-    _boundary_attributes = (*IterationCheckpoint._boundary_attributes, "env_state")
 
     def __init__(
         self,
@@ -122,20 +118,16 @@ class MAMLTRPO(IterationCheckpoint, BaseAlgorithm):
             policy,
             env,
             learning_rate,
-            policy_kwargs=policy_kwargs,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            verbose=verbose,
-            device=device,
-            support_multi_env=True,
-            seed=seed,
+            stats_window_size,
+            tensorboard_log,
+            policy_kwargs,
+            verbose,
+            seed,
+            device,
             supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
         )
         if self.env is not None:
-            _trials(self.env)
-        self._iteration = 0
-        self._base_seed = seed if seed is not None else int(np.random.randint(2**31 - 1))
-        self.env_state: dict[str, Any] | None = None
+            self._world()
         if _init_setup_model:
             self._setup_model()
 
@@ -149,48 +141,11 @@ class MAMLTRPO(IterationCheckpoint, BaseAlgorithm):
 
     # ------------------------------------------------------------------ learning
 
-    def learn(
-        self: SelfMAMLTRPO,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 1,
-        tb_log_name: str = "MAMLTRPO",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> SelfMAMLTRPO:
-        trials = _trials(self.env)
-        if self.env_state is not None:
-            trials.set_state(self.env_state)
-        total_timesteps, callback = self._setup_learn(
-            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
-        )
-        callback.on_training_start(locals(), globals())
-        while self.num_timesteps < total_timesteps:
-            self.env_state = trials.get_state()
-            self._boundary = self._snapshot()
-            try:
-                finished = self._run_iteration(callback)
-            except BaseException:
-                # Interrupted: as if this iteration had not begun, so that what is saved now resumes exactly.
-                self._restore(self._boundary)
-                self._boundary = None
-                raise
-            if not finished:
-                steps = self.num_timesteps
-                self._restore(self._boundary)
-                self.num_timesteps = steps  # a callback's stop: the steps were taken
-                break
-            self.env_state, self._boundary = trials.get_state(), None
-            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
-            if log_interval and self._iteration % log_interval == 0:
-                self._dump_logs()
-        self._boundary = None
-        callback.on_training_end()
-        return self
+    def _world(self) -> TrialVecEnv:
+        return _trials(self.env)
 
-    def _run_iteration(self, callback: BaseCallback) -> bool:
+    def _iterate(self, env: TrialVecEnv, callback: BaseCallback, seed: int) -> bool:
         assert self.env is not None
-        seed = int(np.random.SeedSequence([self._base_seed, self._iteration]).generate_state(1)[0])
         self.env.seed(seed)
         callback.on_rollout_start()
 
@@ -206,7 +161,6 @@ class MAMLTRPO(IterationCheckpoint, BaseAlgorithm):
         callback.on_rollout_end()
         self._train(trials.batches)
         self._log_trials(trials.lifetimes)
-        self._iteration += 1
         self._n_updates += 1
         return True
 
@@ -311,11 +265,6 @@ class MAMLTRPO(IterationCheckpoint, BaseAlgorithm):
         self.logger.record("rollout/success", float(success[-1]))
         for name in ("shaped", "sparse"):
             self.logger.record(f"rollout/{name}_return", float(np.mean([one[name] for one in lifetimes])))
-
-    def _dump_logs(self) -> None:
-        self.logger.record("time/iterations", self._iteration, exclude="tensorboard")
-        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
-        self.logger.dump(step=self.num_timesteps)
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy"], []
