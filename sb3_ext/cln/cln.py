@@ -18,11 +18,11 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import FloatSchedule, explained_variance, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
-from torch.nn import functional
 from torch.utils._pytree import tree_map
 
 from sb3_ext.cln.policies import CLNPolicy, CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_ext.cln.segments import SegmentBuffer, cut_into_segments, segment_loss
+from sb3_ext.common import ppo_losses
 from sb3_ext.common.arguments import check_choice, check_range
 from sb3_ext.common.gae import discounted_sum
 from sb3_ext.common.meta_gradient import InnerLoss, MetaGradient, Term, meta_gradient
@@ -325,14 +325,14 @@ class CLN(PPO):
 
         def outer(theta: Params, acting: Params) -> Tensor:
             log_prob, _ = evaluate(theta, acting["eta"])
-            return _clipped_loss(log_prob - samples.old_log_prob, extrinsic, clip_range)
+            return ppo_losses.policy_loss(torch.exp(log_prob - samples.old_log_prob), extrinsic, clip_range)
 
         def inner(theta: Params, seen: Params, paying: Params) -> Tensor:
             assert features is not None
             advantages = samples.advantages + _linear(features, features.mean(0), paying["eta"], noise)
             log_prob, entropy = evaluate(theta, seen["eta"])
-            loss = _clipped_loss(log_prob - samples.old_log_prob, self._normalized(advantages), clip_range)
-            return loss + self.ent_coef * _entropy_loss(log_prob, entropy)
+            loss = ppo_losses.policy_loss(torch.exp(log_prob - samples.old_log_prob), self._normalized(advantages), clip_range)
+            return loss + self.ent_coef * ppo_losses.entropy_loss(log_prob, entropy)
 
         theta: Params = {}
         inner_losses: list[InnerLoss] = []
@@ -347,9 +347,7 @@ class CLN(PPO):
         )
 
     def _normalized(self, advantages: Tensor) -> Tensor:
-        if not self.normalize_advantage or len(advantages) == 1:
-            return advantages
-        return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        return ppo_losses.normalized(advantages) if self.normalize_advantage else advantages
 
     # ------------------------------------------------------------------ training
 
@@ -398,9 +396,9 @@ class CLN(PPO):
                 advantages = samples.advantages + _linear(features[rows], features_mean, eta, noise)
                 values, log_prob, entropy = self.policy.evaluate_actions(samples.observations, samples.actions, eta + noise)
                 log_ratio = log_prob - samples.old_log_prob
-                policy_loss = _clipped_loss(log_ratio, self._normalized(advantages), clip_range)
-                entropy_loss = _entropy_loss(log_prob, entropy)
-                value_loss = _value_loss(values.flatten(), samples.old_values, returns[rows], clip_range_vf)
+                policy_loss = ppo_losses.policy_loss(log_ratio.exp(), self._normalized(advantages), clip_range)
+                entropy_loss = ppo_losses.entropy_loss(log_prob, entropy)
+                value_loss = ppo_losses.value_loss(values.flatten(), samples.old_values, returns[rows], clip_range_vf)
                 loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
                 with torch.no_grad():
                     ratio = log_ratio.exp()
@@ -426,7 +424,7 @@ class CLN(PPO):
 
     def _extrinsic_critic_step(self, samples: Samples, clip_range_vf: float | None) -> Tensor:
         values = self.extrinsic_critic(samples.observations)
-        loss = _value_loss(values, samples.extrinsic_values, samples.extrinsic_returns, clip_range_vf)
+        loss = ppo_losses.value_loss(values, samples.extrinsic_values, samples.extrinsic_returns, clip_range_vf)
         self.extrinsic_optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.extrinsic_critic.parameters(), self.max_grad_norm)
@@ -509,19 +507,3 @@ def _linear(features: Tensor, features_mean: Tensor, eta: Tensor, noise: Tensor)
     The critic is the baseline of the first part only; the mean is that of the second.
     """
     return features @ eta + ((features - features_mean) * noise).sum(1)
-
-
-def _clipped_loss(log_ratio: Tensor, advantages: Tensor, clip_range: float) -> Tensor:
-    """−J of PPO: −mean min(ratio Â, clip(ratio) Â)."""
-    ratio = torch.exp(log_ratio)
-    return -torch.min(ratio * advantages, torch.clamp(ratio, 1 - clip_range, 1 + clip_range) * advantages).mean()
-
-
-def _entropy_loss(log_prob: Tensor, entropy: Tensor | None) -> Tensor:
-    return -torch.mean(-log_prob if entropy is None else entropy)
-
-
-def _value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip_range: float | None) -> Tensor:
-    if clip_range is not None:
-        values = old_values + torch.clamp(values - old_values, -clip_range, clip_range)
-    return functional.mse_loss(returns, values)

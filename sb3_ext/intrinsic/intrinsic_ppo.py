@@ -18,10 +18,10 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import explained_variance, obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import Tensor
-from torch.nn import functional
 from torch.utils._pytree import tree_map
 
 from irwrappers import IntrinsicReward, Transitions
+from sb3_ext.common import ppo_losses
 from sb3_ext.common.arguments import check_range
 from sb3_ext.common.gae import generalized_advantage_estimation
 from sb3_ext.intrinsic.buffers import IntrinsicDictRolloutBuffer, IntrinsicRolloutBuffer, IntrinsicRolloutSamples
@@ -308,19 +308,20 @@ class IntrinsicPPO(PPO):
         actions = batch.actions.long().flatten() if isinstance(self.action_space, spaces.Discrete) else batch.actions
         values, intrinsic_values, log_prob, entropy = self.policy.evaluate_both(batch.observations, actions)
         advantages = batch.advantages
-        if self.normalize_advantage and len(advantages) > 1:
-            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        if self.normalize_advantage:
+            advantages = ppo_losses.normalized(advantages)
         log_ratio = log_prob - batch.old_log_prob
         ratio = torch.exp(log_ratio)
-        clipped = torch.clamp(ratio, 1 - clip_range, 1 + clip_range)
-        policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean()
-        entropy_loss = -torch.mean(-log_prob if entropy is None else entropy)
-        value_loss = _value_loss(values, batch.old_values, batch.returns, clip_range_vf)
+        policy_loss = ppo_losses.policy_loss(ratio, advantages, clip_range)
+        entropy_loss = ppo_losses.entropy_loss(log_prob, entropy)
+        value_loss = ppo_losses.value_loss(values, batch.old_values, batch.returns, clip_range_vf)
         loss = policy_loss + self.ent_coef * entropy_loss
         if self.extrinsic_coef > 0:
             loss = loss + self.vf_coef * value_loss
         if self.is_intrinsic:
-            intrinsic_loss = _value_loss(intrinsic_values, batch.old_intrinsic_values, batch.intrinsic_returns, clip_range_vf)
+            intrinsic_loss = ppo_losses.value_loss(
+                intrinsic_values, batch.old_intrinsic_values, batch.intrinsic_returns, clip_range_vf
+            )
             loss = loss + self.vf_coef * intrinsic_loss
             logs["intrinsic_value_loss"].append(intrinsic_loss.item())
         with torch.no_grad():
@@ -359,12 +360,6 @@ class IntrinsicPPO(PPO):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer", "intrinsic_reward", "intrinsic_return"], []
-
-
-def _value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip_range: float | None) -> Tensor:
-    if clip_range is not None:
-        values = old_values + torch.clamp(values - old_values, -clip_range, clip_range)
-    return functional.mse_loss(returns, values)
 
 
 def _original_space(env: VecEnv) -> spaces.Space:

@@ -14,8 +14,8 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import FloatSchedule, explained_variance, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
-from torch.nn import functional
 
+from sb3_ext.common import ppo_losses
 from sb3_ext.common.arguments import check_range
 from sb3_ext.common.meta_gradient import InnerLoss, MetaGradient, Term, meta_gradient
 from sb3_ext.common.reward_network import RewardNetwork
@@ -195,10 +195,7 @@ class LearnedReward(OnPolicyAlgorithm):
     ) -> None:
         """η and V^ex: from ``gradient`` of −J^ex in ``advantages``, which depend on η; and on the targets of V^ex."""
         values = self.extrinsic_critic(samples.observations)
-        if clip_range_vf is not None:
-            old = samples.extrinsic_values
-            values = old + torch.clamp(values - old, -clip_range_vf, clip_range_vf)
-        value_loss = functional.mse_loss(samples.extrinsic_returns, values)
+        value_loss = ppo_losses.value_loss(values, samples.extrinsic_values, samples.extrinsic_returns, clip_range_vf)
         self.reward_optimizer.zero_grad()
         self.extrinsic_optimizer.zero_grad()
         torch.autograd.backward([advantages, self.extrinsic_vf_coef * value_loss], [gradient, torch.ones_like(value_loss)])

@@ -14,8 +14,8 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from torch import Tensor
-from torch.nn import functional
 
+from sb3_ext.common import ppo_losses
 from sb3_ext.common.arguments import check_range
 from sb3_ext.lirpg.learned_reward import LearnedReward
 from sb3_ext.lirpg.rollout import Rollout, Samples, concatenate
@@ -170,10 +170,8 @@ class LIRPG(LearnedReward, PPO):
         ) -> Tensor:
             ratio = torch.exp(log_prob - batch.old_log_prob)
             surrogate = self._surrogate(ratio, mixed, clip_range)
-            if clip_range_vf is not None:
-                values = batch.old_values + torch.clamp(values - batch.old_values, -clip_range_vf, clip_range_vf)
-            value_loss = functional.mse_loss(returns, values)
-            entropy_loss = -torch.mean(-log_prob if entropy is None else entropy)
+            value_loss = ppo_losses.value_loss(values, batch.old_values, returns, clip_range_vf)
+            entropy_loss = ppo_losses.entropy_loss(log_prob, entropy)
             loss = surrogate + self.ent_coef * entropy_loss + self.vf_coef * value_loss
             with torch.no_grad():
                 logs["approx_kl"].append(torch.mean((ratio - 1) - (log_prob - batch.old_log_prob)).item())
@@ -200,9 +198,9 @@ class LIRPG(LearnedReward, PPO):
 
     def _surrogate(self, ratio: Tensor, advantages: Tensor, clip_range: float) -> Tensor:
         """PPO's clipped objective, negative."""
-        if self.normalize_advantage and len(advantages) > 1:
-            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-        return -torch.min(advantages * ratio, advantages * torch.clamp(ratio, 1 - clip_range, 1 + clip_range)).mean()
+        if self.normalize_advantage:
+            advantages = ppo_losses.normalized(advantages)
+        return ppo_losses.policy_loss(ratio, advantages, clip_range)
 
     def _log_training(
         self, rollout: Rollout, logs: dict[str, list[float]], clip_range: float, clip_range_vf: float | None
