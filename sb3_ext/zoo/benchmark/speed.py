@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import re
 import resource
 import sys
 import time
@@ -166,15 +167,22 @@ def _learning(one: Measurement) -> dict[str, Any]:
     callback = _Iterations(int(one.amount))
     model.learn(10**9, callback=callback)
     (start, before), (end, after) = callback.begun[1], callback.begun[-1]  # the first warms up
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "measure": one.measure,
         "env": one.env,
         "variant": one.variant,
         "copies": model.n_envs,
         "steps_per_s": (after - before) / (end - start),
-        "peak_mib": peak / 2 ** (20 if sys.platform == "darwin" else 10),
+        "peak_mib": _peak_mib(),
     }
+
+
+def _peak_mib() -> float:
+    """Of this process. Linux gives it as VmHWM; ru_maxrss there is at least what the process that started it held."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text()).group(1)) / 2**10  # type: ignore[union-attr]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (20 if sys.platform == "darwin" else 10)
 
 
 def report(folder: Path) -> None:
