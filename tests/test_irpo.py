@@ -411,3 +411,10 @@ def test_irpo_solves_a_sparse_maze():
 def test_allo_is_an_instance_of_the_default():
     env = make_vec_env(MAZE, n_envs=2)
     assert isinstance(IRPO("MlpPolicy", env, seed=0).intrinsic_reward, ALLO)
+
+
+def test_a_second_learn_begins_with_a_fresh_schedule():
+    seen = []
+    model = maze_model(target_kl=lambda progress: seen.append(progress) or 1e-3)
+    model.learn(5000).learn(5000)
+    assert min(seen) > 0 and max(seen) <= 1

@@ -231,3 +231,67 @@ def test_what_is_paid_earlier_replaces_what_was_paid() -> None:
             observations, *_ = env.step(given[:, None])
         ends.append(observations["observation"])  # type: ignore[call-overload]
     assert np.array_equal(*ends)
+
+
+def test_a_second_learn_begins_with_a_fresh_schedule() -> None:
+    seen: list[float] = []
+    model = meta_reward(learning_rate=lambda progress: seen.append(progress) or 1e-3)
+    model.learn(700, reset_num_timesteps=False).learn(700, reset_num_timesteps=False)
+    assert 0 < min(seen) and max(seen) == 1
+
+
+def test_the_outer_update_pays_more_where_more_was_better() -> None:
+    model = meta_reward(n_epochs=4, learning_rate=3e-3, target_kl=None)
+    env, network = model.lifetimes, model.policy.network
+    model._setup_learn(1)
+    model._generator = torch.Generator().manual_seed(0)
+    result = collect(network, env, Job(3, 0, True, env.get_state()))
+    assert result is not None
+    paid = result.lifetimes
+    everywhere = torch.ones_like(paid.payments, dtype=torch.bool)
+    model._advantages = lambda one, _: (one.payments - one.payments.mean(), one.values, everywhere)  # type: ignore[method-assign]
+    before = network(paid.inputs, network.begin(4)).mean.mean()
+    model._train(paid, env)
+    assert network(paid.inputs, network.begin(4)).mean.mean() > before + 0.02
+
+
+def test_advantages_are_normalised_and_end_with_the_last_update() -> None:
+    model = meta_reward()
+    env = model.lifetimes
+    result = collect(model.policy.network, env, Job(3, 0, True, env.get_state()))
+    assert result is not None
+    paid = result.lifetimes
+    advantages, _, defined = model._advantages(paid, env)
+    assert abs(float(advantages[defined].mean())) < 1e-5 and float(advantages[defined].std()) == pytest.approx(1, abs=1e-3)
+    assert not defined[80:].any() and defined[:40].any()
+    worse, _, _ = model._advantages(paid._replace(rewards=-paid.rewards, values=-paid.values), env)
+    assert torch.allclose(worse[defined], -advantages[defined], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("env", "kwargs", "message"),
+    [
+        ({}, {"baseline": "group"}, "lifetimes_per_task"),
+        ({"n": 1}, {"baseline": "step"}, "n_lifetimes"),
+        ({}, {"horizons": [], "fallback": []}, "No payment has an advantage"),
+        ({}, {"clip_range": -1.0}, "clip_range"),
+        ({}, {"imitation_learning_rate": -1.0}, "imitation_learning_rate"),
+    ],
+    ids=["group", "step", "horizons", "clip", "rate"],
+)
+def test_what_could_teach_nothing_is_refused(env: dict[str, Any], kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        meta_reward(lifetimes(**env), **kwargs).learn(1)
+
+
+def test_another_environment_closes_the_groups_of_the_one_before() -> None:
+    model = meta_reward(n_shards=2).learn(1)
+    assert model.shards is not None
+    model.set_env(lifetimes())
+    assert model.shards is None
+
+
+def test_a_payment_needs_an_update_after_it() -> None:
+    env = LifetimeVecEnv(PointGoal(), 4, settings={**INNER, "n_batches": 1}, env_kwargs=POINT, seed=0)
+    with pytest.raises(ValueError, match="n_batches must be at least 2"):
+        meta_reward(env).learn(1)

@@ -52,6 +52,8 @@ def run_again_if_lost(
         RuntimeError: the workers of one job were lost several times. What a job itself raises.
     """
     ray = import_ray()
+    gone = ray.exceptions
+    losses = (gone.RayActorError, gone.WorkerCrashedError, gone.ObjectLostError, gone.NodeDiedError, gone.OutOfMemoryError)
     waiting = {submit(index): index for index in range(n_jobs)}
     results: list[Any] = [None] * n_jobs
     attempts = [1] * n_jobs
@@ -60,7 +62,7 @@ def run_again_if_lost(
         index = waiting.pop(done)
         try:
             results[index] = ray.get(done)
-        except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.ObjectLostError) as error:
+        except losses as error:
             if attempts[index] == ATTEMPTS:
                 raise RuntimeError(f"The worker of job {index} was lost {ATTEMPTS} times, perhaps for memory.") from error
             attempts[index] += 1

@@ -29,16 +29,14 @@ class RayShards:
     """
 
     def __init__(self, env: LifetimeVecEnv, n_shards: int, address: str = "local") -> None:
-        parts = env.split(n_shards)  # says so if they can't be shared out
+        share = env.share(n_shards)
         connect(address)
         self._worker_class = import_ray().remote(num_cpus=1, max_restarts=0)(_Worker)
-        self._arguments = {"n_lifetimes": parts[0].num_envs, **parts[0].arguments}
-        for part in parts:
-            part.close()
+        self._arguments = {"n_lifetimes": share, **env.arguments, "n_jobs": 1}  # an actor is one core
         self.workers = [self._make_worker() for _ in range(n_shards)]
 
     def _make_worker(self) -> Any:
-        return self._worker_class.remote(self._arguments, torch.get_num_threads())
+        return self._worker_class.remote(self._arguments)
 
     def run(self, network: RewardNetwork, jobs: Sequence[Job]) -> list[Result]:
         """As :class:`sb3_ext.meta.collection.LocalShards`."""
@@ -65,8 +63,8 @@ class RayShards:
 class _Worker:
     """Holds the environments of one group."""
 
-    def __init__(self, arguments: dict[str, Any], n_threads: int) -> None:
-        torch.set_num_threads(n_threads)  # another number may round otherwise
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        torch.set_num_threads(1)  # as LocalShards: another number may round otherwise
         self._env = LifetimeVecEnv(seed=0, **arguments)
 
     def run(self, network: RewardNetwork, job: Job) -> Result:

@@ -317,6 +317,7 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         callback.on_training_start(locals(), globals())
         iteration = 0
         while self.num_timesteps < total_timesteps:
+            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
             due = self._n_prunings < len(self.pruning) and self._progress >= self.pruning[self._n_prunings]
             if due and self._contributions.any():  # while nobody was paid all channels are alike
                 self._prune()
@@ -336,7 +337,6 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
             update_statistics(self._vec_normalize_env, rollouts)
             self._boundary = None
             iteration += 1
-            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
             if log_interval is not None and iteration % log_interval == 0:
                 self.dump_logs(iteration)
         self._boundary = None

@@ -70,7 +70,12 @@ class LocalShards:
         self.envs = list(envs)
 
     def run(self, network: RewardNetwork, jobs: Sequence[Job]) -> list[Result]:
-        results = [collect(network, env, job) for env, job in zip(self.envs, jobs, strict=True)]
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # a group has a core of its own elsewhere, and another number may round otherwise
+        try:
+            results = [collect(network, env, job) for env, job in zip(self.envs, jobs, strict=True)]
+        finally:
+            torch.set_num_threads(threads)
         return [result for result in results if result is not None]
 
     def close(self) -> None:

@@ -73,7 +73,7 @@ class LifetimeAlgorithm(OuterLoop):
         """The environment.
 
         Raises:
-            ValueError: there is none, it is no :class:`LifetimeVecEnv`, or its agents are not paid by a learner.
+            ValueError: there is none, it is no :class:`LifetimeVecEnv`, or one in which nothing can be learned.
         """
         env = self.env
         while env is not None and not isinstance(env, LifetimeVecEnv):
@@ -82,6 +82,12 @@ class LifetimeAlgorithm(OuterLoop):
             raise ValueError(f"{type(self).__name__} needs a sb3_ext.meta.LifetimeVecEnv, got {self.env}.")
         if env.signal not in ("reward", "advantage"):
             raise ValueError(f"The agents of this LifetimeVecEnv are paid by the task (signal={env.signal!r}).")
+        if env.settings.n_batches < 2:
+            raise ValueError(
+                f"A payment shows after the agents' next update: n_batches must be at least 2, got {env.settings.n_batches}."
+            )
+        if self.get_vec_normalize_env() is not None:
+            raise ValueError("Lifetimes are run without wrappers; take VecNormalize off the LifetimeVecEnv.")
         return env
 
     def _world(self) -> LifetimeVecEnv:

@@ -38,7 +38,7 @@ class LifetimeVecEnv(SharedVecEnv):
 
     * ``observation`` ``[n_obs]``, ``action`` ``[n_actions]`` (discrete ones one-hot);
     * ``scalars`` ``[4]``: probability (density, at most 10) of that action; 3 × the success signal; the last payment; 2 where
-      an episode began.
+      an episode began. As in the paper's program, the probability of the last payment is not among them.
 
     All lifetimes end together; ``info`` then holds ``lifetime``: ``success`` ``[n_batches]``, the share of the episodes ended
     in each batch that succeeded, and ``shaped``, ``sparse``: returns. ``seed(s)`` fixes tasks, agents and environments
@@ -172,8 +172,8 @@ class LifetimeVecEnv(SharedVecEnv):
         """The running mean size of the shaped reward of each agent's kind of task ``[B]``; 0 before anything was seen."""
         return self._record.mean_shaped()
 
-    def split(self, n_shards: int) -> list[LifetimeVecEnv]:
-        """Environments of the same kind, with a part of the lifetimes each.
+    def share(self, n_shards: int) -> int:
+        """How many lifetimes each of so many groups has.
 
         Raises:
             ValueError: the lifetimes (or groups of those with one task) can't be shared out evenly.
@@ -183,13 +183,17 @@ class LifetimeVecEnv(SharedVecEnv):
                 f"{self.num_envs} lifetimes, {self.lifetimes_per_task} a task, can't be shared out evenly among {n_shards} "
                 "shards."
             )
-        share = self.num_envs // n_shards
+        return self.num_envs // n_shards
+
+    def split(self, n_shards: int) -> list[LifetimeVecEnv]:
+        """Environments of the same kind, with a part of the lifetimes each (see :meth:`share`)."""
+        share = self.share(n_shards)
         return [LifetimeVecEnv(n_lifetimes=share, seed=0, device=self.device, **self.arguments) for _ in range(n_shards)]
 
     def describe(self) -> dict[str, Any]:
         """Family, inner settings and environment arguments, JSON-ready: what a reward model was trained on."""
         family = {"class": type(self.family).__name__, "split": self.family.split}
-        family |= {name: getattr(self.family, name) for name in ("name", "upper_half") if hasattr(self.family, name)}
+        family |= {name: getattr(self.family, name) for name in ("name", "upper_half", "seed") if hasattr(self.family, name)}
         settings = asdict(self.settings)
         return {
             "family": family,

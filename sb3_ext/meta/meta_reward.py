@@ -53,10 +53,10 @@ class MetaReward(LifetimeAlgorithm):
             dense reward itself meanwhile, or hardly anyone would succeed. The LSTM does not see those payments, and learns
             from these lifetimes only what comes after their first success: before it the way that such an agent takes gives
             the goal away, and who imitates that later rewards an agent for going wherever it goes. 0: the paper.
-
         imitation_learning_rate: at the start; it falls to 0, so that the luck of a few tasks averages out.
         n_shards: groups in which the lifetimes are run, with seeds and a scale of the objective of their own; one group is the
-            fastest on one machine, several can be spread over many (``sb3_ext.distributed``) with the same result.
+            fastest on one machine, several can be spread over many (``sb3_ext.distributed``) with the same result. ``set_env``
+            closes the groups of the environment before.
 
     The others are as in SB3's PPO. ``num_timesteps`` counts every step of every inner agent. ``rollout/success`` is the share
     of episodes of the last inner batch that succeeded, ``rollout/success_first`` of the first.
@@ -71,10 +71,10 @@ class MetaReward(LifetimeAlgorithm):
         learning_rate: float | Schedule = 5e-5,
         n_epochs: int = 12,
         episode_gamma: float = 0.9,
-        clip_range: float = 0.2,
+        clip_range: float | Schedule = 0.2,
         ent_coef: float = 3e-3,
         vf_coef: float = 0.5,
-        max_grad_norm: float = 0.5,
+        max_grad_norm: float | None = 0.5,
         target_kl: float | None = 0.01,
         chunk: int = 400,
         horizons: list[int] | None = None,
@@ -98,6 +98,11 @@ class MetaReward(LifetimeAlgorithm):
         check_range("episode_gamma", episode_gamma, 0, 1)
         check_range("imitation_iterations", imitation_iterations, 0, integer=True)
         check_range("n_shards", n_shards, 1, integer=True)
+        at_least_0 = {"ent_coef": ent_coef, "vf_coef": vf_coef, "imitation_learning_rate": imitation_learning_rate}
+        above_0 = {"clip_range": clip_range, "max_grad_norm": max_grad_norm, "target_kl": target_kl}
+        for argument, given in {**at_least_0, **above_0}.items():
+            if given is not None:
+                check_range(argument, given, 0, open_low=argument in above_0)
         self.n_epochs, self.episode_gamma, self.clip_range = n_epochs, episode_gamma, clip_range
         self.ent_coef, self.vf_coef, self.max_grad_norm, self.target_kl = ent_coef, vf_coef, max_grad_norm, target_kl
         self.chunk, self.horizons, self.fallback, self.skip = chunk, horizons, fallback, skip
@@ -118,6 +123,12 @@ class MetaReward(LifetimeAlgorithm):
         )
 
     def _iterate(self, env: LifetimeVecEnv, callback: BaseCallback, seed: int) -> bool:
+        compared = {"value": 2, "step": env.num_envs, "group": env.lifetimes_per_task}[self.baseline]
+        if compared < 2:
+            raise ValueError(
+                f"baseline={self.baseline!r} compares lifetimes, and there is one: give the LifetimeVecEnv more "
+                f"{'lifetimes_per_task' if self.baseline == 'group' else 'n_lifetimes'}."
+            )
         self._generator = torch.Generator(self.device).manual_seed(seed)
         callback.on_rollout_start()
         imitates = self._iteration < self.imitation_iterations
@@ -151,8 +162,10 @@ class MetaReward(LifetimeAlgorithm):
             results = self.shards.run(self.policy.network, jobs)
         infos = [info for result in results for info in result.infos]
         if self.shards is not None:  # the steps were taken elsewhere; callbacks count calls
-            for _ in range(env.settings.lifetime):
-                if not on_step(None, None, None, []):
+            for step in range(1, env.settings.lifetime + 1):
+                last = step == env.settings.lifetime
+                told = infos if last else [{} for _ in range(env.num_envs)]
+                if not on_step(None, np.zeros(env.num_envs, np.float32), np.full(env.num_envs, last), told):
                     return None
         env.set_state(merge_states([result.state for result in results], before))
         self._note_lifetimes(infos)
@@ -171,8 +184,8 @@ class MetaReward(LifetimeAlgorithm):
             fallback=paper[1] if self.fallback is None else self.fallback,
             skip=self.skip,
         )
-        last_update = env.settings.n_steps * (env.settings.n_batches - 1)
-        defined = result.defined & (torch.arange(len(result.defined), device=self.device) < last_update)[:, None]
+        in_time = torch.arange(len(result.defined), device=self.device) < self._last_update(env)
+        defined = result.defined & in_time[:, None]
         advantages, targets = result.advantages, result.advantages + lifetimes.values
         if self.baseline != "value":
             # What a lifetime gets from here on, without the value; less the mean of those it is compared with.
@@ -180,7 +193,14 @@ class MetaReward(LifetimeAlgorithm):
             compared = targets.unflatten(1, (-1, groups))
             advantages = (compared - compared.mean(2, keepdim=True)).flatten(1)
         chosen = advantages[defined]
+        if len(chosen) < 2:
+            raise ValueError(f"No payment has an advantage with horizons={self.horizons} and fallback={self.fallback}.")
         return (advantages - chosen.mean()) / (chosen.std() + 1e-8), targets, defined
+
+    @staticmethod
+    def _last_update(env: LifetimeVecEnv) -> int:
+        """The step before which the agents make their last update: later payments change nothing, and are not trained on."""
+        return env.settings.n_steps * (env.settings.n_batches - 1)
 
     def _reward_scale(self, lifetimes: Lifetimes, env: LifetimeVecEnv) -> float:
         """By which values become of the order of 1: the critic shares the LSTM, and errors of another size would drown the
@@ -195,14 +215,15 @@ class MetaReward(LifetimeAlgorithm):
         self._update_learning_rate(self.policy.optimizer)
         advantages, targets, defined = self._advantages(lifetimes, env)
         history: dict[str, list[float]] = {"policy_loss": [], "value_loss": [], "entropy": [], "approx_kl": []}
+        clip = self.clip_range(self._current_progress_remaining) if callable(self.clip_range) else self.clip_range
         for _epoch in range(self.n_epochs):
             kl = []
-            for part, outputs in self._chunks(lifetimes):
+            for part, outputs in self._chunks(lifetimes, self._last_update(env)):
                 mask = defined[part].float()
                 count = mask.sum().clamp(min=1)
                 log_probs = normal_log_prob(lifetimes.payments[part], outputs.mean, outputs.std)
                 log_ratio = log_probs - lifetimes.log_probs[part]
-                ratio, clip = log_ratio.exp(), self.clip_range
+                ratio = log_ratio.exp()
                 surrogate = torch.min(ratio * advantages[part], ratio.clamp(1 - clip, 1 + clip) * advantages[part])
                 policy_loss = -(surrogate * mask).sum() / count
                 value_loss = ((outputs.value - targets[part]).square() * mask).sum() / count
@@ -231,7 +252,7 @@ class MetaReward(LifetimeAlgorithm):
         _, values, defined = self._advantages(lifetimes, self.lifetimes)
         losses = []
         for _epoch in range(self.n_epochs):
-            for part, outputs in self._chunks(lifetimes):
+            for part, outputs in self._chunks(lifetimes, len(lifetimes.payments)):
                 errors = (outputs.mean - targets[part]).square() * counts[part]
                 loss = errors.sum() / counts[part].sum().clamp(min=1)
                 value_errors = (outputs.value - values[part]).square() * defined[part]
@@ -240,14 +261,13 @@ class MetaReward(LifetimeAlgorithm):
             self._n_updates += 1
         self.logger.record("train/imitation_loss", float(np.mean(losses)))
 
-    def _chunks(self, lifetimes: Lifetimes) -> Any:
-        """(steps, outputs) of successive stretches, the state carried over without its graph; the first is a random part of
-        one, so that the cuts lie elsewhere each time."""
-        steps, n = lifetimes.payments.shape
+    def _chunks(self, lifetimes: Lifetimes, steps: int) -> Any:
+        """(part, outputs) of successive stretches of the first ``steps``, the state carried over without its graph; the first
+        is a random part of one, so that the cuts lie elsewhere each time."""
         size, offset = self.chunk, int(torch.randint(1, self.chunk + 1, (), generator=self._generator, device=self.device))
         if self.policy.network.bidirectional:  # whole inner batches
             size = offset = self.lifetimes.settings.n_steps
-        state = self.policy.network.begin(n, self.device)
+        state = self.policy.network.begin(lifetimes.payments.shape[1], self.device)
         start = 0
         for end in (*range(offset, steps, size), steps):
             part = slice(start, end)
@@ -259,8 +279,15 @@ class MetaReward(LifetimeAlgorithm):
     def _descend(self, loss: Tensor) -> None:
         self.policy.optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        if self.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
         self.policy.optimizer.step()
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        if self.shards is not None:  # they hold lifetimes of the environment before
+            self.shards.close()
+            self.shards = None
+        super().set_env(env, force_reset)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_generator", "shards"]

@@ -156,9 +156,14 @@ class MetaRewardPPO(PPO):
         if self.env is not None:  # a loaded agent may have none, to predict
             self._horizon = self._find_horizon(self.env)
         self._paymaster = Paymaster(self.reward_network, self.n_envs, self.device)
-        if self._memory is not None:  # of a saved agent, which goes on living
+        if self._memory is not None and len(self._memory[-1]) == self.n_envs:  # saved agents go on living
             self._paymaster.memory = self._memory
         self._elapsed, self._succeeded = np.zeros(self.n_envs, dtype=np.int64), np.zeros(self.n_envs, dtype=bool)
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        super().set_env(env, force_reset)
+        assert self.env is not None
+        self._horizon = self._find_horizon(self.env)
 
     def _find_horizon(self, env: VecEnv) -> int:
         limit = self.max_episode_steps

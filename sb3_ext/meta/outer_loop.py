@@ -78,6 +78,7 @@ class OuterLoop(IterationCheckpoint, BaseAlgorithm):
         )
         callback.on_training_start(locals(), globals())
         while self.num_timesteps < total_timesteps:
+            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
             self.env_state = env.get_state()
             self._boundary = self._snapshot()
             try:
@@ -93,7 +94,6 @@ class OuterLoop(IterationCheckpoint, BaseAlgorithm):
                 break
             self._iteration += 1
             self.env_state, self._boundary = env.get_state(), None
-            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
             if log_interval and self._iteration % log_interval == 0:
                 self._dump_logs()
         self._boundary = None

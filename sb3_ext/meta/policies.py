@@ -191,7 +191,16 @@ class MetaRewardPolicy(BasePolicy):
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-        """Payments ``[B, 1]`` (of one lifetime: ``[1]``) and the state to give to the next call."""
+        """Payments ``[B, 1]`` (of one lifetime: ``[1]``) and the state to give to the next call.
+
+        Raises:
+            ValueError: the network is bidirectional, and pays a step knowing what comes after it.
+        """
+        if self.network.bidirectional:
+            raise ValueError(
+                "A bidirectional reward network pays whole batches, not steps: evaluate it with "
+                "sb3_ext.meta.evaluation.run_lifetimes, and train with --eval-freq -1."
+            )
         single = np.ndim(observation["scalars"]) == 1
         inputs = {key: torch.as_tensor(np.atleast_2d(observation[key]), device=self.device).float() for key in KEYS}
         n = len(inputs["scalars"])

@@ -96,19 +96,18 @@ class LoopedTasks(TaskBatch):
     def __init__(self, family: Any, env_kwargs: dict[str, Any]) -> None:
         self._family, self._env_kwargs = family, env_kwargs
         self._envs: list[gym.Env] = []
+        self._spare: list[gym.Env] = []  # of kinds of tasks that were not drawn this time
 
     def begin(self, tasks: Sequence[Any], seeds: Sequence[int]) -> np.ndarray:
-        if len(self._envs) != len(tasks):
-            self.close()
-        for index, task in enumerate(tasks):
-            if index < len(self._envs) and self._family.retask(self._envs[index], task):
-                continue
-            env = SuccessSignal(self._family.make(task, **self._env_kwargs))
-            if index < len(self._envs):
-                self._envs[index].close()
-                self._envs[index] = env
+        spare, self._envs = self._envs + self._spare, []
+        for task in tasks:
+            env = next((one for one in spare if self._family.retask(one, task)), None)
+            if env is None:
+                env = SuccessSignal(self._family.make(task, **self._env_kwargs))
             else:
-                self._envs.append(env)
+                spare.remove(env)
+            self._envs.append(env)
+        self._spare = spare
         return np.stack([env.reset(seed=seed)[0].ravel() for env, seed in zip(self._envs, seeds, strict=True)])
 
     def step(self, actions: np.ndarray) -> TaskStep:
@@ -128,9 +127,9 @@ class LoopedTasks(TaskBatch):
         )
 
     def close(self) -> None:
-        for env in self._envs:
+        for env in self._envs + self._spare:
             env.close()
-        self._envs = []
+        self._envs, self._spare = [], []
 
 
 class ProcessTasks(TaskBatch):

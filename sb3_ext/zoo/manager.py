@@ -65,6 +65,15 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
             model.shards = RayShards(model.lifetimes, model.n_shards, self.ray_address)
         return result
 
+    def create_callbacks(self) -> None:
+        if is_lifetime(self.env_name.gym_id) and self.eval_freq > 0:
+            # A lifetime to evaluate takes as long as one to learn from: once an iteration is enough, all side by side.
+            settings = self.env_kwargs.get("settings", self.env_kwargs)
+            lifetime = settings.get("n_steps", 2000) * settings.get("n_batches", 3)
+            self.eval_freq = max(self.eval_freq, self.n_envs * lifetime)
+            self.n_eval_envs = max(self.n_eval_envs, self.n_eval_episodes)
+        super().create_callbacks()
+
     def save_trained_model(self, model: BaseAlgorithm) -> None:
         super().save_trained_model(model)
         if isinstance(model, LifetimeAlgorithm):  # beside the zip: what MetaRewardPPO takes
@@ -72,7 +81,9 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         if is_lifetime(self.env_name.gym_id):
-            split, kwargs = ("test", self.eval_env_kwargs) if eval_env else ("train", self.env_kwargs)
+            split, kwargs = ("train", self.env_kwargs)
+            if eval_env:  # paid by success alone: the shaped objective is in units of what was seen so far
+                split, kwargs = ("test", {**self.eval_env_kwargs, "objective": "sparse"})
             make: Callable[..., VecEnv] = make_lifetimes
             if self.algo in ("rl2", "maml_trpo"):
                 make, kwargs = make_trials, {"history": self.algo == "rl2", **kwargs}
