@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
+from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_ext import CLN
-from sb3_ext.cln import ConditionalLayerNorm, SegmentBuffer
+from sb3_ext.cln import ConditionalLayerNorm, MlpPolicy, SegmentBuffer
 from sb3_ext.cln.cln import _linear
 from sb3_ext.cln.segments import cut_into_segments, segment_loss
+from sb3_ext.common import ppo_losses
+from sb3_ext.lirpg.rollout import Rollout
 
 SIZE = dict(n_steps=32, batch_size=16, n_epochs=2, n_reward_steps=3, segment_length=4, segments_per_step=5)
 
@@ -222,14 +227,15 @@ def test_the_eta_gradient_of_a_minibatch_is_the_finite_difference(monkeypatch, a
     assert error < 1e-5
 
 
-def test_advantages_are_linear_in_eta():
+@pytest.mark.parametrize("r_in_coef", [1.0, 0.5])
+def test_advantages_are_linear_in_eta(r_in_coef):
     """Â of rewards r_φ(s, a; η) + base, from SB3's own buffer paid with r_φ, is base + F η."""
-    model = cln(walks(horizon=7), gamma=0.9, gae_lambda=0.8, learning_rate=0.0)
+    model = cln(walks(horizon=7), gamma=0.9, gae_lambda=0.8, learning_rate=0.0, r_in_coef=r_in_coef)
     model.learn(64)
     rollout, taken = model._rollout()
     x, features = model._reward_features(rollout, taken)
     eta = torch.randn(len(model.policy.eta()))
-    rewards = (x @ eta).view(2, 32).t().numpy()
+    rewards = r_in_coef * (x @ eta).view(2, 32).t().numpy()
     buffer = model.rollout_buffer
     last_values = model.policy.predict_values(torch.as_tensor(model._last_obs)).detach()
     buffer.rewards += rewards  # beside the bootstraps of truncated episodes
@@ -285,6 +291,26 @@ def test_segments_begin_anew_after_every_episode():
     assert segments.observations[2, :, 0].tolist() == [2, 3, 4]
 
 
+def test_segments_go_on_with_the_episode_that_a_rollout_begins_within():
+    done = torch.zeros(2, 6, dtype=torch.bool)
+    done[1, 1] = True
+    rows = torch.arange(12.0).view(2, 6)
+    segments = cut_into_segments(rows[..., None], rows[..., None], rows, done, 4, age=torch.tensor([6, 3]))
+    assert segments.extrinsic_sums.tolist() == [0 + 1, 2 + 3 + 4 + 5, 6, 7, 8 + 9 + 10 + 11]
+    model = cln(walks(n_envs=1, horizon=25), n_steps=40, segment_length=10)
+    model.learn(40)
+    ended = int(np.flatnonzero(np.append(model.rollout_buffer.episode_starts[1:, 0], model._last_episode_starts))[-1])
+    assert model._ages.tolist() == [39 - ended]
+
+
+def test_a_saved_buffer_of_another_size_is_refused():
+    kept = cut_into_segments(torch.zeros(1, 40, 1), torch.zeros(1, 40, 1), torch.ones(1, 40), torch.zeros(1, 40) > 0, 4)
+    small = SegmentBuffer(16, 4, torch.device("cpu"))
+    small.add(kept)
+    with pytest.raises(ValueError, match="segment_buffer_size"):
+        SegmentBuffer(400, 4, torch.device("cpu")).load_state_dict(small.state_dict())
+
+
 def test_the_buffer_keeps_all_segments_and_then_a_uniform_sample():
     np.random.seed(0)
     kept = np.zeros(40)
@@ -335,6 +361,43 @@ def test_the_environments_reward_reaches_the_policy_only_through_the_reward_netw
     assert all(torch.equal(paid[0][name], paid[1][name]) for name in paid[0])
     extrinsic = cln(r_ex_coef=1.0, **settings).learn(128).policy.state_dict()
     assert not torch.equal(extrinsic["action_net.weight"], paid[1]["action_net.weight"])
+
+
+@pytest.mark.parametrize("action_space", [spaces.Discrete(3), spaces.Box(-1, 1, (2,))], ids=["discrete", "box"])
+@pytest.mark.parametrize("settings", [{}, dict(ent_coef=0.01, clip_range_vf=0.2, target_kl=0.002)], ids=["plain", "all"])
+def test_with_a_reward_of_0_it_is_sb3s_weight_for_weight(monkeypatch, action_space, settings):
+    monkeypatch.setattr(CLN, "_noise", lambda self, n: torch.zeros(n, len(self.policy.eta())))
+    monkeypatch.setattr(CLN, "_log_change_of_policy", lambda *_: None)  # draws from NumPy's generator, as SB3's minibatches
+    monkeypatch.setattr(SegmentBuffer, "add", lambda *_: None)  # so does this
+    shared = dict(n_steps=32, batch_size=16, n_epochs=4, device="cpu", **settings)
+    ours = CLN("MlpPolicy", walks(action_space=action_space), r_ex_coef=1.0, n_reward_steps=0, **shared)
+    sb3s = PPO(MlpPolicy, walks(action_space=action_space), **shared)
+    for part in (ours.policy.reward_network.head.weight, ours.policy.reward_network.head.bias):
+        torch.nn.init.zeros_(part)
+    start = {name: value.clone() for name, value in ours.policy.state_dict().items()}
+    for model in (ours, sb3s):
+        model.policy.load_state_dict(start)
+        model.set_random_seed(5)
+        model.learn(192)
+    for (name, mine), other in zip(ours.policy.state_dict().items(), sb3s.policy.state_dict().values(), strict=True):
+        assert torch.equal(mine, other), name
+
+
+def test_each_transition_is_paid_with_the_eta_that_its_policy_sees(monkeypatch):
+    """In one minibatch of a rollout: the advantages' part of ε′ is F ε′ of the same ε′ that the policy sees."""
+    model = cln(n_epochs=1, batch_size=64, normalize_advantage=False, learning_rate=0.0)
+    model.learn(64)
+    rollout, taken = model._rollout()
+    _, features = model._reward_features(rollout, taken)
+    eta, seen = model.policy.eta(), {}
+    monkeypatch.setattr(CLN, "_noise", lambda self, n: 0.3 * torch.randn(n, len(eta)))
+    loss, evaluate = ppo_losses.policy_loss, model.policy.evaluate_actions
+    monkeypatch.setattr(ppo_losses, "policy_loss", lambda r, a, c: loss(r, seen.setdefault("advantages", a), c))
+    monkeypatch.setattr(model.policy, "evaluate_actions", lambda o, a, e: evaluate(o, a, seen.setdefault("eta", e)))
+    monkeypatch.setattr(Rollout, "minibatches", lambda self, _: iter([torch.arange(64)]))
+    model._policy_steps(rollout, features, rollout.samples.old_values, 0.2, None, defaultdict(list))
+    paid = features @ eta + ((features - features.mean(0)) * (seen["eta"] - eta)).sum(1)
+    torch.testing.assert_close(seen["advantages"], rollout.samples.advantages + paid)
 
 
 # ---------------------------------------------------------------------- an SB3 algorithm

@@ -42,10 +42,11 @@ def test_it_pays_what_its_model_pays_and_stays_when_the_model_goes_on(algorithm,
 
 def test_greedy_prices_what_the_model_would_do():
     model = trained(CLN, make_vec_env("Pendulum-v1", n_envs=2, seed=0))
+    frozen = FrozenReward(model, greedy=True)  # first of all: the policy is as training left it
     observations = model.get_env().reset()
     would, _ = model.predict(observations, deterministic=True)
     expected = model.intrinsic_rewards(observations, would)
-    priced = reward_values(FrozenReward(model, greedy=True), observations, actions=np.zeros_like(would))[:, 0]
+    priced = reward_values(frozen, observations, actions=np.zeros_like(would))[:, 0]
     np.testing.assert_allclose(priced, expected, rtol=1e-5, atol=1e-6)
 
 

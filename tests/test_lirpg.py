@@ -17,6 +17,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch.func import functional_call
 
+from irwrappers import VecIntrinsicReward
 from sb3_ext import LIRPG, LIRPGA2C
 
 SIZE = {LIRPG: dict(n_steps=32, batch_size=16, n_epochs=2), LIRPGA2C: dict(n_steps=8)}
@@ -500,3 +501,26 @@ def test_it_learns_a_chain_from_its_own_reward(algorithm, settings, steps):
     # A policy paid by a reward that does not learn is as likely to walk to the left.
     assert probability_of_right(model) > 0.8
     assert (rewards[:, 1] > rewards[:, 0]).all()
+
+
+@pytest.mark.parametrize("algorithm", [LIRPG, LIRPGA2C])
+def test_what_is_frozen_after_construction_stays(algorithm):
+    model = make(algorithm)
+    model.policy.mlp_extractor.requires_grad_(False)
+    before = model.policy.mlp_extractor.policy_net[0].weight.clone()
+    model.learn(64)
+    assert torch.equal(model.policy.mlp_extractor.policy_net[0].weight, before)
+
+
+def test_a_bonus_beneath_vecnormalize_leaves_the_extrinsic_reward_in_its_units():
+    recorded = []
+    for coef in (None, 0.0):
+        env = walks() if coef is None else VecIntrinsicReward(walks(), "constant", coef=coef)
+        model = make(LIRPG, VecNormalize(env), n_steps=64).learn(64)
+        recorded.append(np.stack(model._recorder.rewards))
+    np.testing.assert_allclose(recorded[0], recorded[1], rtol=1e-5)
+
+
+def test_rewards_that_are_not_finite_are_named():
+    with pytest.raises(ValueError, match="NaN or infinite rewards"):
+        make(LIRPG, walks(pay=float("nan"))).learn(64)

@@ -64,8 +64,8 @@ class CLN(PPO):
         reward_learning_rate: of the reward network's Adam; may be a schedule.
         meta_coef: λ. regularizer_coef: c. Adam makes only their ratio matter.
         segment_length: steps in a segment, which ends with its episode; where rewards are delayed, as many as between two.
-        segment_buffer_size: transitions kept in D_r, a uniform sample of all (reservoir sampling). segments_per_step: drawn
-            for each reward step.
+        segment_buffer_size: transitions kept in D_r, a uniform sample of all (reservoir sampling); a saved model holds them.
+        segments_per_step: drawn for each reward step.
         eta_noise: deviation of ε and ε′.
         conditioning: the ``"last"`` hidden layer of the actor or ``"all"``. conditioner_arch: hidden layers before its two
             affine maps. film: no normalisation in it.
@@ -145,6 +145,12 @@ class CLN(PPO):
             check_range(name, value, 1, integer=True)
         check_range("segment_buffer_size", segment_buffer_size, segment_length, integer=True)
         check_choice("conditioning", conditioning, ("last", "all"))
+        if not isinstance(conditioner_arch, Sequence):
+            raise ValueError(f"conditioner_arch must be a list of layer sizes, got {conditioner_arch!r}.")
+        if not isinstance(reward_kwargs, dict | None) or "squash" in (reward_kwargs or {}):
+            raise ValueError(
+                f"reward_kwargs must be None or a dict of RewardNetwork's arguments but squash, got {reward_kwargs!r}."
+            )
         check_range("r_ex_coef", r_ex_coef, 0)
         check_range("r_in_coef", r_in_coef, 0)
         if r_ex_coef == r_in_coef == 0:
@@ -197,6 +203,9 @@ class CLN(PPO):
     def _setup_model(self) -> None:
         if not issubclass(self.policy_class, CLNPolicy):
             raise ValueError(f"CLN needs a policy derived from sb3_ext.cln.CLNPolicy, got {self.policy_class.__name__}.")
+        twice = self._cln_policy_kwargs.keys() & self.policy_kwargs.keys()
+        if twice:
+            raise ValueError(f"{', '.join(sorted(twice))}: give them to CLN itself, not in policy_kwargs.")
         self.policy_kwargs, given = self.policy_kwargs | self._cln_policy_kwargs, self.policy_kwargs
         super()._setup_model()
         self.policy_kwargs = given
@@ -226,7 +235,7 @@ class CLN(PPO):
         self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
     ) -> tuple[int, BaseCallback]:
         if reset_num_timesteps or self._last_obs is None:
-            self._episode_returns = np.zeros((2, self.n_envs))
+            self._episode_returns, self._ages = np.zeros((2, self.n_envs)), np.zeros(self.n_envs, dtype=int)
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
 
     def collect_rollouts(
@@ -260,9 +269,7 @@ class CLN(PPO):
 
     def _rewards_and_ends(self) -> tuple[Tensor, Tensor]:
         """Extrinsic rewards and where an episode ended, ``[B, T]``."""
-        rewards = np.stack(self._recorder.rewards)
-        if not np.isfinite(rewards).all():
-            raise ValueError("The environment paid NaN or infinite rewards.")
+        rewards = self._recorder.stacked()
         assert self._last_episode_starts is not None
         done = np.concatenate([self.rollout_buffer.episode_starts[1:], self._last_episode_starts[None]]) > 0
         return torch.as_tensor(rewards.T, device=self.device), torch.as_tensor(done.T, device=self.device)
@@ -365,7 +372,10 @@ class CLN(PPO):
         observations, actions = tree_map(
             lambda values: values.unflatten(0, extrinsic_rewards.shape), (rollout.samples.observations, taken)
         )
-        self.segments.add(cut_into_segments(observations, actions, extrinsic_rewards, done, self.segment_length))
+        age = torch.as_tensor(self._ages, device=self.device)
+        self.segments.add(cut_into_segments(observations, actions, extrinsic_rewards, done, self.segment_length, age))
+        since = done.flip(1).int().argmax(1).cpu().numpy()  # steps after the last end
+        self._ages = np.where(done.any(1).cpu().numpy(), since, self._ages + done.shape[1])
         logs: Logs = defaultdict(list)
         self._reward_steps(rollout, taken, clip_range, logs)
         self._log_change_of_policy(rollout)
@@ -489,7 +499,7 @@ class CLN(PPO):
 
     def _excluded_save_params(self) -> list[str]:
         own = ["segments", "extrinsic_critic", "extrinsic_optimizer", "reward_optimizer"]
-        return [*super()._excluded_save_params(), *own, "_at_theta", "_recorder", "_episode_returns"]
+        return [*super()._excluded_save_params(), *own, "_at_theta", "_recorder", "_episode_returns", "_ages"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         names = ["policy", "policy.optimizer", "extrinsic_critic", "extrinsic_optimizer", "reward_optimizer", "segments"]

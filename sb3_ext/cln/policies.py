@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sb3_ext.cln.layers import ConditionalLayerNorm
 from sb3_ext.common.arguments import check_choice
-from sb3_ext.common.reward_network import RewardNetwork
+from sb3_ext.common.reward_network import RewardNetwork, reward_defaults
 
 
 class ConditionedExtractor(MlpExtractor):
@@ -104,7 +104,7 @@ class CLNPolicy(ActorCriticPolicy):
         return super()._get_constructor_parameters() | {name: getattr(self, name) for name in names}
 
     def _build_mlp_extractor(self) -> None:
-        settings = dict(normalize_images=self.normalize_images) | self.reward_kwargs | dict(squash=False)
+        settings = reward_defaults(self, self.reward_kwargs) | dict(squash=False)
         try:
             self.reward_network = RewardNetwork(self.observation_space, self.action_space, **settings)
         except TypeError as error:
@@ -133,7 +133,8 @@ class CLNPolicy(ActorCriticPolicy):
     def actor_parameters(self) -> dict[str, nn.Parameter]:
         """Those that actions depend on, by name."""
         critics = ("vf_features_extractor.", "mlp_extractor.value_net.", "value_net.")
-        return {name: value for name, value in self.own_parameters().items() if not name.startswith(critics)}
+        own = self.own_parameters().items()
+        return {name: value for name, value in own if value.requires_grad and not name.startswith(critics)}
 
     def eta(self) -> Tensor:
         """The present η ``[n_condition]``, outside any graph."""

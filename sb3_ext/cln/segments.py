@@ -25,16 +25,20 @@ def segment_loss(rewards: Tensor, mask: Tensor, extrinsic_sums: Tensor) -> Tenso
     return (extrinsic_sums - (rewards * mask).sum(1)).square().mean()
 
 
-def cut_into_segments(observations: Any, actions: Tensor, rewards: Tensor, done: Tensor, length: int) -> Segments:
-    """All steps of a rollout, in segments that begin with the rollout, with an episode or where another is ``length`` long.
+def cut_into_segments(
+    observations: Any, actions: Tensor, rewards: Tensor, done: Tensor, length: int, age: Tensor | int = 0
+) -> Segments:
+    """All steps of a rollout, in segments that begin with an episode and every ``length`` steps of it; the rollout cuts them.
 
     Args:
         observations, actions: ``[B, T, …]``. rewards: ``[B, T]``. done: bool ``[B, T]``, where an episode ended.
+        age: ``[B]``, steps of the episodes that the rollout begins within.
     """
     time = torch.arange(rewards.shape[1], device=rewards.device)
-    begins = torch.cat([torch.ones_like(done[:, :1]), done[:, :-1]], 1)
-    offset = (time - torch.where(begins, time, 0).cummax(1).values) % length
-    number = (offset == 0).flatten().cumsum(0) - 1
+    begins = torch.cat([torch.zeros_like(done[:, :1]), done[:, :-1]], 1)
+    start = torch.where(begins, time, -1).cummax(1).values  # -1 in the episodes that the rollout begins within
+    offset = torch.where(start < 0, time + torch.as_tensor(age, device=time.device).reshape(-1, 1), time - start) % length
+    number = ((offset == 0) | (time == 0)).flatten().cumsum(0) - 1
     offset, n_segments = offset.flatten(), int(number[-1]) + 1
 
     def padded(values: Tensor) -> Tensor:
@@ -94,6 +98,12 @@ class SegmentBuffer:
     def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
         self.n_seen, self._stored = 0, None
         if state["stored"] is not None:
+            n_saved, length = state["stored"][2].shape
+            if length != self.length or n_saved != min(state["n_seen"], self.capacity):
+                raise ValueError(
+                    f"The saved segments, {n_saved} of {length} steps out of {state['n_seen']}, are not those of a buffer of "
+                    f"{self.capacity} of {self.length} steps: give segment_buffer_size and segment_length as they were."
+                )
             self._stored = Segments(*tree_map(self._allocate, state["stored"]))
             tree_map(lambda mine, saved: mine[: len(saved)].copy_(saved), tuple(self._stored), state["stored"])
         self.n_seen = state["n_seen"]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
@@ -22,7 +23,7 @@ class FrozenReward(IntrinsicReward):
     """A copy of ``model``'s learned reward r_η(s, a), which learns no more: to draw it, or to pay another agent.
 
     It takes observations as the environment gives them; a ``VecNormalize`` of the model's environment is copied with its
-    statistics. Box actions are clipped, as the environment takes them.
+    statistics (a model that was loaded without one has none to copy). Box actions are clipped, as the environment takes them.
 
     Args:
         model: ``LIRPG``, ``LIRPGA2C`` or ``CLN``. greedy: price the action that the model itself would take, without noise,
@@ -47,7 +48,8 @@ class FrozenReward(IntrinsicReward):
             raise ValueError(f"FrozenReward takes a model that has learned a reward (LIRPG, LIRPGA2C, CLN), got {model}.")
         super().__init__(model.observation_space, model.action_space)
         self.network = deepcopy(network).requires_grad_(False)
-        self.policy = deepcopy(model.policy).requires_grad_(False) if greedy else None
+        self.policy = _copy(model.policy) if greedy else None
+        self._squashed = model.policy.squash_output
         self._normalize = _Normalization.of(model.get_vec_normalize_env())
 
     @torch.no_grad()
@@ -56,16 +58,28 @@ class FrozenReward(IntrinsicReward):
         steps = batch.terminated.shape
         observations = self._normalize(tree_map(lambda part: part.flatten(0, 1), batch.observations))
         if self.policy is None:
-            actions = batch.actions.flatten(0, 1)
+            actions = self._as_trained_on(batch.actions.flatten(0, 1), from_policy=False)
         else:
-            actions = self.policy.get_distribution(observations).mode()
-        return self.network(observations, self._taken(actions)).view(*steps, 1)
+            actions = self._as_trained_on(self.policy.get_distribution(observations).mode(), from_policy=True)
+        return self.network(observations, actions).view(*steps, 1)
 
-    def _taken(self, actions: Tensor) -> Tensor:
+    def _as_trained_on(self, actions: Tensor, from_policy: bool) -> Tensor:
+        """Box actions in the environment's bounds or, of a policy that squashes its own, in [-1, 1]."""
         if not isinstance(self.action_space, spaces.Box):
             return actions
         low, high = (torch.as_tensor(x, device=actions.device) for x in (self.action_space.low, self.action_space.high))
-        return torch.clamp(actions.view(-1, *low.shape), low, high)
+        actions = actions.view(-1, *low.shape)
+        if not self._squashed:
+            return torch.clamp(actions, low, high)
+        return actions if from_policy else 2 * (torch.clamp(actions, low, high) - low) / (high - low) - 1
+
+
+def _copy(policy: ActorCriticPolicy) -> ActorCriticPolicy:
+    """As saved and loaded: what training has left in it beside its parameters can't be copied."""
+    with torch.random.fork_rng(devices=[]):
+        result = type(policy)(**policy._get_constructor_parameters()).to(policy.device)
+    result.load_state_dict(policy.state_dict())
+    return result.requires_grad_(False)
 
 
 @dataclass

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim, is_image_space, preprocess_obs
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
@@ -92,6 +93,17 @@ class RewardNetwork(nn.Module):
             columns = [functional.one_hot(a.long(), int(n)) for a, n in zip(actions.unbind(1), space.nvec, strict=True)]
             return torch.cat(columns, 1).float()
         return actions.float()
+
+
+def reward_defaults(policy: BasePolicy, given: dict[str, Any]) -> dict[str, Any]:
+    """``given`` arguments of :class:`RewardNetwork`; where they choose no features extractor, the policy's."""
+    defaults: dict[str, Any] = dict(normalize_images=policy.normalize_images)
+    if "features_extractor_class" not in given:
+        defaults |= dict(
+            features_extractor_class=policy.features_extractor_class,
+            features_extractor_kwargs=policy.features_extractor_kwargs,
+        )
+    return defaults | given
 
 
 def _action_width(space: spaces.Space) -> int:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sb3_ext.common import ppo_losses
 from sb3_ext.common.arguments import check_range
 from sb3_ext.common.meta_gradient import InnerLoss, MetaGradient, Term, meta_gradient
-from sb3_ext.common.reward_network import RewardNetwork
+from sb3_ext.common.reward_network import RewardNetwork, reward_defaults
 from sb3_ext.common.updates import ParameterVector, Params, optimizer_from
 from sb3_ext.lirpg.policies import ExtrinsicCritic, FunctionalPolicy
 from sb3_ext.lirpg.rollout import ExtrinsicRecorder, Rollout, Samples, concatenate, make_rollout, slices
@@ -72,7 +72,8 @@ class LearnedReward(OnPolicyAlgorithm):
         # The generator is left as it was, so that all the rest is drawn as by SB3's algorithm.
         with torch.random.fork_rng(devices=[]):
             try:
-                reward_network = RewardNetwork(self.observation_space, self.action_space, **(self.reward_kwargs or {}))
+                settings = reward_defaults(self.policy, self.reward_kwargs or {})
+                reward_network = RewardNetwork(self.observation_space, self.action_space, **settings)
             except TypeError as error:
                 raise ValueError(f"reward_kwargs={self.reward_kwargs} do not fit RewardNetwork: {error}") from error
             critic = ExtrinsicCritic(self.policy)
@@ -86,7 +87,7 @@ class LearnedReward(OnPolicyAlgorithm):
     def _make_optimizer(self, module: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
         """Of the policy's kind, with its settings."""
         kwargs = self.policy.optimizer_kwargs
-        if self.policy.optimizer_class is torch.optim.Adam:
+        if self.policy.optimizer_class is torch.optim.Adam and not kwargs.keys() & {"foreach", "differentiable"}:
             kwargs = {"fused": True, **kwargs}  # one call for all tensors
         return self.policy.optimizer_class(module.parameters(), lr=learning_rate, **kwargs)  # type: ignore[call-arg]
 
@@ -103,6 +104,8 @@ class LearnedReward(OnPolicyAlgorithm):
     def _rollout(self, chunk: int) -> Rollout:
         """The rollout just collected, with V^ex and Â^EX."""
         assert self._recorder is not None and self._last_episode_starts is not None
+        self._functional_policy = FunctionalPolicy(self.policy)  # without what was frozen since
+        self._theta = ParameterVector(self._functional_policy.params)
 
         def to_tensor(observations: Any) -> Any:
             return self.policy.obs_to_tensor(observations)[0]

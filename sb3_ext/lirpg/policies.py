@@ -26,7 +26,7 @@ class ExtrinsicCritic(nn.Module):
         self.features_extractor = policy.make_features_extractor()
         layers = policy.net_arch.get("vf", []) if isinstance(policy.net_arch, dict) else policy.net_arch
         arch: dict[str, list[int]] = {"pi": [], "vf": list(layers)}
-        self.mlp_extractor = MlpExtractor(self.features_extractor.features_dim, arch, policy.activation_fn)
+        self.mlp_extractor = MlpExtractor(self.features_extractor.features_dim, arch, policy.activation_fn, device="cpu")
         self.value_net = nn.Linear(self.mlp_extractor.latent_dim_vf, 1)
         if policy.ortho_init:
             for module, gain in ((self.features_extractor, np.sqrt(2)), (self.mlp_extractor, np.sqrt(2)), (self.value_net, 1)):

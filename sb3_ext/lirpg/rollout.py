@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from irwrappers import VecIntrinsicReward
 from irwrappers.wrappers.bonus import EXTRINSIC
 from sb3_ext.common.gae import DiscountedSum, generalized_advantage_estimation
 
@@ -29,6 +30,10 @@ class ExtrinsicRecorder(VecEnvWrapper):
     def __init__(self, venv: VecEnv, coef: float) -> None:
         super().__init__(venv)
         self._coef = coef
+        self._normalize: VecNormalize | None = None  # around the bonus: its units are those of r_ex too
+        while isinstance(venv, VecEnvWrapper) and not isinstance(venv, VecIntrinsicReward):
+            self._normalize = venv if isinstance(venv, VecNormalize) else self._normalize
+            venv = venv.venv
         self.rewards: list[np.ndarray] = []  # [B] for each step
         self.truncated: list[tuple[int, int, Any]] = []  # step, copy, the observation that ended the episode
 
@@ -41,9 +46,24 @@ class ExtrinsicRecorder(VecEnvWrapper):
             last = infos[i].get("terminal_observation")
             if last is not None and infos[i].get("TimeLimit.truncated", False):
                 self.truncated.append((len(self.rewards), int(i), last))
-        extrinsic = [info[EXTRINSIC] for info in infos] if EXTRINSIC in infos[0] else rewards
+        extrinsic = rewards
+        if EXTRINSIC in infos[0]:
+            extrinsic = np.array([info[EXTRINSIC] for info in infos])
+            if self._normalize is not None:
+                extrinsic = self._normalize.normalize_reward(extrinsic)
         self.rewards.append(np.array(extrinsic, dtype=np.float32))
         return observations, rewards if self._coef == 1 else self._coef * rewards, dones, infos
+
+    def stacked(self) -> np.ndarray:
+        """All extrinsic rewards ``[T, B]``.
+
+        Raises:
+            ValueError: some are NaN or infinite.
+        """
+        rewards = np.stack(self.rewards)
+        if not np.isfinite(rewards).all():
+            raise ValueError("The environment paid NaN or infinite rewards.")
+        return rewards
 
 
 class Samples(NamedTuple):
@@ -129,7 +149,10 @@ def make_rollout(
         return rows.view(n_copies, n_steps).t()
 
     n_steps, n_copies = buffer.buffer_size, buffer.n_envs
-    observations = tree_map(flat, buffer.observations)
+    # MuJoCo's are float64, and what sees them casts them to this.
+    observations = tree_map(
+        lambda part: part.float() if part.is_floating_point() else part, tree_map(flat, buffer.observations)
+    )
     discrete = isinstance(buffer.action_space, spaces.Discrete)
     actions = flat(buffer.actions).long().flatten() if discrete else flat(buffer.actions).float()
     done = torch.as_tensor(np.concatenate([buffer.episode_starts[1:], last_dones[None]]) > 0, device=buffer.device)
@@ -143,7 +166,7 @@ def make_rollout(
             steps, copies, ends = zip(*recorder.truncated, strict=True)
             next_values[steps, copies] = critic(to_tensor(tree_map(lambda *parts: np.stack(parts), *ends)))
             terminated[steps, copies] = False
-        rewards = torch.as_tensor(np.stack(recorder.rewards), device=buffer.device)
+        rewards = torch.as_tensor(recorder.stacked(), device=buffer.device)
         advantages = generalized_advantage_estimation(
             rewards, values, next_values, terminated, done, buffer.gamma, buffer.gae_lambda
         )
