@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from gymnasium.wrappers import TimeLimit
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from walk import assert_same, walks
 
 from sb3_ext import CLN
 from sb3_ext.cln import ConditionalLayerNorm, MlpPolicy, SegmentBuffer
@@ -24,39 +24,6 @@ from sb3_ext.common import ppo_losses
 from sb3_ext.lirpg.rollout import Rollout
 
 SIZE = dict(n_steps=32, batch_size=16, n_epochs=2, n_reward_steps=3, segment_length=4, segments_per_step=5)
-
-
-class Walk(gym.Env):
-    """A drifting point, seen through any observation space; pays ``pay`` times where it is and ends beyond 2."""
-
-    def __init__(self, observation_space=None, action_space=None, pay=1.0):
-        self.observation_space = observation_space or spaces.Box(-10, 10, (3,))
-        self.action_space = action_space or spaces.Discrete(3)
-        self.pay = pay
-
-    def _see(self, space):
-        if isinstance(space, spaces.Dict):
-            return {name: self._see(part) for name, part in space.items()}
-        if isinstance(space, spaces.Discrete):
-            return int(self.x > 0)
-        if space.dtype == np.uint8:
-            return np.full(space.shape, 128 + 10 * np.clip(self.x, -5, 5), dtype=np.uint8)
-        return np.linspace(1, 2, int(np.prod(space.shape)), dtype=space.dtype).reshape(space.shape) * space.dtype.type(self.x)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.x = self.np_random.normal()
-        return self._see(self.observation_space), {}
-
-    def step(self, action):
-        assert self.action_space.contains(action)
-        self.x += 0.5 * self.np_random.normal() + 0.1 * float(np.sum(action))
-        return self._see(self.observation_space), self.pay * self.x, bool(self.x > 2), False, {}
-
-
-def walks(n_envs=2, horizon=10, normalize=False, **kwargs):
-    env = DummyVecEnv([lambda: Monitor(TimeLimit(Walk(**kwargs), horizon))] * n_envs)
-    return VecNormalize(env) if normalize else env
 
 
 def cln(env=None, policy="MlpPolicy", seed=0, **kwargs):
@@ -72,10 +39,6 @@ def state_of(model):
         for index, moments in optimizer.state_dict()["state"].items():
             tensors |= {f"{id(optimizer)}.{index}.{key}": torch.as_tensor(x).clone() for key, x in moments.items()}
     return list(tensors.values())
-
-
-def assert_same(one, other):
-    assert len(one) == len(other) and all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 # ---------------------------------------------------------------------- the layer

@@ -13,43 +13,15 @@ from gymnasium.wrappers import TimeLimit
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
 from stable_baselines3.common.logger import KVWriter, Logger
-from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch.func import functional_call
+from walk import assert_same, walks
 
 from irwrappers import VecIntrinsicReward
 from sb3_ext import LIRPG, LIRPGA2C
 
 SIZE = {LIRPG: dict(n_steps=32, batch_size=16, n_epochs=2), LIRPGA2C: dict(n_steps=8)}
 BOTH = pytest.mark.parametrize("algorithm", [LIRPG, LIRPGA2C], ids=lambda algorithm: algorithm.__name__)
-
-
-class Walk(gym.Env):
-    """A drifting point, seen through any observation space; pays ``pay`` times where it is and ends beyond 2."""
-
-    def __init__(self, observation_space=None, action_space=None, pay=1.0):
-        self.pay = pay
-        self.observation_space = observation_space or spaces.Box(-10, 10, (3,))
-        self.action_space = action_space or spaces.Discrete(3)
-
-    def _see(self, space):
-        if isinstance(space, spaces.Dict):
-            return {name: self._see(part) for name, part in space.items()}
-        if isinstance(space, spaces.Discrete):
-            return int(self.x > 0)
-        if space.dtype == np.uint8:
-            return np.full(space.shape, 128 + 10 * np.clip(self.x, -5, 5), dtype=np.uint8)
-        return np.linspace(1, 2, int(np.prod(space.shape)), dtype=space.dtype).reshape(space.shape) * space.dtype.type(self.x)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.x = self.np_random.normal()
-        return self._see(self.observation_space), {}
-
-    def step(self, action):
-        assert self.action_space.contains(action)
-        self.x += 0.5 * self.np_random.normal() + 0.1 * float(np.sum(action))
-        return self._see(self.observation_space), self.pay * self.x, bool(self.x > 2), False, {}
 
 
 class Chain(gym.Env):
@@ -67,11 +39,6 @@ class Chain(gym.Env):
         return self.state, float(self.state == 11), self.state == 11, False, {}
 
 
-def walks(n_envs=2, horizon=10, normalize=False, **kwargs):
-    env = DummyVecEnv([lambda: Monitor(TimeLimit(Walk(**kwargs), horizon))] * n_envs)
-    return VecNormalize(env) if normalize else env
-
-
 def make(algorithm, env=None, policy="MlpPolicy", seed=0, **kwargs):
     return algorithm(policy, env or walks(), seed=seed, device="cpu", **SIZE[algorithm] | kwargs)
 
@@ -85,10 +52,6 @@ def state_of(model):
         rows = state["state"].values() if "param_groups" in state else [state]
         tensors += [torch.as_tensor(value).clone() for row in rows for value in row.values()]
     return tensors
-
-
-def assert_same(one, other):
-    assert len(one) == len(other) and all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 # ---------------------------------------------------------------------- the gradient
