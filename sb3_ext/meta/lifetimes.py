@@ -94,6 +94,7 @@ class LifetimeVecEnv(SharedVecEnv):
         self._record = LifetimeRecord(n_lifetimes, self.settings.n_steps, self.settings.n_batches, objective)
         self.before_update: Callable[[InnerBatch, Tensor, Tensor], None] | None = None
         self._reset_count, self._base_seed = 0, 0
+        self._sent: tuple[Tensor, Tensor, Tensor] | None = None  # actions, log probabilities, values of a step under way
         super().__init__(n_lifetimes, observation_space, spaces.Box(-BOUND, BOUND, (1,), np.float32))
         self.seed(seed if seed is not None else int(np.random.randint(2**31 - 1)))
 
@@ -125,6 +126,9 @@ class LifetimeVecEnv(SharedVecEnv):
             self.device,
             group_size=self.lifetimes_per_task,
         )
+        if self._sent is not None:  # in the middle of a lifetime
+            self._sent = None
+            self._batch.receive()
         self._inner_observations = self._tensor(self._batch.begin(self.tasks, seeds))
         self._episode_begins = np.ones(self.num_envs, dtype=bool)
         self._payments = torch.zeros(self.num_envs, device=self.device)
@@ -205,12 +209,18 @@ class LifetimeVecEnv(SharedVecEnv):
 
     # ------------------------------------------------------------------ the inner loop
 
+    def _act(self) -> None:
+        noise = self.agents.distribution.draw_noise((self.num_envs,), self._generator, self.device)
+        self._sent = self.agents.act(self._inner_observations, noise)
+        self._batch.send(env_actions(self.inner_action_space, self._sent[0].cpu().numpy()))
+
     def _inner_step(self) -> VecEnvObs:
         """Every agent acts; returns what the outer learner sees of the transitions."""
-        agents = self.agents
-        noise = agents.distribution.draw_noise((self.num_envs,), self._generator, self.device)
-        actions, log_probs, values = agents.act(self._inner_observations, noise)
-        self.last_step: TaskStep = self._batch.step(env_actions(self.inner_action_space, actions.cpu().numpy()))
+        if self._sent is None:
+            self._act()
+        assert self._sent is not None
+        (actions, log_probs, values), self._sent = self._sent, None
+        self.last_step: TaskStep = self._batch.receive()
         done = self._tensor(self.last_step.done)
         self._steps.append((self._inner_observations, actions, log_probs, values, done))
         probability = log_probs.exp().clamp(max=MAX_DENSITY)
@@ -223,6 +233,8 @@ class LifetimeVecEnv(SharedVecEnv):
         }
         self._inner_observations = self._tensor(self.last_step.observations)
         self._episode_begins = self.last_step.done
+        if (self._record.elapsed + 1) % self.settings.n_steps:
+            self._act()  # no payment changes it before the next update, so processes step while this one is being paid
         return self._observed
 
     def _pay(self, step: TaskStep) -> None:

@@ -3,6 +3,7 @@ otherwise one after the other, here or in several processes."""
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import traceback
 from abc import ABC, abstractmethod
@@ -44,8 +45,17 @@ class TaskBatch(ABC):
         """Put the tasks in place and reset all; observations ``[B, n_obs]``."""
 
     @abstractmethod
+    def send(self, actions: np.ndarray) -> None:
+        """Begin a step of all, in processes of their own where there are any."""
+
+    @abstractmethod
+    def receive(self) -> TaskStep:
+        """The step that was sent; an episode that ends is followed by the next one."""
+
     def step(self, actions: np.ndarray) -> TaskStep:
-        """One step of all; an episode that ends is followed by the next one."""
+        """Both."""
+        self.send(actions)
+        return self.receive()
 
     @abstractmethod
     def close(self) -> None:
@@ -74,9 +84,12 @@ class NativeTasks(TaskBatch):
         observations, _ = self._envs.reset(seed=list(seeds))  # type: ignore[arg-type]  # environments with a generator per copy
         return observations.reshape(len(tasks), -1)
 
-    def step(self, actions: np.ndarray) -> TaskStep:
+    def send(self, actions: np.ndarray) -> None:
+        self._actions = actions
+
+    def receive(self) -> TaskStep:
         assert self._envs is not None
-        observations, signal, terminated, truncated, infos = self._envs.step(actions)
+        observations, signal, terminated, truncated, infos = self._envs.step(self._actions)
         done = terminated | truncated
         shaped, success = np.array(infos["shaped_reward"], dtype=np.float64), np.array(infos["is_success"], dtype=bool)
         if done.any():
@@ -110,9 +123,12 @@ class LoopedTasks(TaskBatch):
         self._spare = spare
         return np.stack([env.reset(seed=seed)[0].ravel() for env, seed in zip(self._envs, seeds, strict=True)])
 
-    def step(self, actions: np.ndarray) -> TaskStep:
+    def send(self, actions: np.ndarray) -> None:
+        self._actions = actions
+
+    def receive(self) -> TaskStep:
         rows = []
-        for env, action in zip(self._envs, actions, strict=True):
+        for env, action in zip(self._envs, self._actions, strict=True):
             observation, signal, terminated, truncated, info = env.step(action)
             done = terminated or truncated
             row = (signal, info["shaped_reward"], done, info["is_success"])
@@ -155,19 +171,24 @@ class ProcessTasks(TaskBatch):
     def begin(self, tasks: Sequence[Any], seeds: Sequence[int]) -> np.ndarray:
         bounds = np.linspace(0, len(tasks), len(self._pipes) + 1).round().astype(int)
         self._shares = [slice(start, end) for start, end in pairwise(bounds)]
-        answers = self._ask("begin", [(list(tasks[share]), list(seeds[share])) for share in self._shares])
-        return np.concatenate(answers)
+        self._ask("begin", [(list(tasks[share]), list(seeds[share])) for share in self._shares])
+        return np.concatenate(self._answers())
 
-    def step(self, actions: np.ndarray) -> TaskStep:
-        answers = self._ask("step", [(actions[share],) for share in self._shares])
-        return TaskStep(*(np.concatenate(parts) for parts in zip(*answers, strict=True)))
+    def send(self, actions: np.ndarray) -> None:
+        self._ask("step", [(actions[share],) for share in self._shares])
 
-    def _ask(self, method: str, arguments: list[tuple[Any, ...]]) -> list[Any]:
+    def receive(self) -> TaskStep:
+        return TaskStep(*(np.concatenate(parts) for parts in zip(*self._answers(), strict=True)))
+
+    def _ask(self, method: str, arguments: list[tuple[Any, ...]]) -> None:
         working = [(pipe, given) for pipe, given in zip(self._pipes, arguments, strict=True) if len(given[0])]
         for pipe, given in working:
             pipe.send((method, given))
+        self._working = [pipe for pipe, _ in working]
+
+    def _answers(self) -> list[Any]:
         answers = []
-        for pipe, _ in working:
+        for pipe in self._working:
             try:
                 error, answer = pipe.recv()
             except (EOFError, ConnectionResetError):
@@ -189,17 +210,16 @@ class ProcessTasks(TaskBatch):
 
 def _work(pipe: Connection, family: Any, env_kwargs: dict[str, Any]) -> None:
     batch = LoopedTasks(family, env_kwargs)
-    while True:
-        try:
+    # The other end closes when all is over, perhaps with an answer of ours unread.
+    with contextlib.suppress(EOFError, ConnectionError, KeyboardInterrupt):
+        while True:
             method, given = pipe.recv()
-        except (EOFError, KeyboardInterrupt):
-            break
-        try:
-            pipe.send((None, getattr(batch, method)(*given)))
-        except KeyboardInterrupt:
-            break
-        except Exception:
-            pipe.send((traceback.format_exc(), None))
+            try:
+                pipe.send((None, getattr(batch, method)(*given)))
+            except ConnectionError:
+                raise
+            except Exception:
+                pipe.send((traceback.format_exc(), None))
     batch.close()
 
 
