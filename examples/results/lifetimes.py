@@ -1,11 +1,11 @@
-"""Which payment makes an agent find a hidden goal within a lifetime: what the task pays, or what was learned to be paid.
+"""Which payment makes an agent learn an unseen task within a lifetime: what the task pays, or what was learned to be paid.
 
-    python examples/results/meta-pointgoal/run.py MODEL.safetensors …      # of MetaReward.save_reward_model
-    python examples/results/meta-pointgoal/run.py point_goal                # a model that comes with the package
+    python examples/results/lifetimes.py lifetime/PointGoal-v1 point_goal                # a model that comes with the package
+    python examples/results/lifetimes.py lifetime/ML1-reach-v3 MODEL.safetensors … --out FOLDER  # of save_reward_model
 
-Ten seeds of 64 lifetimes each on unseen goals. Writes ``success.csv`` (share of successful episodes in each batch of a
-lifetime), ``table.md`` (the last batch, mean and 95 % bootstrap interval over seeds), ``success.png`` and, of the first model,
-``traces.png``: what each step of an episode is paid, over the distance to the goal.
+Writes ``success.csv`` (share of successful episodes in each batch of a lifetime), ``table.md`` (the last batch, mean and 95 %
+bootstrap interval over seeds), ``success.png`` and, of the first model, ``traces.png``: what each step is paid, over the
+distance to the goal (of tasks of Meta-World over the dense reward).
 """
 
 from __future__ import annotations
@@ -20,48 +20,53 @@ from matplotlib.figure import Figure
 from scipy.stats import bootstrap
 from tqdm import tqdm
 
-from envs.tasks import PointGoal
 from sb3_ext.meta import RewardModel
 from sb3_ext.meta.evaluation import Trace, make_evaluation_env, run_lifetimes
+from sb3_ext.zoo.lifetimes import make_family
 
-SEEDS, LIFETIMES = range(100, 110), 64
 COLORS = {"shaped": "#7a7a7a", "sparse": "#c9a227"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("family", help="lifetime/…, an id of sb3_ext.zoo.lifetimes")
     parser.add_argument("models", nargs="+", help="files, or names of models that come with the package")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--seeds", type=int, default=10, help="from 100 on")
+    parser.add_argument("--lifetimes", type=int, default=64, help="side by side, for each seed")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, for environments that have no vectorised form")
+    parser.add_argument("--out", type=Path, default=Path("logs", "lifetimes"))
     given = parser.parse_args()
     models = {Path(name).stem: RewardModel.load(name) for name in given.models}
     first = next(iter(models.values()))
     payers: dict[str, Any] = {**models, "sparse": "sparse", "shaped": "shaped"}
     success: dict[str, np.ndarray] = {}
     traces: dict[str, Trace] = {}
-    with tqdm(total=len(payers) * len(SEEDS), desc="lifetimes", unit="seed") as bar:
+    seeds = range(100, 100 + given.seeds)
+    with tqdm(total=len(payers) * len(seeds), desc="lifetimes", unit="seed") as bar:
         for name, payer in payers.items():
-            family = PointGoal("test", upper_half=bool(first.record["family"].get("upper_half")))
-            env = make_evaluation_env(family, payer, LIFETIMES, first.inner, first.env)
+            env = make_evaluation_env(
+                make_family(given.family, "test"), payer, given.lifetimes, first.inner, first.env, given.jobs
+            )
             rows = []
-            for seed in SEEDS:
+            for seed in seeds:
                 traces[name] = run_lifetimes(env, payer, seed)
                 rows.append(traces[name].success.mean(1))
                 bar.update()
             success[name] = np.stack(rows)
             env.close()
     given.out.mkdir(parents=True, exist_ok=True)
-    write(given.out, success)
+    write(given.out, seeds, success)
     draw_success(given.out / "success.png", success)
     draw_traces(given.out / "traces.png", traces[next(iter(models))], first)
     print((given.out / "table.md").read_text())
 
 
-def write(out: Path, success: dict[str, np.ndarray]) -> None:
+def write(out: Path, seeds: range, success: dict[str, np.ndarray]) -> None:
     with open(out / "success.csv", "w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["paid by", "seed", *(f"batch {i + 1}" for i in range(next(iter(success.values())).shape[1]))])
         for name, rows in success.items():
-            table.writerows([name, seed, *row.round(4)] for seed, row in zip(SEEDS, rows, strict=True))
+            table.writerows([name, seed, *row.round(4)] for seed, row in zip(seeds, rows, strict=True))
     lines = ["| paid by | success in the last batch | 95 % interval |", "|---|---:|---|"]
     for name, rows in success.items():
         low, high = interval(rows[:, -1])
@@ -90,27 +95,30 @@ def draw_success(path: Path, success: dict[str, np.ndarray]) -> None:
 
 
 def draw_traces(path: Path, trace: Trace, model: RewardModel) -> None:
-    """Payments of the first and the last batch over the distance to the goal, by whether there was a success before."""
-    goals = np.array([[np.cos(task.goal_angle), np.sin(task.goal_angle)] for task in trace.tasks])
-    distance = np.linalg.norm(trace.observations - goals, axis=-1)
-    progress = trace.shaped  # by how much the step came nearer
+    """Payments of the first and the last batch, over the distance to the goal or the dense reward."""
+    if hasattr(trace.tasks[0], "goal_angle"):
+        goals = np.array([[np.cos(task.goal_angle), np.sin(task.goal_angle)] for task in trace.tasks])
+        x, label = np.linalg.norm(trace.observations - goals, axis=-1), "distance to the goal"
+    else:
+        x, label = trace.shaped, "dense reward"
+    shade = np.abs(trace.shaped).max()
     n = model.inner.n_steps
     figure = Figure(figsize=(9.6, 4.2), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for panel, part, title in zip(panels, (slice(0, n), slice(-n, None)), ("first batch", "last batch"), strict=True):
         drawn = panel.scatter(
-            distance[part].ravel(),
+            x[part].ravel(),
             trace.payments[part].ravel(),
-            c=progress[part].ravel(),
+            c=trace.shaped[part].ravel(),
             s=2,
             cmap="RdBu",
-            vmin=-0.1,
-            vmax=0.1,
+            vmin=-shade,
+            vmax=shade,
         )
-        panel.set(xlabel="distance to the goal", title=title)
+        panel.set(xlabel=label, title=title)
         panel.grid(alpha=0.25)
     panels[0].set_ylabel("payment")
-    figure.colorbar(drawn, ax=panels, label="progress of the step")
+    figure.colorbar(drawn, ax=panels, label="dense reward")
     figure.savefig(path, dpi=150)
 
 
