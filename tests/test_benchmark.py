@@ -296,7 +296,8 @@ def test_suites_are_valid_and_known(command):
         if "speed" in suite:
             assert speed.plan(suite, 1.0, (), ())
     ablation = suites.plan(suites.load_suite("irpo-ablation"))
-    assert len(ablation) == 23 * 3 and all(run.hyperparams["batch_size"] == 4096 for run in ablation)
+    sizes = {"sparse/Maze-v1": 4096, "sparse/FourRooms-v0": 2048}  # those of irpo.yml
+    assert len(ablation) == (23 + 8) * 3 and all(run.hyperparams["batch_size"] == sizes[run.env] for run in ablation)
     vector = {name for name, spec in gymnasium.registry.items() if spec.vector_entry_point and name.startswith("sparse/")}
     assert vector <= set(suites.load_suite("speed")["speed"]["environments"])
 
