@@ -5,7 +5,20 @@ import io
 import numpy as np
 import pytest
 import torch
-from irpo_toys import MAZE, At, Change, Counting, Memory, assert_same, interrupt, maze_model, state_of, toy_model, toys
+from irpo_toys import (
+    ALLO_QUICK,
+    MAZE,
+    At,
+    Change,
+    Counting,
+    Memory,
+    assert_same,
+    interrupt,
+    maze_model,
+    state_of,
+    toy_model,
+    toys,
+)
 from stable_baselines3.common.logger import Logger
 
 from irwrappers import Concat, ExactLaplacian
@@ -286,3 +299,20 @@ def test_select_is_part_of_a_reward():
 def test_bad_arguments_are_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):
         maze_model(**kwargs)
+
+
+def test_the_temperature_of_ema_falls_after_the_fit():
+    temperatures = []
+    model = maze_model(
+        weighting="ema",
+        temperature_decay=1.0,
+        fit_fraction=0.5,
+        intrinsic_reward="allo",
+        intrinsic_reward_kwargs=ALLO_QUICK,
+        n_envs=8,
+    )
+    weights = model._weights
+    model._weights = lambda returns: (temperatures.append(weights(returns)[1]), weights(returns))[1]
+    model.learn(20_000)
+    assert model._fit_share > 0.3
+    assert temperatures[0] == pytest.approx(1.0) and sorted(temperatures, reverse=True) == temperatures

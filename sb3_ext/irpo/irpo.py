@@ -76,7 +76,8 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
             authors' ``"log_prob"``, whose lacks those within a step too.
         weighting: of the K pulled-back gradients. ``"softmax"``: ω = softmax(J_R / τ) of this iteration's mean discounted
             returns (the paper); ``"ema"``: the authors' program, softmax then arg-max of an exponential average of step
-            rewards with τ falling 1 → 0 over the first ``temperature_decay`` of training; ``"argmax"``; ``"uniform"``.
+            rewards with τ falling 1 → 0 over the first ``temperature_decay`` of training after the fit; ``"argmax"``;
+            ``"uniform"``.
         temperature: τ of ``"softmax"``, a number or a schedule of the remaining progress. ema_decay: of ``"ema"``.
         base_update: ``"trust_region"`` or ``"sgd"`` with ``base_learning_rate``.
         target_kl: δ of the trust region, a number or a schedule of the remaining progress. cg_max_steps, cg_damping,
@@ -226,6 +227,7 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         self._tracked_returns = np.zeros(0)  # EMA of the mean step reward, one for each exploratory policy
         self._contributions = np.zeros(0)  # of each channel to the base policy's gradient, since the last pruning
         self._n_prunings = 0
+        self._fit_share = 0.0  # of training, which went into fitting the intrinsic reward
         self._carries = False  # whether the next exploratory policies begin where the last ones ended
         self._direct_left = self._direct_run = 0  # iterations on the true gradient still to come, and when they were ordered
         if _init_setup_model:
@@ -296,6 +298,7 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
             error.add_note(f"learn({total_timesteps}) with fit_fraction={self.fit_fraction} gives fit() {budget} steps.")
             raise
         self.num_timesteps += steps
+        self._fit_share = self.num_timesteps / total_timesteps
         self.intrinsic_reward.to(self.device)
 
     # ------------------------------------------------------------------ learning
@@ -660,7 +663,8 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
             temperature = self._now(self.temperature)
             return torch.softmax(returns / temperature, 0), temperature
         if self.weighting == "ema":
-            temperature = 1 - self._progress / self.temperature_decay
+            explored = (self._progress - self._fit_share) / max(1 - self._fit_share, 1e-9)
+            temperature = 1 - explored / self.temperature_decay
             returns = torch.as_tensor(self._tracked_returns, dtype=returns.dtype, device=returns.device)
             if temperature > 0:
                 return torch.softmax(returns / temperature, 0), temperature
