@@ -535,3 +535,11 @@ def test_it_learns_cartpole_from_its_own_reward():
     # A reward left as it was drawn may pay for staying alive too, but not as much as the environment: 54 for 500 steps.
     logged = model.logger.name_to_value
     assert logged["cln/intrinsic_return"] == pytest.approx(logged["cln/extrinsic_return"], rel=0.1)
+
+
+def test_a_model_loaded_without_a_reset_goes_on_within_its_episodes(tmp_path):
+    model = cln(walks(horizon=25), n_steps=40).learn(80)
+    model.save(tmp_path / "model")
+    loaded = CLN.load(tmp_path / "model", env=model.get_env(), force_reset=False)
+    assert loaded._ages.tolist() == model._ages.tolist() and loaded._ages.any()
+    loaded.learn(80, reset_num_timesteps=False)

@@ -74,3 +74,14 @@ def test_a_bonus_is_paid_and_is_no_part_of_the_extrinsic_return(algorithm):
     extrinsic, passed_on = np.stack(model._recorder.rewards), model.rollout_buffer.rewards
     assert (extrinsic == 1).all()  # CartPole's
     assert np.abs(passed_on).max() > 100
+
+
+def test_a_policy_that_squashes_its_actions_is_paid_for_the_environments():
+    """The reward network saw them in [-1, 1], and the environment takes them in [-2, 2]."""
+    squashed = dict(use_sde=True, policy_kwargs=dict(squash_output=True))
+    env = make_vec_env("Pendulum-v1", n_envs=2, seed=0)
+    model = LIRPG("MlpPolicy", env, n_steps=32, batch_size=16, n_epochs=1, seed=0, device="cpu", **squashed)
+    observations = model.get_env().reset()
+    actions = np.array([[0.3], [-0.8]], dtype=np.float32)
+    priced = reward_values(FrozenReward(model), observations, actions=2 * actions)[:, 0]
+    np.testing.assert_allclose(priced, model.intrinsic_rewards(observations, actions), rtol=1e-5, atol=1e-6)

@@ -12,7 +12,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from envs.tasks import MetaWorldML1, PointGoal
+from envs.tasks import MetaWorldML1, MetaWorldML10, PointGoal
 from sb3_ext.meta import LifetimeVecEnv, MetaReward
 from sb3_ext.meta.collection import Job, collect, merge_states, normal_log_prob
 from sb3_ext.meta.tasks import LoopedTasks, NativeTasks, ProcessTasks, TaskBatch
@@ -295,3 +295,20 @@ def test_a_payment_needs_an_update_after_it() -> None:
     env = LifetimeVecEnv(PointGoal(), 4, settings={**INNER, "n_batches": 1}, env_kwargs=POINT, seed=0)
     with pytest.raises(ValueError, match="n_batches must be at least 2"):
         meta_reward(env).learn(1)
+
+
+def test_environments_of_kinds_that_are_not_drawn_are_kept_and_not_too_many() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        family, rng = MetaWorldML10(), np.random.default_rng(0)
+        kinds = {task.env_id: task for task in (family.sample(rng) for _ in range(40))}
+        first, second, third = list(kinds.values())[:3]
+        batch = LoopedTasks(family, {})
+        batch.begin([first], [0])
+        used = batch._envs[0]
+        batch.begin([second], [0])
+        batch.begin([first], [0])
+        assert batch._envs[0] is used
+        batch.begin([third], [0])
+        assert len(batch._spare) == 1
+        batch.close()

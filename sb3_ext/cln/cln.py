@@ -406,12 +406,12 @@ class CLN(PPO):
                 advantages = samples.advantages + _linear(features[rows], features_mean, eta, noise)
                 values, log_prob, entropy = self.policy.evaluate_actions(samples.observations, samples.actions, eta + noise)
                 log_ratio = log_prob - samples.old_log_prob
-                policy_loss = ppo_losses.policy_loss(log_ratio.exp(), self._normalized(advantages), clip_range)
+                ratio = log_ratio.exp()
+                policy_loss = ppo_losses.policy_loss(ratio, self._normalized(advantages), clip_range)
                 entropy_loss = ppo_losses.entropy_loss(log_prob, entropy)
                 value_loss = ppo_losses.value_loss(values.flatten(), samples.old_values, returns[rows], clip_range_vf)
                 loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
                 with torch.no_grad():
-                    ratio = log_ratio.exp()
                     logs["train/approx_kl"].append(torch.mean(ratio - 1 - log_ratio))
                     logs["train/clip_fraction"].append(((ratio - 1).abs() > clip_range).float().mean())
                 if self.target_kl is not None and logs["train/approx_kl"][-1] > 1.5 * self.target_kl:
@@ -499,7 +499,7 @@ class CLN(PPO):
 
     def _excluded_save_params(self) -> list[str]:
         own = ["segments", "extrinsic_critic", "extrinsic_optimizer", "reward_optimizer"]
-        return [*super()._excluded_save_params(), *own, "_at_theta", "_recorder", "_episode_returns", "_ages"]
+        return [*super()._excluded_save_params(), *own, "_at_theta", "_recorder"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         names = ["policy", "policy.optimizer", "extrinsic_critic", "extrinsic_optimizer", "reward_optimizer", "segments"]

@@ -664,7 +664,7 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
             return torch.softmax(returns / temperature, 0), temperature
         if self.weighting == "ema":
             explored = (self._progress - self._fit_share) / max(1 - self._fit_share, 1e-9)
-            temperature = 1 - explored / self.temperature_decay
+            temperature = 1 - max(explored, 0) / self.temperature_decay  # a second learn() needs no fit
             returns = torch.as_tensor(self._tracked_returns, dtype=returns.dtype, device=returns.device)
             if temperature > 0:
                 return torch.softmax(returns / temperature, 0), temperature

@@ -120,7 +120,9 @@ class LoopedTasks(TaskBatch):
             else:
                 spare.remove(env)
             self._envs.append(env)
-        self._spare = spare
+        self._spare = spare[: len(tasks)]  # the latest; one of Meta-World's holds 18 MB
+        for env in spare[len(tasks) :]:
+            env.close()
         return np.stack([env.reset(seed=seed)[0].ravel() for env, seed in zip(self._envs, seeds, strict=True)])
 
     def send(self, actions: np.ndarray) -> None:

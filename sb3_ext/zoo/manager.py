@@ -15,6 +15,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from sb3_ext.distributed import RayShards
+from sb3_ext.meta.inner import InnerSettings
 from sb3_ext.meta.lifetime_algorithm import LifetimeAlgorithm
 from sb3_ext.zoo.environments import native_vec_env, without_bonus
 from sb3_ext.zoo.lifetimes import is_lifetime, make_lifetimes, make_trials
@@ -69,7 +70,8 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         if is_lifetime(self.env_name.gym_id) and self.eval_freq > 0:
             # A lifetime to evaluate takes as long as one to learn from: once an iteration is enough, all side by side.
             settings = self.env_kwargs.get("settings", self.env_kwargs)
-            lifetime = settings.get("n_steps", 2000) * settings.get("n_batches", 3)
+            default = InnerSettings()
+            lifetime = settings.get("n_steps", default.n_steps) * settings.get("n_batches", default.n_batches)
             self.eval_freq = max(self.eval_freq, self.n_envs * lifetime)
             self.n_eval_envs = max(self.n_eval_envs, self.n_eval_episodes)
         super().create_callbacks()
