@@ -80,9 +80,7 @@ class LearnedReward(OnPolicyAlgorithm):
         self.reward_network, self.extrinsic_critic = reward_network.to(self.device), critic.to(self.device)
         self.reward_optimizer = self._make_optimizer(self.reward_network, self.reward_lr_schedule(1))
         self.extrinsic_optimizer = self._make_optimizer(self.extrinsic_critic, self.lr_schedule(1))
-        self._functional_policy = FunctionalPolicy(self.policy)
-        self._theta = ParameterVector(self._functional_policy.params)
-        optimizer_from(self.policy.optimizer, self._functional_policy.params)  # that it can be differentiated
+        optimizer_from(self.policy.optimizer, FunctionalPolicy(self.policy).params)  # that it can be differentiated
 
     def _make_optimizer(self, module: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
         """Of the policy's kind, with its settings."""
