@@ -357,8 +357,9 @@ def typed(tmp_path, suite):
     with open(tmp_path / "stderr", "w") as stderr:
         one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
-            command, cwd=tmp_path, env=one_thread, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
-        )
+            command, cwd=tmp_path, env=one_thread, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # "pytest &" in a script ignores it
+        )  # fmt: skip
 
 
 def wait_until(condition, seconds=120):
