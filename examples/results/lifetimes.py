@@ -2,6 +2,9 @@
 
     python examples/results/lifetimes.py lifetime/PointGoal-v1 point_goal                # a model that comes with the package
     python examples/results/lifetimes.py lifetime/ML1-reach-v3 MODEL.safetensors … --out FOLDER  # of save_reward_model
+    python examples/results/lifetimes.py lifetime/ML10-v3 MODEL.safetensors --rl2 MODEL.zip --goals other  # not other types
+
+``--rl2`` sets a trained RL² beside them, which is paid nothing: it acts through its memory, with arg-max actions.
 
 Writes ``success.csv`` (share of successful episodes in each batch of a lifetime), ``table.md`` (the last batch, mean and 95 %
 bootstrap interval over seeds), ``success.png`` and, of the first model, ``traces.png``: what each step is paid, over the
@@ -17,10 +20,11 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from sb3_contrib import RecurrentPPO
 from scipy.stats import bootstrap
 from tqdm import tqdm
 
-from sb3_ext.meta import RewardModel
+from sb3_ext.meta import RewardModel, TrialVecEnv
 from sb3_ext.meta.evaluation import Trace, make_evaluation_env, run_lifetimes
 from sb3_ext.zoo.lifetimes import make_family
 
@@ -35,18 +39,26 @@ def main() -> None:
     parser.add_argument("--lifetimes", type=int, default=64, help="side by side, for each seed")
     parser.add_argument("--jobs", type=int, default=1, help="processes, for environments that have no vectorised form")
     parser.add_argument("--out", type=Path, default=Path("logs", "lifetimes"))
+    parser.add_argument("--rl2", type=Path, help="model.zip of python -m sb3_ext.train --algo rl2")
+    parser.add_argument(
+        "--goals",
+        choices=("test", "other"),
+        default="test",
+        help="the family's own test split, or unseen goals of the training split's task types (of Meta-World's families)",
+    )
     given = parser.parse_args()
     models = {Path(name).stem: RewardModel.load(name) for name in given.models}
+    rl2 = RecurrentPPO.load(given.rl2) if given.rl2 else None
     first = next(iter(models.values()))
     payers: dict[str, Any] = {**models, "sparse": "sparse", "shaped": "shaped"}
+    # Meta-World's own tests of ML1 are the goals of the next seed as well.
+    family = make_family(given.family, "test") if given.goals == "test" else make_family(given.family, "train", seed=1)
     success: dict[str, np.ndarray] = {}
     traces: dict[str, Trace] = {}
     seeds = range(100, 100 + given.seeds)
-    with tqdm(total=len(payers) * len(seeds), desc="lifetimes", unit="seed") as bar:
+    with tqdm(total=(len(payers) + (rl2 is not None)) * len(seeds), desc="lifetimes", unit="seed") as bar:
         for name, payer in payers.items():
-            env = make_evaluation_env(
-                make_family(given.family, "test"), payer, given.lifetimes, first.inner, first.env, given.jobs
-            )
+            env = make_evaluation_env(family, payer, given.lifetimes, first.inner, first.env, given.jobs)
             rows = []
             for seed in seeds:
                 traces[name] = run_lifetimes(env, payer, seed)
@@ -54,11 +66,33 @@ def main() -> None:
                 bar.update()
             success[name] = np.stack(rows)
             env.close()
+        if rl2 is not None:
+            success["RL²"] = run_rl2(rl2, family, first, seeds, given, bar)
     given.out.mkdir(parents=True, exist_ok=True)
     write(given.out, seeds, success)
     draw_success(given.out / "success.png", success)
     draw_traces(given.out / "traces.png", traces[next(iter(models))], first)
     print((given.out / "table.md").read_text())
+
+
+def run_rl2(model: RecurrentPPO, family: Any, like: RewardModel, seeds: range, given: argparse.Namespace, bar: tqdm) -> Any:
+    """Share of successful episodes ``[seeds, n_batches]`` in trials as long as the lifetimes of ``like``."""
+    trials = TrialVecEnv(
+        family, given.lifetimes, like.inner.n_steps, like.inner.n_batches, env_kwargs=like.env, n_jobs=given.jobs, seed=0
+    )
+    rows = []
+    for seed in seeds:
+        trials.seed(seed)
+        observations, state, begins = trials.reset(), None, np.ones(given.lifetimes, bool)
+        while True:
+            actions, state = model.predict(observations, state, begins, deterministic=True)
+            observations, _, begins, infos = trials.step(actions)
+            if begins.all():
+                break
+        rows.append(np.mean([info["lifetime"]["success"] for info in infos], 0))
+        bar.update()
+    trials.close()
+    return np.stack(rows)
 
 
 def write(out: Path, seeds: range, success: dict[str, np.ndarray]) -> None:

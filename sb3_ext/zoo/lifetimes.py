@@ -26,8 +26,8 @@ def lifetime_ids() -> list[str]:
     return [f"{NAMESPACE}PointGoal-v0", f"{NAMESPACE}PointGoal-v1", *many, f"{NAMESPACE}ML10-v3", f"{NAMESPACE}ML45-v3"]
 
 
-def make_family(env_id: str, split: str = "train") -> Any:
-    """The ``envs.tasks.TaskDistribution`` of an id.
+def make_family(env_id: str, split: str = "train", **kwargs: Any) -> Any:
+    """The ``envs.tasks.TaskDistribution`` of an id; ``kwargs`` are its other arguments.
 
     Raises:
         ValueError: an id that is not one of :func:`lifetime_ids`.
@@ -39,10 +39,10 @@ def make_family(env_id: str, split: str = "train") -> Any:
         )
     name = env_id.removeprefix(NAMESPACE)
     if name in ("PointGoal-v0", "PointGoal-v1"):
-        return tasks.PointGoal(split, upper_half=name.endswith("v1"))
+        return tasks.PointGoal(split, upper_half=name.endswith("v1"), **kwargs)
     if name.startswith("ML1-"):
-        return tasks.MetaWorldML1(name.removeprefix("ML1-").removesuffix("-v3"), split)
-    return {"ML10-v3": tasks.MetaWorldML10, "ML45-v3": tasks.MetaWorldML45}[name](split)
+        return tasks.MetaWorldML1(name.removeprefix("ML1-").removesuffix("-v3"), split, **kwargs)
+    return {"ML10-v3": tasks.MetaWorldML10, "ML45-v3": tasks.MetaWorldML45}[name](split, **kwargs)
 
 
 def is_lifetime(env_id: str) -> bool:
