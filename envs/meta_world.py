@@ -23,6 +23,7 @@ from metaworld.types import Task
 
 from envs.arguments import check_action, check_render_mode, did_you_mean
 from envs.catalogue import METAWORLD_TASKS
+from envs.meta_world_observation import with_lean_observation
 
 RENDER_MODES = ("human", "rgb_array", "depth_array")
 BOUND = 10.0  # metres; an object in reach is within one
@@ -154,7 +155,7 @@ class MetaWorldTask(gym.Env[np.ndarray, np.ndarray], EzPickle):
 
     def _set_rand_vec(self, rand_vec: np.ndarray) -> None:
         task = {
-            "env_cls": type(self.source),
+            "env_cls": ALL_V3_ENVIRONMENTS[f"{self.task_name}-v3"],
             "rand_vec": rand_vec,
             "partially_observable": not self.goal_observable,
         }
@@ -193,7 +194,7 @@ def benchmark_rand_vecs(task_names: tuple[str, ...], seed: int) -> tuple[tuple[t
 
 
 def _make_source(task_name: str, **kwargs: Any) -> Any:
-    source = ALL_V3_ENVIRONMENTS[f"{task_name}-v3"](**kwargs)
+    source: Any = with_lean_observation(ALL_V3_ENVIRONMENTS[f"{task_name}-v3"])(**kwargs)
     source._set_task_called = True  # its goal is drawn or given before it is used
     return source
 

@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from envs.tasks import MetaWorldML1, MetaWorldML10, PointGoal
 from sb3_ext.meta import LifetimeVecEnv, MetaReward
 from sb3_ext.meta.collection import Job, collect, merge_states, normal_log_prob
+from sb3_ext.meta.shards import LocalShards, ProcessShards
 from sb3_ext.meta.tasks import LoopedTasks, NativeTasks, ProcessTasks, TaskBatch
 
 POINT = {"max_episode_steps": 10, "goal_radius": 0.3}
@@ -282,6 +283,17 @@ def test_advantages_are_normalised_and_end_with_the_last_update() -> None:
 def test_what_could_teach_nothing_is_refused(env: dict[str, Any], kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         meta_reward(lifetimes(**env), **kwargs).learn(1)
+
+
+@pytest.mark.parametrize("n_jobs", [2, 3])
+def test_groups_in_processes_are_those_one_after_the_other(n_jobs: int) -> None:
+    """4 groups of one lifetime: 2 a process, and shared out unevenly."""
+    here, there = (meta_reward(lifetimes(n_jobs=jobs), n_shards=4, baseline="step").learn(2 * 480) for jobs in (1, n_jobs))
+    assert isinstance(here.shards, LocalShards) and isinstance(there.shards, ProcessShards)
+    there.shards.close()
+    for one, two in zip(here.policy.parameters(), there.policy.parameters(), strict=True):
+        assert torch.equal(one, two)
+    assert here.env_state == there.env_state
 
 
 def test_another_environment_closes_the_groups_of_the_one_before() -> None:

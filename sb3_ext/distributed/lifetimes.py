@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
-import torch
-from torch.utils._pytree import tree_map
-
 from sb3_ext.distributed.cluster import connect, import_ray, run_again_if_lost
-from sb3_ext.meta.collection import Job, Result, collect
+from sb3_ext.meta.collection import Job, Result
 from sb3_ext.meta.lifetimes import LifetimeVecEnv
 from sb3_ext.meta.policies import RewardNetwork
+from sb3_ext.meta.shards import LocalShards, moved
 
 
 class RayShards:
@@ -29,17 +27,16 @@ class RayShards:
     """
 
     def __init__(self, env: LifetimeVecEnv, n_shards: int, address: str = "local") -> None:
-        share = env.share(n_shards)
+        self._arguments = env.shard(n_shards)
         connect(address)
-        self._worker_class = import_ray().remote(num_cpus=1, max_restarts=0)(_Worker)
-        self._arguments = {"n_lifetimes": share, **env.arguments, "n_jobs": 1}  # an actor is one core
+        self._worker_class = import_ray().remote(num_cpus=1, max_restarts=0)(LocalShards)
         self.workers = [self._make_worker() for _ in range(n_shards)]
 
     def _make_worker(self) -> Any:
         return self._worker_class.remote(self._arguments)
 
     def run(self, network: RewardNetwork, jobs: Sequence[Job]) -> list[Result]:
-        """As :class:`sb3_ext.meta.collection.LocalShards`."""
+        """As :class:`sb3_ext.meta.shards.LocalShards`."""
         ray = import_ray()
         device = next(network.parameters()).device
         sent = ray.put(deepcopy(network).cpu())
@@ -47,10 +44,8 @@ class RayShards:
         def replace(index: int) -> None:
             self.workers[index] = self._make_worker()
 
-        results = run_again_if_lost(lambda index: self.workers[index].run.remote(sent, jobs[index]), len(jobs), replace)
-        return [
-            Result(tree_map(lambda part: part.to(device), result.lifetimes), result.infos, result.state) for result in results
-        ]
+        results = run_again_if_lost(lambda index: self.workers[index].run.remote(sent, [jobs[index]]), len(jobs), replace)
+        return [moved(result, device) for (result,) in results]
 
     def close(self) -> None:
         """Free the actors."""
@@ -58,16 +53,3 @@ class RayShards:
         for worker in self.workers:
             ray.kill(worker)
         self.workers = []
-
-
-class _Worker:
-    """Holds the environments of one group."""
-
-    def __init__(self, arguments: dict[str, Any]) -> None:
-        torch.set_num_threads(1)  # as LocalShards: another number may round otherwise
-        self._env = LifetimeVecEnv(seed=0, **arguments)
-
-    def run(self, network: RewardNetwork, job: Job) -> Result:
-        result = collect(network, self._env, job)
-        assert result is not None
-        return result

@@ -1,9 +1,9 @@
-"""Whole lifetimes, paid by a reward network: in one group or in several, which may be run elsewhere."""
+"""Whole lifetimes, paid by a reward network."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -51,36 +51,6 @@ class Result(NamedTuple):
     lifetimes: Lifetimes
     infos: list[dict[str, Any]]
     state: dict[str, Any]
-
-
-class Shards(Protocol):
-    """Runs jobs, each on a group of lifetimes of its own, in order or side by side."""
-
-    def run(self, network: RewardNetwork, jobs: Sequence[Job]) -> list[Result]:
-        """One result for each job."""
-
-    def close(self) -> None:
-        """Free environments and processes."""
-
-
-class LocalShards:
-    """One group after the other, here."""
-
-    def __init__(self, envs: Sequence[LifetimeVecEnv]) -> None:
-        self.envs = list(envs)
-
-    def run(self, network: RewardNetwork, jobs: Sequence[Job]) -> list[Result]:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # a group has a core of its own elsewhere, and another number may round otherwise
-        try:
-            results = [collect(network, env, job) for env, job in zip(self.envs, jobs, strict=True)]
-        finally:
-            torch.set_num_threads(threads)
-        return [result for result in results if result is not None]
-
-    def close(self) -> None:
-        for env in self.envs:
-            env.close()
 
 
 OnStep = Callable[[Any, np.ndarray, np.ndarray, list[dict[str, Any]]], bool]

@@ -49,7 +49,8 @@ class LifetimeVecEnv(SharedVecEnv):
         n_lifetimes: B. lifetimes_per_task: so many agents in a row share a task, its start states and their first weights.
         settings: of the inner loop, or a dict of what differs from :class:`InnerSettings`'s defaults.
         env_kwargs: for every environment, ``{"max_episode_steps": 25}`` for instance.
-        n_jobs: processes for environments that have no vectorised form. device: of the inner networks.
+        n_jobs: processes, for environments that have no vectorised form and for ``MetaReward(n_shards=…)``. device: of the
+            inner networks.
 
     ``before_update``, if set, is called with what ``agents.update`` is about to get: the batch, the observations after it and
     the order of its steps.
@@ -176,8 +177,8 @@ class LifetimeVecEnv(SharedVecEnv):
         """The running mean size of the shaped reward of each agent's kind of task ``[B]``; 0 before anything was seen."""
         return self._record.mean_shaped()
 
-    def share(self, n_shards: int) -> int:
-        """How many lifetimes each of so many groups has.
+    def shard(self, n_shards: int) -> dict[str, Any]:
+        """Arguments of an environment of the same kind with one of ``n_shards`` parts of the lifetimes, in one process.
 
         Raises:
             ValueError: the lifetimes (or groups of those with one task) can't be shared out evenly.
@@ -187,12 +188,7 @@ class LifetimeVecEnv(SharedVecEnv):
                 f"{self.num_envs} lifetimes, {self.lifetimes_per_task} a task, can't be shared out evenly among {n_shards} "
                 "shards."
             )
-        return self.num_envs // n_shards
-
-    def split(self, n_shards: int) -> list[LifetimeVecEnv]:
-        """Environments of the same kind, with a part of the lifetimes each (see :meth:`share`)."""
-        share = self.share(n_shards)
-        return [LifetimeVecEnv(n_lifetimes=share, seed=0, device=self.device, **self.arguments) for _ in range(n_shards)]
+        return {"n_lifetimes": self.num_envs // n_shards, **self.arguments, "n_jobs": 1}
 
     def describe(self) -> dict[str, Any]:
         """Family, inner settings and environment arguments, JSON-ready: what a reward model was trained on."""

@@ -15,8 +15,6 @@ from sb3_ext.meta.advantage import meta_advantage, paper_horizons
 from sb3_ext.meta.collection import (
     Job,
     Lifetimes,
-    LocalShards,
-    Shards,
     collect,
     concatenate,
     merge_states,
@@ -27,6 +25,7 @@ from sb3_ext.meta.lifetime_algorithm import LifetimeAlgorithm
 from sb3_ext.meta.lifetimes import LifetimeVecEnv
 from sb3_ext.meta.policies import SIGNAL, MetaRewardPolicy
 from sb3_ext.meta.record import MEAN_OBJECTIVE
+from sb3_ext.meta.shards import Shards, make_shards
 
 
 class MetaReward(LifetimeAlgorithm):
@@ -54,9 +53,9 @@ class MetaReward(LifetimeAlgorithm):
             from these lifetimes only what comes after their first success: before it the way that such an agent takes gives
             the goal away, and who imitates that later rewards an agent for going wherever it goes. 0: the paper.
         imitation_learning_rate: at the start; it falls to 0, so that the luck of a few tasks averages out.
-        n_shards: groups in which the lifetimes are run, with seeds and a scale of the objective of their own; one group is the
-            fastest on one machine, several can be spread over many (``sb3_ext.distributed``) with the same result. ``set_env``
-            closes the groups of the environment before.
+        n_shards: groups in which the lifetimes are run, with seeds and a scale of the objective of their own: in the
+            environment's ``n_jobs`` processes or spread over machines (``sb3_ext.distributed``), with the same result. As many
+            groups as cores are the fastest. ``set_env`` closes the groups of the environment before.
 
     The others are as in SB3's PPO. ``num_timesteps`` counts every step of every inner agent. ``rollout/success`` is the share
     of episodes of the last inner batch that succeeded, ``rollout/success_first`` of the first.
@@ -158,7 +157,7 @@ class MetaReward(LifetimeAlgorithm):
             results = [result]
         else:
             if self.shards is None:
-                self.shards = LocalShards(env.split(self.n_shards))
+                self.shards = make_shards(env, self.n_shards)
             results = self.shards.run(self.policy.network, jobs)
         infos = [info for result in results for info in result.infos]
         if self.shards is not None:  # the steps were taken elsewhere; callbacks count calls

@@ -3,13 +3,9 @@ otherwise one after the other, here or in several processes."""
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
-import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
-from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -18,8 +14,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
 from irwrappers.extrinsic import SuccessSignal, VectorSuccessSignal
-
-START_METHOD = "forkserver"  # as SB3's SubprocVecEnv
+from sb3_ext.meta.workers import Workers
 
 
 class TaskStep(NamedTuple):
@@ -158,71 +153,26 @@ class ProcessTasks(TaskBatch):
     """
 
     def __init__(self, family: Any, env_kwargs: dict[str, Any], n_jobs: int) -> None:
-        context: Any = multiprocessing.get_context(START_METHOD)
-        self._pipes: list[Connection] = []
-        self._processes = []
-        for _ in range(n_jobs):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, family, env_kwargs), daemon=True)
-            process.start()
-            theirs.close()
-            self._pipes.append(ours)
-            self._processes.append(process)
+        self._workers = Workers(n_jobs, LoopedTasks, family, env_kwargs)
         self._shares: list[slice] = []
 
     def begin(self, tasks: Sequence[Any], seeds: Sequence[int]) -> np.ndarray:
-        bounds = np.linspace(0, len(tasks), len(self._pipes) + 1).round().astype(int)
+        bounds = np.linspace(0, len(tasks), self._workers.n + 1).round().astype(int)
         self._shares = [slice(start, end) for start, end in pairwise(bounds)]
         self._ask("begin", [(list(tasks[share]), list(seeds[share])) for share in self._shares])
-        return np.concatenate(self._answers())
+        return np.concatenate(self._workers.answers())
 
     def send(self, actions: np.ndarray) -> None:
         self._ask("step", [(actions[share],) for share in self._shares])
 
     def receive(self) -> TaskStep:
-        return TaskStep(*(np.concatenate(parts) for parts in zip(*self._answers(), strict=True)))
+        return TaskStep(*(np.concatenate(parts) for parts in zip(*self._workers.answers(), strict=True)))
 
     def _ask(self, method: str, arguments: list[tuple[Any, ...]]) -> None:
-        working = [(pipe, given) for pipe, given in zip(self._pipes, arguments, strict=True) if len(given[0])]
-        for pipe, given in working:
-            pipe.send((method, given))
-        self._working = [pipe for pipe, _ in working]
-
-    def _answers(self) -> list[Any]:
-        answers = []
-        for pipe in self._working:
-            try:
-                error, answer = pipe.recv()
-            except (EOFError, ConnectionResetError):
-                error, answer = "It ended without a word (killed, perhaps for memory).", None
-            if error is not None:
-                self.close()
-                raise RuntimeError(f"A process of environments failed:\n{error}")
-            answers.append(answer)
-        return answers
+        self._workers.ask(method, [given if len(given[0]) else None for given in arguments])  # none for an empty share
 
     def close(self) -> None:
-        for pipe, process in zip(self._pipes, self._processes, strict=True):
-            pipe.close()  # its process then reads the end of the pipe
-            process.join(timeout=5)
-            if process.is_alive():
-                process.terminate()
-        self._pipes, self._processes = [], []
-
-
-def _work(pipe: Connection, family: Any, env_kwargs: dict[str, Any]) -> None:
-    batch = LoopedTasks(family, env_kwargs)
-    # The other end closes when all is over, perhaps with an answer of ours unread.
-    with contextlib.suppress(EOFError, ConnectionError, KeyboardInterrupt):
-        while True:
-            method, given = pipe.recv()
-            try:
-                pipe.send((None, getattr(batch, method)(*given)))
-            except ConnectionError:
-                raise
-            except Exception:
-                pipe.send((traceback.format_exc(), None))
-    batch.close()
+        self._workers.close()
 
 
 def make_task_batch(family: Any, env_kwargs: dict[str, Any] | None = None, n_jobs: int = 1) -> TaskBatch:
