@@ -131,7 +131,7 @@ class InnerAgents:
         for value in self.params.values():
             value.requires_grad_(True)
         # One Adam over stacked weights is B Adams: it works on each number by itself.
-        self.optimizer = torch.optim.Adam(self.params.values(), lr=settings.learning_rate, eps=1e-5)
+        self.optimizer = torch.optim.Adam(self.params.values(), lr=settings.learning_rate, eps=1e-5, fused=True)
 
     def outputs(self, observations: Tensor, params: Params | None = None) -> Tensor:
         """Observations ``[B, n, n_obs]`` → parameters of the action distributions ``[B, n, P]``; ``params``: other weights."""
@@ -202,10 +202,13 @@ class InnerAgents:
 
     def minibatch(self, batch: InnerBatch, advantages: Tensor, returns: Tensor | None, steps: Tensor) -> Minibatch:
         """Some steps ``[B, m]`` of a batch, whose advantages and returns are ``[T, B]``."""
-        agent = torch.arange(self.n_agents, device=steps.device)[:, None]
+        rows = steps * self.n_agents + torch.arange(self.n_agents, device=steps.device)[:, None]
+
+        def chosen(column: Tensor) -> Tensor:
+            return column.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, rows.shape)
+
         columns = (batch.observations, batch.actions, batch.log_probs, advantages)
-        observations, actions, log_probs, chosen = (x.transpose(0, 1)[agent, steps] for x in columns)
-        return Minibatch(observations, actions, log_probs, chosen, None if returns is None else returns.T[agent, steps])
+        return Minibatch(*map(chosen, columns), None if returns is None else chosen(returns))
 
     def loss(self, minibatch: Minibatch, params: Params | None = None) -> Tensor:
         """PPO's, of each agent ``[B]``; differentiable in weights, advantages and returns. Without returns there is no critic,
