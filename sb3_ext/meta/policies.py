@@ -116,8 +116,11 @@ class RewardNetwork(nn.Module):
             features = torch.cat([features, backward.flip(0)], -1)
         if self.success_memory:
             features = torch.cat([features, x], -1)
-        last_hidden = self.mean_head[:-1](features)
-        mean, value = torch.arctan(self.mean_head[-1](last_hidden)[..., 0]), self.value_head(features)[..., 0]
+        *hidden_layers, last_layer = self.mean_head  # a slice of a Sequential takes as long as a layer of it
+        last_hidden = features
+        for layer in hidden_layers:
+            last_hidden = layer(last_hidden)
+        mean, value = torch.arctan(last_layer(last_hidden)[..., 0]), self.value_head(features)[..., 0]
         sde_features = last_hidden.detach()
         if self.use_sde:
             std = ((sde_features * self.log_std.exp()).square().sum(-1) + 1e-6).sqrt()
