@@ -194,7 +194,8 @@ def benchmark_rand_vecs(task_names: tuple[str, ...], seed: int) -> tuple[tuple[t
 
 
 def _make_source(task_name: str, **kwargs: Any) -> Any:
-    source: Any = with_lean_observation(ALL_V3_ENVIRONMENTS[f"{task_name}-v3"])(**kwargs)
+    environment: Any = ALL_V3_ENVIRONMENTS[f"{task_name}-v3"]
+    source = with_lean_observation(environment)(**kwargs)
     source._set_task_called = True  # its goal is drawn or given before it is used
     return source
 

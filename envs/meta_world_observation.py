@@ -8,7 +8,7 @@ environment; tests/test_meta_world.py compares all fifty with the originals.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cache
 from types import FunctionType
 from typing import Any
 
@@ -16,10 +16,10 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 
-@lru_cache(maxsize=None)
-def with_lean_observation(environment: type) -> type:
+@cache
+def with_lean_observation(environment: Any) -> Any:
     """A subclass of a task's environment whose observation is assembled quickly."""
-    original = environment._get_quat_objects  # type: ignore[attr-defined]
+    original = environment._get_quat_objects
     names = {**original.__globals__, "Rotation": _OfMuJoCo}
     quaternions = FunctionType(original.__code__, names, original.__name__, original.__defaults__, original.__closure__)
     return type(environment.__name__, (_LeanObservation, environment), {"_get_quat_objects": quaternions})

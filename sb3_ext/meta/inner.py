@@ -208,7 +208,9 @@ class InnerAgents:
             return column.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, rows.shape)
 
         columns = (batch.observations, batch.actions, batch.log_probs, advantages)
-        return Minibatch(*map(chosen, columns), None if returns is None else chosen(returns))
+        observations, actions, log_probs, chosen_advantages = map(chosen, columns)
+        chosen_returns = None if returns is None else chosen(returns)
+        return Minibatch(observations, actions, log_probs, chosen_advantages, chosen_returns)
 
     def loss(self, minibatch: Minibatch, params: Params | None = None) -> Tensor:
         """PPO's, of each agent ``[B]``; differentiable in weights, advantages and returns. Without returns there is no critic,
