@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _thread
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from sb3_ext.meta import LifetimeVecEnv, MetaReward
 from sb3_ext.meta.collection import Job, collect, merge_states, normal_log_prob
 from sb3_ext.meta.shards import LocalShards, ProcessShards
 from sb3_ext.meta.tasks import LoopedTasks, NativeTasks, ProcessTasks, TaskBatch
+from sb3_ext.meta.workers import Workers
 
 POINT = {"max_episode_steps": 10, "goal_radius": 0.3}
 INNER = {"n_steps": 40, "n_batches": 3, "n_epochs": 2, "n_minibatches": 4, "net_arch": (8,)}
@@ -285,15 +288,65 @@ def test_what_could_teach_nothing_is_refused(env: dict[str, Any], kwargs: dict[s
         meta_reward(lifetimes(**env), **kwargs).learn(1)
 
 
-@pytest.mark.parametrize("n_jobs", [2, 3])
-def test_groups_in_processes_are_those_one_after_the_other(n_jobs: int) -> None:
-    """4 groups of one lifetime: 2 a process, and shared out unevenly."""
-    here, there = (meta_reward(lifetimes(n_jobs=jobs), n_shards=4, baseline="step").learn(2 * 480) for jobs in (1, n_jobs))
+def test_groups_in_processes_are_those_one_after_the_other() -> None:
+    """4 groups of one lifetime, shared out unevenly."""
+    here, there = (meta_reward(lifetimes(n_jobs=jobs), n_shards=4, baseline="step").learn(2 * 480) for jobs in (1, 3))
     assert isinstance(here.shards, LocalShards) and isinstance(there.shards, ProcessShards)
     there.shards.close()
     for one, two in zip(here.policy.parameters(), there.policy.parameters(), strict=True):
         assert torch.equal(one, two)
     assert here.env_state == there.env_state
+
+
+class InterruptSoon(BaseCallback):
+    """Ctrl-C shortly after the second iteration has begun."""
+
+    def _on_rollout_start(self) -> None:
+        if self.num_timesteps == 480:
+            threading.Timer(0.05, _thread.interrupt_main).start()
+
+    def _on_step(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("n_shards", [1, 2], ids=["environments", "shards"])
+def test_it_goes_on_after_ctrl_c_while_processes_are_at_work(n_shards: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PointGoal, "has_vector_form", False)  # or there are no processes of environments
+    unbroken, model = (meta_reward(lifetimes(n_jobs=2), n_shards=n_shards, baseline="step") for _ in range(2))
+    unbroken.learn(3 * 480)
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(3 * 480, callback=InterruptSoon())
+    assert model.num_timesteps == 480
+    model.learn(2 * 480, reset_num_timesteps=False)
+    for one, two in zip(unbroken.policy.parameters(), model.policy.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_process_that_was_killed_is_told_and_replaced() -> None:
+    workers = Workers(2, Counter)
+    workers.ask("add", [(1,), (2,)])
+    assert workers.answers() == [1, 2]
+    workers._processes[1].kill()
+    workers._processes[1].join()
+    workers.ask("add", [(1,), (2,)])
+    with pytest.raises(RuntimeError, match="ended without a word"):
+        workers.answers()
+    workers.ask("add", [(5,), None])  # all begin anew
+    workers.ask("add", [(5,), (6,)])  # and what nobody listened to has happened
+    assert workers.answers() == [10, 6]
+    workers.close()
+
+
+class Counter:
+    def __init__(self) -> None:
+        self.total = 0
+
+    def add(self, n: int) -> int:
+        self.total += n
+        return self.total
+
+    def close(self) -> None:
+        pass
 
 
 def test_another_environment_closes_the_groups_of_the_one_before() -> None:

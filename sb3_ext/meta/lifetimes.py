@@ -127,9 +127,7 @@ class LifetimeVecEnv(SharedVecEnv):
             self.device,
             group_size=self.lifetimes_per_task,
         )
-        if self._sent is not None:  # in the middle of a lifetime
-            self._sent = None
-            self._batch.receive()
+        self._sent = None
         self._inner_observations = self._tensor(self._batch.begin(self.tasks, seeds))
         self._episode_begins = np.ones(self.num_envs, dtype=bool)
         self._payments = torch.zeros(self.num_envs, device=self.device)

@@ -37,7 +37,7 @@ class TaskBatch(ABC):
 
     @abstractmethod
     def begin(self, tasks: Sequence[Any], seeds: Sequence[int]) -> np.ndarray:
-        """Put the tasks in place and reset all; observations ``[B, n_obs]``."""
+        """Put the tasks in place and reset all, perhaps in the middle of a step; observations ``[B, n_obs]``."""
 
     @abstractmethod
     def send(self, actions: np.ndarray) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import pickle
+import signal
 import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
@@ -29,35 +30,46 @@ class Workers:
         self._asked: list[Connection] = []
 
     def ask(self, method: str, arguments: Sequence[tuple[Any, ...] | None]) -> None:
-        """Call a method of each object, with arguments of its own; ``None``: not of this one."""
-        if not self._processes:
-            self._start()
-        self._asked = []
-        for pipe, given in zip(self._pipes, arguments, strict=True):
-            if given is not None:
-                pipe.send_bytes(pickle.dumps((method, given)))
-                self._asked.append(pipe)
+        """Call a method of each object, with arguments of its own; ``None``: not of this one. What they were asked before and
+        nobody heard the answer to is finished first."""
+        if self._asked:
+            self.answers()
+        try:
+            if not self._processes:
+                self._start()
+            for pipe, given in zip(self._pipes, arguments, strict=True):
+                if given is not None:
+                    with contextlib.suppress(ConnectionError):  # its process has ended, as the answer will tell
+                        pipe.send_bytes(pickle.dumps((method, given)))
+                    self._asked.append(pipe)
+        except BaseException:  # Ctrl-C: nobody knows then who was asked
+            self.close(timeout=0)
+            raise
 
     def answers(self) -> list[Any]:
         """What those that were asked returned, in order."""
         results = []
-        for pipe in self._asked:
-            try:
-                error, answer = pickle.loads(pipe.recv_bytes())
-            except (EOFError, ConnectionResetError):
-                error, answer = "It ended without a word (killed, perhaps for memory).", None
-            if error is not None:
-                self.close()
-                raise RuntimeError(f"A process of environments failed:\n{error}")
-            results.append(answer)
+        try:
+            for pipe in self._asked:
+                try:
+                    error, answer = pickle.loads(pipe.recv_bytes())
+                except (EOFError, ConnectionError):
+                    error, answer = "It ended without a word (killed, perhaps for memory).", None
+                if error is not None:
+                    raise RuntimeError(f"A process of environments failed:\n{error}")
+                results.append(answer)
+        except BaseException:  # Ctrl-C too: nobody knows then who has answered
+            self.close(timeout=0)
+            raise
+        self._asked = []
         return results
 
-    def close(self) -> None:
-        """Close the objects and end the processes."""
+    def close(self, timeout: float = 5) -> None:
+        """Close the objects and end the processes, those that are at work after ``timeout`` seconds each."""
         for pipe in self._pipes:
             pipe.close()  # its process then reads the end of the pipe
         for process in self._processes:
-            process.join(timeout=5)
+            process.join(timeout)
             if process.is_alive():
                 process.terminate()
         self._pipes, self._processes, self._asked = [], [], []
@@ -74,9 +86,10 @@ class Workers:
 
 
 def _work(pipe: Connection, factory: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches every process; the other end decides
     worker = None
     # The other end closes when all is over, perhaps with an answer of ours unread.
-    with contextlib.suppress(EOFError, ConnectionError, KeyboardInterrupt):
+    with contextlib.suppress(EOFError, ConnectionError):
         while True:
             method, given = pickle.loads(pipe.recv_bytes())
             error, answer = None, None
