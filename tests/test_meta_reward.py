@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from envs.tasks import MetaWorldML1, MetaWorldML10, PointGoal
 from sb3_ext.meta import LifetimeVecEnv, MetaReward
 from sb3_ext.meta.collection import Job, collect, merge_states, normal_log_prob
+from sb3_ext.meta.policies import RewardNetwork
 from sb3_ext.meta.shards import LocalShards, ProcessShards
 from sb3_ext.meta.tasks import LoopedTasks, NativeTasks, ProcessTasks, TaskBatch
 from sb3_ext.meta.workers import Workers
@@ -296,6 +297,20 @@ def test_groups_in_processes_are_those_one_after_the_other() -> None:
     for one, two in zip(here.policy.parameters(), there.policy.parameters(), strict=True):
         assert torch.equal(one, two)
     assert here.env_state == there.env_state
+
+
+def test_a_memory_of_visits_counts_them() -> None:
+    """Two cells, left and right of 0; three steps in one call and one in the next."""
+    net = RewardNetwork(1, 1, visit_memory=2)
+    with torch.no_grad():
+        net.cells.weight.copy_(torch.tensor([[-100.0], [100.0]]))
+        net.cells.bias.zero_()
+        *_, counts = net.begin(1)
+        first, counts = net._count(torch.tensor([-1.0, 1.0, 1.0]).reshape(3, 1, 1), counts)
+        second, counts = net._count(torch.tensor([-1.0]).reshape(1, 1, 1), counts)
+    visits = torch.expm1(4 * torch.cat([first, second]))[:, 0]
+    assert torch.allclose(visits, torch.tensor([[1.0, 0, 1], [1, 1, 1], [1, 2, 2], [2, 2, 2]]), atol=1e-4)
+    assert torch.allclose(counts[0, 0], torch.tensor([2.0, 2.0]))
 
 
 class InterruptSoon(BaseCallback):

@@ -48,7 +48,7 @@ def learner(env: Any = None, model: RewardModel | None = None, **kwargs: Any) ->
 
 
 @pytest.mark.parametrize(
-    "network", [{}, {"success_memory": True}, {"bidirectional": True}], ids=["plain", "memory", "both ways"]
+    "network", [{}, {"success_memory": True, "visit_memory": 4}, {"bidirectional": True}], ids=["plain", "memory", "both ways"]
 )
 @pytest.mark.parametrize("n_envs", [1, 3])
 def test_it_pays_what_the_model_gives_over_a_whole_lifetime(n_envs: int, network: dict[str, bool]) -> None:

@@ -14,9 +14,12 @@ from stable_baselines3.common.torch_layers import create_mlp
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
+from sb3_ext.common.arguments import check_range
+
 State = tuple[Tensor, ...]
 KEYS = ("observation", "action", "scalars")
 SIGNAL, LAST_PAYMENT = 1, 2  # their places among the scalars
+SHARPNESS = 6.0  # of the cells at first: observations of the order of 1 are told apart at distances of about its inverse
 MAX_DENSITY = 10.0  # of an inner action, as it is observed: a density grows without bound as a policy gets certain
 
 
@@ -47,6 +50,9 @@ class RewardNetwork(nn.Module):
         success_memory: not in the paper: two more inputs, the mean observation of the lifetime's paid steps so far (signal
             above 0) and whether there was one; and the heads see the second encoder's output beside the LSTM's. Where the goal
             is need not be learned to be remembered then, only to be used.
+        visit_memory: not in the paper: so many soft cells into which observations are sorted, by a linear layer that is
+            learned. How often the lifetime was in each, and in the present one, are inputs, on a logarithmic scale: what was
+            searched in vain. 0: none.
     """
 
     def __init__(
@@ -61,14 +67,21 @@ class RewardNetwork(nn.Module):
         initial_std: float = 0.2,
         min_std: float = 0.0,
         success_memory: bool = False,
+        visit_memory: int = 0,
         use_sde: bool = False,
         bidirectional: bool = False,
     ) -> None:
         super().__init__()
+        check_range("visit_memory", visit_memory, 0, integer=True)
         self.n_obs, self.n_actions, self.n_scalars = n_obs, n_actions, n_scalars
-        self.min_std, self.success_memory = min_std, success_memory
+        self.min_std, self.success_memory, self.visit_memory = min_std, success_memory, visit_memory
         self.encoders = nn.ModuleList()
         width = n_obs + n_actions + n_scalars + (n_obs + 1 if success_memory else 0)
+        if visit_memory:
+            width += visit_memory + 1
+            self.cells = nn.Linear(n_obs, visit_memory)
+            nn.init.normal_(self.cells.weight, std=SHARPNESS / math.sqrt(n_obs))
+            nn.init.normal_(self.cells.bias, std=SHARPNESS / 2)
         for size in encoders:
             self.encoders.append(nn.Linear(width, size))
             width = size + n_scalars
@@ -96,18 +109,25 @@ class RewardNetwork(nn.Module):
 
     def begin(self, n_lifetimes: int, device: torch.device | str = "cpu") -> State:
         """The state before a lifetime's first step: the LSTM's ``[1, B, hidden]`` twice; with a success memory, sums over
-        paid steps ``[1, B, n_obs + 1]``, their number last."""
+        paid steps ``[1, B, n_obs + 1]``, their number last; with one of visits, how many each cell had ``[1, B, cells]``."""
         sizes = [self.lstm.hidden_size] * 2 + [self.n_obs + 1] * self.success_memory
+        sizes += [self.visit_memory] * bool(self.visit_memory)
         return tuple(torch.zeros(1, n_lifetimes, size, device=device) for size in sizes)
 
     def forward(self, inputs: dict[str, Tensor], state: State) -> Outputs:
         """T steps of B lifetimes: each of ``inputs`` is ``[T, B, ...]``."""
         scalars = inputs["scalars"]
-        hidden, cell, *sums = state
-        x = torch.cat([inputs["observation"], inputs["action"], scalars], -1)
+        hidden, cell, *before = state
+        parts, memory = [inputs["observation"], inputs["action"], scalars], []
         if self.success_memory:
-            remembered, sums = self._remember(inputs["observation"], scalars, sums[0])
-            x = torch.cat([x, remembered], -1)
+            remembered, sums = self._remember(inputs["observation"], scalars, before[0])
+            parts.append(remembered)
+            memory.append(sums)
+        if self.visit_memory:
+            counted, counts = self._count(inputs["observation"], before[-1])
+            parts.append(counted)
+            memory.append(counts)
+        x = torch.cat(parts, -1)
         for encoder in self.encoders:
             x = torch.cat([torch.relu(encoder(x)), scalars], -1)
         features, (hidden, cell) = self.lstm(x, (hidden, cell))
@@ -126,7 +146,7 @@ class RewardNetwork(nn.Module):
             std = ((sde_features * self.log_std.exp()).square().sum(-1) + 1e-6).sqrt()
         else:
             std = 0.2 * torch.exp(self.std_head(features)[..., 0])
-        return Outputs(mean, std.clamp(min=self.min_std), value, (hidden, cell, *sums), sde_features)
+        return Outputs(mean, std.clamp(min=self.min_std), value, (hidden, cell, *memory), sde_features)
 
     def draw_noise(self, n_lifetimes: int, generator: torch.Generator) -> Tensor | None:
         """For a stretch of :meth:`noise`: W ``[B, n]`` with ``use_sde``."""
@@ -142,12 +162,19 @@ class RewardNetwork(nn.Module):
         return outputs.std * torch.randn(outputs.std.shape, generator=generator, device=outputs.std.device)
 
     @staticmethod
-    def _remember(observations: Tensor, scalars: Tensor, sums: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _remember(observations: Tensor, scalars: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
         """Mean observation of the paid steps up to each ``[T, B, n_obs + 1]``, with a last entry 1 if there was any."""
         paid = (scalars[..., SIGNAL, None] > 0).to(observations.dtype)
         running = sums + (paid * torch.cat([observations, torch.ones_like(paid)], -1)).cumsum(0)
         count = running[..., -1:].clamp(min=1)
-        return torch.cat([running[..., :-1] / count, running[..., -1:] / count], -1), [running[-1:]]
+        return torch.cat([running[..., :-1] / count, running[..., -1:] / count], -1), running[-1:]
+
+    def _count(self, observations: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Visits up to each step, of each cell and of the present one ``[T, B, cells + 1]``."""
+        cells = torch.softmax(self.cells(observations), -1)
+        running = counts + cells.cumsum(0)
+        scaled = torch.log1p(running) / 4
+        return torch.cat([scaled, (cells * scaled).sum(-1, keepdim=True)], -1), running[-1:]
 
 
 class MetaRewardPolicy(BasePolicy):
