@@ -14,10 +14,13 @@ from sb3_ext.zoo.benchmark.table import METRICS
 _PANEL = (4.0, 3.0)  # inches
 
 
+_DASHES = ("-", "--", ":", "-.")  # of the first ten contenders, the next ten …
+
+
 def _colors(labels: list[str]) -> dict[str, Any]:
     from matplotlib import colormaps
 
-    palette = colormaps["tab10" if len(labels) <= 10 else "tab20"].colors  # type: ignore[attr-defined, unused-ignore]
+    palette = colormaps["tab10"].colors  # type: ignore[attr-defined, unused-ignore]
     return {label: palette[i % len(palette)] for i, label in enumerate(labels)}
 
 
@@ -30,6 +33,7 @@ def _panels(envs: list[str], n_rows: int, n_labels: int) -> tuple[Any, Any]:
 def plot_sample_efficiency(folder: Path, curves: dict[tuple[str, str, str], pd.DataFrame]) -> None:
     """``sample_efficiency_<actions>.png``: a column for each environment, IQM and interval of success and of return."""
     colors = _colors(list(dict.fromkeys(label for _, label, _ in curves)))
+    dashes = {label: _DASHES[i // 10 % len(_DASHES)] for i, label in enumerate(colors)}
     for actions in dict.fromkeys(key[2] for key in curves):
         chosen = {(env, label): curve for (env, label, how), curve in curves.items() if how == actions}
         envs = list(dict.fromkeys(env for env, _ in chosen))
@@ -37,7 +41,7 @@ def plot_sample_efficiency(folder: Path, curves: dict[tuple[str, str, str], pd.D
         for (env, label), curve in chosen.items():
             for row, metric in enumerate(METRICS):
                 ax = axes[row, envs.index(env)]
-                ax.plot(curve.timesteps, curve[metric], color=colors[label], label=label)
+                ax.plot(curve.timesteps, curve[metric], dashes[label], color=colors[label], label=label)
                 ax.fill_between(
                     curve.timesteps, curve[f"{metric}_low"], curve[f"{metric}_high"], color=colors[label], alpha=0.2, lw=0
                 )
