@@ -55,26 +55,30 @@ def plot_sample_efficiency(folder: Path, curves: dict[tuple[str, str, str], pd.D
 
 
 def plot_gradient_norms(folder: Path, norms: pd.DataFrame) -> None:
-    """``gradient_norms.png``: the extrinsic gradient at the base policy (dashed) and IRPO's (solid), medians over seeds."""
-    envs, colors = list(dict.fromkeys(norms.env)), _colors(list(dict.fromkeys(norms.algo)))
-    figure, axes = _panels(envs, 1, len(colors))
-    for (env, label), rows in norms.groupby(["env", "algo"], sort=False):
-        ax = axes[0, envs.index(str(env))]
+    """``gradient_norms.png``: the extrinsic gradient at the base policy and IRPO's, medians over seeds; a panel for each
+    environment and contender."""
+    groups = list(norms.groupby(["env", "algo"], sort=False))
+    n_columns = min(len(groups), 6)
+    n_rows = -(-len(groups) // n_columns)
+    figure = new_figure(n_columns * 2.7 + 1, n_rows * 2.4)
+    axes = figure.subplots(n_rows, n_columns, squeeze=False)
+    for ax, ((env, label), rows) in zip(axes.flat, groups, strict=False):
         # Iterations of different seeds end at different timesteps: medians in fifty equal parts.
         parts = rows.groupby(pd.cut(rows.timesteps, 50), observed=True).median(numeric_only=True)
-        for column, style in (("train/direct_gradient_norm", "--"), ("train/irpo_gradient_norm", "-")):
-            name = f"{label}, {'direct' if style == '--' else 'IRPO'}"
-            ax.plot(parts.timesteps, parts[column], style, color=colors[str(label)], label=name)
-    for ax, env in zip(axes[0], envs, strict=True):
-        shown = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in ax.get_lines()])
-        if (shown > 0).all():
+        for column, style, name in (("train/direct_gradient_norm", "--", "direct"), ("train/irpo_gradient_norm", "-", "IRPO")):
+            ax.plot(parts.timesteps, parts[column], style, label=name)
+        shown = parts[["train/direct_gradient_norm", "train/irpo_gradient_norm"]].to_numpy()
+        if not (shown <= 0).any():
             ax.set_yscale("log")
         else:  # a norm of exactly 0 (no reward in the batch) has no place on a logarithmic axis; symlog has it at the bottom
             least = shown[shown > 0].min(initial=1.0)
             ax.set_yscale("symlog", linthresh=10 ** np.floor(np.log10(least)))
             ax.set_ylim(0, None)
-        ax.set(title=env, xlabel="environment steps")
-    axes[0, 0].set_ylabel("gradient norm")
+        ax.set_title(f"{env}\n{label}", fontsize="small")
+    for ax in axes.flat[len(groups) :]:
+        ax.set_axis_off()
+    figure.supxlabel("environment steps")
+    figure.supylabel("gradient norm")
     _legend(figure, axes)
     finish(figure, folder / "gradient_norms.png")
 
