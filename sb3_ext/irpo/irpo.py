@@ -21,20 +21,20 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor
 from torch.func import vmap
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from irwrappers import IntrinsicReward, RunningStd, make_intrinsic_reward
 from irwrappers.original import frozen_statistics
 from irwrappers.seeding import seeded
 from sb3_ext.common.checkpoint import IterationCheckpoint
-from sb3_ext.common.grouped import minibatches
 from sb3_ext.common.normalization import update_statistics
 from sb3_ext.common.rollout import Rollout, collect_episodes, concatenate_policies, env_actions
 from sb3_ext.common.trust_region import TrustRegionResult, trust_region_step
-from sb3_ext.common.updates import Params, backpropagate_through_updates, clip_each_, global_norm
+from sb3_ext.common.updates import Params, backpropagate_through_updates, global_norm
 from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.irpo.arguments import check_arguments
 from sb3_ext.irpo.batch import EXTRINSIC, INTRINSIC, PolicyBatch, estimate_advantages, make_policy_batch
+from sb3_ext.irpo.critics import critic_values, update_critics
 from sb3_ext.irpo.gradient import Surrogate, SurrogateBatch, exploratory_update, surrogate_gradient
 from sb3_ext.irpo.mixture import (
     Blend,
@@ -44,13 +44,13 @@ from sb3_ext.irpo.mixture import (
     scaled,
     share_of_direct,
     weighted_sum,
+    weights_at,
 )
 from sb3_ext.irpo.policies import CnnPolicy, IRPOPolicy, MlpPolicy, MultiInputPolicy
 
 SelfIRPO = TypeVar("SelfIRPO", bound="IRPO")
 
 NOISE_CHUNK = 64  # steps of action noise drawn at a time
-CRITIC_ROWS = {"cpu": 1024}  # rows that all critics see at a time: what they compute stays in the cache
 
 
 class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
@@ -575,13 +575,22 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         advantages = estimate_advantages(
             batch,
             rewards,
-            self._critic_values,
+            partial(critic_values, self.policy),
             gammas=(self.gamma, self.intrinsic_gamma),
             gae_lambda=self.gae_lambda,
             normalize=self.normalize_advantage,
             next_states=next_states,
         )
-        self._update_critics(batch, advantages.targets)
+        value_loss = update_critics(
+            self.policy,
+            batch.states,
+            advantages.targets,
+            batch.valid,
+            self.n_critic_minibatches,
+            self.max_grad_norm,
+            self._generator,
+        )
+        self.logger.record_mean("train/value_loss", value_loss)
         step_reward = (batch.flat(batch.per_policy(rollout.rewards)) * batch.valid).sum(1) / batch.valid.sum(1)
         self._tracked_returns = self.ema_decay * self._tracked_returns + (1 - self.ema_decay) * step_reward.cpu().numpy()
         return advantages.normalized, batch.mean_episode_return(rewards, self.intrinsic_gamma)
@@ -596,33 +605,6 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
         if n_policies == 1:
             return grouped[:, 0].movedim(-1, 1)
         return grouped.diagonal(dim1=1, dim2=3).movedim(-1, 1)
-
-    def _critic_values(self, rows: Any) -> Tensor:
-        """``[K, R, ...]`` → ``[2, K, R]``."""
-        values = vmap(vmap(self.policy.critic), in_dims=(0, None))
-        critics, n_rows = self.policy.critics.as_dict(), tree_leaves(rows)[0].shape[1]
-        return torch.cat([values(critics, _columns(rows, part)) for part in self._row_slices(n_rows)], 2)
-
-    def _row_slices(self, n_rows: int) -> list[slice]:
-        step = CRITIC_ROWS.get(self.device.type, n_rows)
-        return [slice(start, start + step) for start in range(0, n_rows, step)]
-
-    def _update_critics(self, batch: PolicyBatch, targets: Tensor) -> None:
-        """One pass of all 2K critics, side by side: their losses add up, so one backward pass gives each its own gradient."""
-        optimizer = self.policy.optimizer
-        total = torch.zeros((), device=self.device)
-        for rows, weights, target in minibatches(
-            batch.states, targets, batch.valid, self.n_critic_minibatches, self._generator
-        ):
-            optimizer.zero_grad()
-            for part in self._row_slices(weights.shape[1]):
-                errors = self._critic_values(_columns(rows, part)) - target[:, :, part]
-                loss = (weights[:, part] * errors**2).sum()
-                loss.backward()
-                total += loss.detach()
-            clip_each_(list(self.policy.critics.parameters()), self.max_grad_norm, n_leading=2)
-            optimizer.step()
-        self.logger.record_mean("train/value_loss", float(total) / (2 * self.n_exploratory * self.n_critic_minibatches))
 
     def _surrogate_gradient(
         self,
@@ -657,18 +639,16 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
 
     def _weights(self, returns: Tensor) -> tuple[Tensor, float]:
         """ω ``[K]`` and the temperature it was taken at."""
-        if self.weighting == "uniform":
-            return torch.full_like(returns, 1 / len(returns)), math.inf
+        temperature = 0.0
         if self.weighting == "softmax":
             temperature = self._now(self.temperature)
-            return torch.softmax(returns / temperature, 0), temperature
-        if self.weighting == "ema":
+        elif self.weighting == "ema":
             explored = (self._progress - self._fit_share) / max(1 - self._fit_share, 1e-9)
             temperature = 1 - max(explored, 0) / self.temperature_decay  # a second learn() needs no fit
             returns = torch.as_tensor(self._tracked_returns, dtype=returns.dtype, device=returns.device)
-            if temperature > 0:
-                return torch.softmax(returns / temperature, 0), temperature
-        return torch.nn.functional.one_hot(returns.argmax(), len(returns)).to(returns.dtype), 0.0
+        elif self.weighting == "uniform":
+            temperature = math.inf
+        return weights_at(returns, temperature), max(temperature, 0.0)
 
     def _base_kl(self, theta: Params, base: PolicyBatch) -> Callable[[Params], Tensor]:
         """The mean KL divergence of the policy θ from another, over the base policy's batch."""
@@ -750,8 +730,3 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_generator", "_reward_seeds"]
-
-
-def _columns(rows: Any, part: slice) -> Any:
-    """Some of the rows ``[K, R, ...]`` of each policy."""
-    return tree_map(lambda x: x[:, part], rows)

@@ -17,6 +17,13 @@ BLENDS: tuple[Blend, ...] = ("abrupt", "exponential", "cosine", "agreement", "sw
 LONGEST_DIRECT_RUN = 32  # iterations on the true gradient before exploration is asked again
 
 
+def weights_at(returns: Tensor, temperature: float) -> Tensor:
+    """ω ``[K]``: the softmax of returns ``[K]`` / temperature; the best alone at 0 or below, all alike at infinity."""
+    if temperature > 0:
+        return torch.softmax(returns / temperature, 0)
+    return torch.nn.functional.one_hot(returns.argmax(), len(returns)).to(returns.dtype)
+
+
 def weighted_sum(weights: Tensor, gradients: Params) -> Params:
     """Σ_k ω_k g_k of gradients ``[K, ...]``."""
     return {name: torch.einsum("k,k...->...", weights, value) for name, value in gradients.items()}

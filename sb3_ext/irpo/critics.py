@@ -1,0 +1,60 @@
+"""The 2K critics of IRPO, side by side: an extrinsic and an intrinsic one for each exploratory policy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+from torch.utils._pytree import tree_leaves, tree_map
+
+from sb3_ext.common.grouped import GroupedRows, minibatches
+from sb3_ext.common.updates import clip_each_
+from sb3_ext.irpo.policies import IRPOPolicy
+
+ROWS_AT_A_TIME = {"cpu": 1024}  # by all critics: what they compute stays in the cache
+
+
+def critic_values(policy: IRPOPolicy, rows: Any) -> Tensor:
+    """Of inputs ``[K, R, ...]``: ``[2, K, R]``."""
+    values = vmap(vmap(policy.critic), in_dims=(0, None))
+    critics = policy.critics.as_dict()
+    parts = _slices(tree_leaves(rows)[0].shape[1], policy.device.type)
+    return torch.cat([values(critics, _columns(rows, part)) for part in parts], 2)
+
+
+def update_critics(
+    policy: IRPOPolicy,
+    states: GroupedRows,
+    targets: Tensor,
+    valid: Tensor,
+    n_minibatches: int,
+    max_grad_norm: float | None,
+    generator: torch.Generator,
+) -> float:
+    """One pass of all critics over their targets ``[2, K, M]``; returns their mean squared error before each step.
+
+    Their losses add up, so one backward pass gives each its own gradient, which is clipped by its own norm.
+    """
+    total = torch.zeros((), device=targets.device)
+    for rows, weights, target in minibatches(states, targets, valid, n_minibatches, generator):
+        policy.optimizer.zero_grad()
+        for part in _slices(weights.shape[1], weights.device.type):
+            errors = critic_values(policy, _columns(rows, part)) - target[:, :, part]
+            loss = (weights[:, part] * errors**2).sum()
+            loss.backward()
+            total += loss.detach()
+        clip_each_(list(policy.critics.parameters()), max_grad_norm, n_leading=2)
+        policy.optimizer.step()
+    return float(total) / (len(targets) * len(valid) * n_minibatches)
+
+
+def _slices(n_rows: int, device_type: str) -> list[slice]:
+    step = ROWS_AT_A_TIME.get(device_type, n_rows)
+    return [slice(start, start + step) for start in range(0, n_rows, step)]
+
+
+def _columns(rows: Any, part: slice) -> Any:
+    """Some of the rows ``[K, R, ...]`` of each policy."""
+    return tree_map(lambda x: x[:, part], rows)
