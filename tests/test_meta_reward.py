@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from envs.tasks import MetaWorldML1, MetaWorldML10, PointGoal
 from sb3_ext.meta import LifetimeVecEnv, MetaReward
 from sb3_ext.meta.collection import Job, collect, merge_states, normal_log_prob
+from sb3_ext.meta.meta_reward import expectile_loss, running_sums
 from sb3_ext.meta.policies import RewardNetwork
 from sb3_ext.meta.shards import LocalShards, ProcessShards
 from sb3_ext.meta.tasks import LoopedTasks, NativeTasks, ProcessTasks, TaskBatch
@@ -281,8 +282,9 @@ def test_advantages_are_normalised_and_end_with_the_last_update() -> None:
         ({}, {"horizons": [], "fallback": []}, "No payment has an advantage"),
         ({}, {"clip_range": -1.0}, "clip_range"),
         ({}, {"imitation_learning_rate": -1.0}, "imitation_learning_rate"),
+        ({}, {"imitation_expectile": 1.0}, "imitation_expectile"),
     ],
-    ids=["group", "step", "horizons", "clip", "rate"],
+    ids=["group", "step", "horizons", "clip", "rate", "expectile"],
 )
 def test_what_could_teach_nothing_is_refused(env: dict[str, Any], kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -297,6 +299,37 @@ def test_groups_in_processes_are_those_one_after_the_other() -> None:
     for one, two in zip(here.policy.parameters(), there.policy.parameters(), strict=True):
         assert torch.equal(one, two)
     assert here.env_state == there.env_state
+
+
+@pytest.mark.parametrize("expectile", [0.5, 0.9])
+def test_an_expectile_of_a_coin_is_its_tau(expectile: float) -> None:
+    """Of 0 and 1 with equal odds: τ (1 − e) = (1 − τ) e."""
+    guess = torch.tensor(expectile, dtype=torch.float64, requires_grad=True)
+    coin = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    loss = expectile_loss(guess.expand(2), coin, expectile).mean()
+    (gradient,) = torch.autograd.grad(loss, guess)
+    assert gradient.item() == pytest.approx(0, abs=1e-12)
+    assert loss.item() == pytest.approx(expectile * (1 - expectile))  # at the mean: its variance
+
+
+def test_running_sums_begin_anew_with_each_episode() -> None:
+    """Episodes of 3, 1 and 2 steps, as a whole and cut in two."""
+    rewards = torch.tensor([1.0, 2, 3, 4, 5, 6])[:, None]
+    goes_on = torch.tensor([0.0, 1, 1, 0, 0, 1])[:, None]
+    whole = running_sums(rewards, goes_on)
+    assert whole.flatten().tolist() == [1, 3, 6, 4, 5, 11]
+    first = running_sums(rewards[:2], goes_on[:2], torch.zeros(1, 1))
+    assert torch.equal(torch.cat([first, running_sums(rewards[2:], goes_on[2:], first[-1:])]), whole)
+
+
+def test_a_memory_of_visits_begins_with_the_nearest_of_random_places() -> None:
+    torch.manual_seed(0)
+    net = RewardNetwork(3, 1, visit_memory=16)
+    k = 6.0**2 / 3
+    places = net.cells.weight / (2 * k)
+    observations = torch.randn(50, 3)
+    distances = torch.cdist(observations, places).square()
+    assert torch.allclose(torch.softmax(net.cells(observations), -1), torch.softmax(-k * distances, -1), atol=1e-4)
 
 
 def test_a_memory_of_visits_counts_them() -> None:

@@ -11,6 +11,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
 from sb3_ext.common.arguments import check_choice, check_range
+from sb3_ext.common.gae import discounted_sum
 from sb3_ext.meta.advantage import meta_advantage, paper_horizons
 from sb3_ext.meta.collection import (
     Job,
@@ -53,6 +54,10 @@ class MetaReward(LifetimeAlgorithm):
             from these lifetimes only what comes after their first success: before it the way that such an agent takes gives
             the goal away, and who imitates that later rewards an agent for going wherever it goes. 0: the paper.
         imitation_learning_rate: at the start; it falls to 0, so that the luck of a few tasks averages out.
+        imitation_expectile: of what an episode would have been paid so far by the tasks that are still possible. 0.5 is the
+            mean: where the goal may be to the left or to the right it pays for going between. Towards 1 it is the highest:
+            payments add up to the way made to the nearest goal that was not yet searched for in vain, which the network's
+            ``visit_memory`` tells.
         n_shards: groups in which the lifetimes are run, with seeds and a scale of the objective of their own: in the
             environment's ``n_jobs`` processes or spread over machines (``sb3_ext.distributed``), with the same result. As many
             groups as cores are the fastest. ``set_env`` closes the groups of the environment before.
@@ -82,6 +87,7 @@ class MetaReward(LifetimeAlgorithm):
         baseline: Literal["value", "step", "group"] = "value",
         imitation_iterations: int = 0,
         imitation_learning_rate: float = 1e-3,
+        imitation_expectile: float = 0.5,
         n_shards: int = 1,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -96,6 +102,7 @@ class MetaReward(LifetimeAlgorithm):
             check_range(name, value, 1, integer=True)
         check_range("episode_gamma", episode_gamma, 0, 1)
         check_range("imitation_iterations", imitation_iterations, 0, integer=True)
+        check_range("imitation_expectile", imitation_expectile, 0.5, 0.999)
         check_range("n_shards", n_shards, 1, integer=True)
         at_least_0 = {"ent_coef": ent_coef, "vf_coef": vf_coef, "imitation_learning_rate": imitation_learning_rate}
         above_0 = {"clip_range": clip_range, "max_grad_norm": max_grad_norm, "target_kl": target_kl}
@@ -106,7 +113,7 @@ class MetaReward(LifetimeAlgorithm):
         self.ent_coef, self.vf_coef, self.max_grad_norm, self.target_kl = ent_coef, vf_coef, max_grad_norm, target_kl
         self.chunk, self.horizons, self.fallback, self.skip = chunk, horizons, fallback, skip
         self.baseline, self.imitation_iterations = baseline, imitation_iterations
-        self.imitation_learning_rate = imitation_learning_rate
+        self.imitation_learning_rate, self.imitation_expectile = imitation_learning_rate, imitation_expectile
         self.n_shards, self.shards = n_shards, None
         super().__init__(
             policy,
@@ -246,13 +253,24 @@ class MetaReward(LifetimeAlgorithm):
         for group in self.policy.optimizer.param_groups:
             group["lr"] = self.imitation_learning_rate * (1 - self._iteration / self.imitation_iterations)
         targets = torch.as_tensor(squashed(lifetimes.shaped.cpu().numpy(), lifetimes.scale.cpu().numpy()), device=self.device)
-        counts = (lifetimes.inputs["scalars"][..., SIGNAL] > 0).cumsum(0) > 0
-        counts[:, ~lifetimes.taught] = True
+        found = (lifetimes.inputs["scalars"][..., SIGNAL] > 0).cumsum(0) > 0
+        counts = found | ~lifetimes.taught
         _, values, defined = self._advantages(lifetimes, self.lifetimes)
+        goes_on = (torch.diff(lifetimes.episodes, dim=0, prepend=lifetimes.episodes[:1] - 1) == 0).float()
+        # Where the goal is known there is nothing to be optimistic about, and a mean of sums is a sum of means: such steps are
+        # regressed one by one, which learns faster.
+        alone = found | (self.imitation_expectile == 0.5)
+        expectile = torch.where(alone, 0.5, self.imitation_expectile)
+        goes_on = goes_on.masked_fill(alone, 0)
+        totals = running_sums(targets, goes_on)
+        unit = torch.where(alone, _mean_square(totals[counts & alone]), _mean_square(totals[counts & ~alone]))
         losses = []
         for _epoch in range(self.n_epochs):
+            so_far = torch.zeros_like(targets[:1])  # of the episode that a cut goes through
             for part, outputs in self._chunks(lifetimes, len(lifetimes.payments)):
-                errors = (outputs.mean - targets[part]).square() * counts[part]
+                sums = running_sums(outputs.mean, goes_on[part], so_far)
+                so_far = sums[-1:].detach()
+                errors = expectile_loss(sums, totals[part], expectile[part]) / unit[part] * counts[part]
                 loss = errors.sum() / counts[part].sum().clamp(min=1)
                 value_errors = (outputs.value - values[part]).square() * defined[part]
                 self._descend(loss + self.vf_coef * value_errors.sum() / defined[part].sum().clamp(min=1))
@@ -290,3 +308,26 @@ class MetaReward(LifetimeAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_generator", "shards"]
+
+
+def _mean_square(values: Tensor) -> Tensor:
+    return values.square().sum() / max(len(values), 1) + 1e-8
+
+
+def running_sums(rewards: Tensor, goes_on: Tensor, so_far: Tensor | None = None) -> Tensor:
+    """Of each episode, up to each step ``[T, B]``; differentiable in the rewards.
+
+    Args:
+        goes_on: 1 where a step's episode is that of the step before, 0 where one begins. so_far: before the first step
+            ``[1, B]``.
+    """
+    if so_far is not None:
+        rewards = torch.cat([rewards[:1] + goes_on[:1] * so_far, rewards[1:]])
+    return discounted_sum(rewards.flip(0), goes_on.flip(0)).flip(0)
+
+
+def expectile_loss(predictions: Tensor, targets: Tensor, expectile: float | Tensor) -> Tensor:
+    """Squared errors, those of predictions below their targets times 2τ and above them times 2 (1 − τ): its minimum over a
+    random target is the τ-expectile, at 0.5 the mean (Newey & Powell, 1987)."""
+    errors = targets - predictions
+    return 2 * (expectile - (errors < 0).to(errors.dtype)).abs() * errors.square()

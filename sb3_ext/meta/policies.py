@@ -79,9 +79,12 @@ class RewardNetwork(nn.Module):
         width = n_obs + n_actions + n_scalars + (n_obs + 1 if success_memory else 0)
         if visit_memory:
             width += visit_memory + 1
+            # The softmax of 2k⟨c, s⟩ − k‖c‖² is that of −k‖s − c‖²: at first the cells are those nearest to random places c.
             self.cells = nn.Linear(n_obs, visit_memory)
-            nn.init.normal_(self.cells.weight, std=SHARPNESS / math.sqrt(n_obs))
-            nn.init.normal_(self.cells.bias, std=SHARPNESS / 2)
+            with torch.no_grad():
+                k = SHARPNESS**2 / n_obs
+                self.cells.weight.normal_(std=2 * k)
+                self.cells.bias.copy_(-self.cells.weight.square().sum(1) / (4 * k))
         for size in encoders:
             self.encoders.append(nn.Linear(width, size))
             width = size + n_scalars
