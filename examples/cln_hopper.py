@@ -1,6 +1,6 @@
 """CLN on Hopper: a learned reward, what it pays an episode beside the environment's own, and what it pays for.
 
-python examples/cln_hopper.py
+python examples/cln_hopper.py    # pip install "irwrappers[plots]"
 """
 
 import argparse

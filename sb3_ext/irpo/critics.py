@@ -20,8 +20,7 @@ def critic_values(policy: IRPOPolicy, rows: Any) -> Tensor:
     """Of inputs ``[K, R, ...]``: ``[2, K, R]``."""
     values = vmap(vmap(policy.critic), in_dims=(0, None))
     critics = policy.critics.as_dict()
-    parts = _slices(tree_leaves(rows)[0].shape[1], policy.device.type)
-    return torch.cat([values(critics, _columns(rows, part)) for part in parts], 2)
+    return torch.cat([values(critics, _columns(rows, part)) for part in _slices(rows)], 2)
 
 
 def update_critics(
@@ -40,7 +39,7 @@ def update_critics(
     total = torch.zeros((), device=targets.device)
     for rows, weights, target in minibatches(states, targets, valid, n_minibatches, generator):
         policy.optimizer.zero_grad()
-        for part in _slices(weights.shape[1], weights.device.type):
+        for part in _slices(rows):
             errors = critic_values(policy, _columns(rows, part)) - target[:, :, part]
             loss = (weights[:, part] * errors**2).sum()
             loss.backward()
@@ -50,8 +49,10 @@ def update_critics(
     return float(total) / (len(targets) * len(valid) * n_minibatches)
 
 
-def _slices(n_rows: int, device_type: str) -> list[slice]:
-    step = ROWS_AT_A_TIME.get(device_type, n_rows)
+def _slices(rows: Any) -> list[slice]:
+    first = tree_leaves(rows)[0]
+    n_rows = first.shape[1]
+    step = ROWS_AT_A_TIME.get(first.device.type, n_rows)
     return [slice(start, start + step) for start in range(0, n_rows, step)]
 
 
