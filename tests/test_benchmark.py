@@ -257,6 +257,17 @@ def test_curves_hold_each_seeds_last_result(command):
     assert "| 1.000 |" in markdown(table)
 
 
+def test_a_task_that_knows_no_success_has_none_in_tables_and_plots(command, tmp_path):
+    rows = rows_of([1.0, 1.0]).assign(success=np.nan)
+    rows["return"] = [1.0, 2.0, 3.0, 4.0]
+    rows.to_csv(tmp_path / "results.csv", index=False)
+    command.plot_again([str(tmp_path)])
+    header, _, row = (tmp_path / "table.md").read_text().splitlines()[:3]
+    assert "success" not in header and "return" in header and "| 3.000 [2.000, 4.000] |" in row
+    assert np.isnan(pd.read_csv(tmp_path / "table.csv").success[0])
+    assert (tmp_path / "sample_efficiency_argmax.png").is_file()
+
+
 def test_return_is_discounted_and_success_is_the_environments(command):
     from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -266,7 +277,7 @@ def test_return_is_discounted_and_success_is_the_environments(command):
         """Pays 1 at the third step; only even episodes are a success."""
 
         observation_space, action_space = gymnasium.spaces.Box(0, 9, (1,)), gymnasium.spaces.Discrete(2)
-        episode = -1
+        episode, tells = -1, True
 
         def reset(self, *, seed=None, options=None):
             self.t, self.episode = 0, self.episode + 1
@@ -274,7 +285,7 @@ def test_return_is_discounted_and_success_is_the_environments(command):
 
         def step(self, action):
             self.t += 1
-            info = {"is_success": self.episode % 2 == 0}
+            info = {"is_success": self.episode % 2 == 0} if self.tells else {}
             return np.full(1, self.t, np.float32), float(self.t == 3), self.t == 3, False, info
 
     class Model:
@@ -285,6 +296,8 @@ def test_return_is_discounted_and_success_is_the_environments(command):
 
     assert evaluate(Model(), DummyVecEnv([Corridor]), episodes=4, deterministic=True) == (0.5, 0.25)
     assert evaluate(Model(), DummyVecEnv([Corridor]), episodes=4, deterministic=True, discounted=False) == (0.5, 1.0)
+    Corridor.tells = False
+    assert evaluate(Model(), DummyVecEnv([Corridor]), episodes=4, deterministic=True) == (None, 0.25)
 
 
 def test_suites_are_valid_and_known(command):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from irwrappers.plot.figures import finish, new_figure
-from sb3_ext.zoo.benchmark.table import METRICS
+from sb3_ext.zoo.benchmark.table import known_metrics
 
 _PANEL = (4.0, 3.0)  # inches
 
@@ -31,25 +31,28 @@ def _panels(envs: list[str], n_rows: int, n_labels: int) -> tuple[Any, Any]:
 
 
 def plot_sample_efficiency(folder: Path, curves: dict[tuple[str, str, str], pd.DataFrame]) -> None:
-    """``sample_efficiency_<actions>.png``: a column for each environment, IQM and interval of success and of return."""
+    """``sample_efficiency_<actions>.png``: a column for each environment, IQM and interval of success (if known), return."""
+    metrics = known_metrics(pd.concat(curves.values()))
     colors = _colors(list(dict.fromkeys(label for _, label, _ in curves)))
     dashes = {label: _DASHES[i // 10 % len(_DASHES)] for i, label in enumerate(colors)}
     for actions in dict.fromkeys(key[2] for key in curves):
         chosen = {(env, label): curve for (env, label, how), curve in curves.items() if how == actions}
         envs = list(dict.fromkeys(env for env, _ in chosen))
-        figure, axes = _panels(envs, len(METRICS), len(colors))
+        figure, axes = _panels(envs, len(metrics), len(colors))
         for (env, label), curve in chosen.items():
-            for row, metric in enumerate(METRICS):
+            for row, metric in enumerate(metrics):
                 ax = axes[row, envs.index(env)]
                 ax.plot(curve.timesteps, curve[metric], dashes[label], color=colors[label], label=label)
                 ax.fill_between(
                     curve.timesteps, curve[f"{metric}_low"], curve[f"{metric}_high"], color=colors[label], alpha=0.2, lw=0
                 )
         for column, env in enumerate(envs):
-            axes[0, column].set(title=env, ylim=(-0.05, 1.05))
+            axes[0, column].set_title(env)
+            if "success" in metrics:
+                axes[0, column].set_ylim(-0.05, 1.05)
             axes[-1, column].set_xlabel("environment steps")
-        for row, metric in enumerate(METRICS):
-            axes[row, 0].set_ylabel(f"{metric}, {actions} actions" if metric == "success" else metric)
+        for row, metric in enumerate(metrics):
+            axes[row, 0].set_ylabel(f"{metric}, {actions} actions" if row == 0 else metric)
         _legend(figure, axes)
         finish(figure, folder / f"sample_efficiency_{actions}.png")
 

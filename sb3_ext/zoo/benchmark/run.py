@@ -193,11 +193,11 @@ class Evaluations(BaseCallback):
 
 def evaluate(
     model: BaseAlgorithm, env: VecEnv, episodes: int, deterministic: bool, discounted: bool = True, seed: int = EVALUATION_SEED
-) -> tuple[float, float]:
+) -> tuple[float | None, float]:
     """Success rate and mean return, ``discounted`` with the model's γ or not, over the same episodes for the same ``seed``.
 
-    Success is ``info["is_success"]`` at an episode's end; where there is none, a positive return. The random numbers of
-    training go on as if there had been no evaluation.
+    Success is ``info["is_success"]`` at an episode's end, and None of a task that knows none. The random numbers of training
+    go on as if there had been no evaluation.
     """
     gamma = getattr(model, "gamma", 1.0) if discounted else 1.0
     running, discount = np.zeros(env.num_envs), np.ones(env.num_envs)
@@ -209,14 +209,15 @@ def evaluate(
         running[i] += discount[i] * step["reward"]
         discount[i] *= gamma
         if step["done"]:
-            successes.append(float(step["info"].get("is_success", running[i] > 0)))
+            if "is_success" in step["info"]:
+                successes.append(float(step["info"]["is_success"]))
             returns.append(running[i])
             running[i], discount[i] = 0.0, 1.0
 
     env.seed(seed)
     with seeded(seed, model.device):
         evaluate_policy(model, env, n_eval_episodes=episodes, deterministic=deterministic, callback=on_step)
-    return round(float(np.mean(successes)), 6), round(float(np.mean(returns)), 6)
+    return round(float(np.mean(successes)), 6) if successes else None, round(float(np.mean(returns)), 6)
 
 
 _NORMALIZATION = ("obs_rms", "ret_rms", "returns")

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from sb3_ext.zoo.benchmark.run import CONFIG, DONE, ERROR, EVALUATIONS, PROGRESS, execute
 from sb3_ext.zoo.benchmark.suites import Run
+from sb3_ext.zoo.benchmark.table import METRICS
 from sb3_ext.zoo.cli import _extend_rl_zoo3
 
 RESULTS, GRADIENTS = "results.csv", "gradient_norms.csv"
@@ -181,7 +182,8 @@ def _end_with_parent() -> None:
 def _line(run: Run, out: Path) -> str:
     rows = pd.read_csv(run.folder(out) / EVALUATIONS).groupby(["env", "actions"], sort=False).last()
     results = ", ".join(
-        f"{env.removeprefix(run.env)} {actions} success {row.success:.2f} return {row['return']:.2f}".lstrip(", ")
+        f"{env.removeprefix(run.env)} {actions} ".lstrip(", ")
+        + " ".join(f"{metric} {row[metric]:.2f}" for metric in METRICS if pd.notna(row[metric]))
         for (env, actions), row in rows.iterrows()
     )
     return f"{run}: {results} after {rows.timesteps.iloc[0]} steps, {rows.wall_s.iloc[0]:.0f} s"

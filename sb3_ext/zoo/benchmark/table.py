@@ -23,17 +23,24 @@ def interquartile_means(scores: np.ndarray) -> np.ndarray:
     return np.asarray(trim_mean(scores, proportiontocut=0.25, axis=0))[0]
 
 
+def known_metrics(scores: pd.DataFrame) -> list[str]:
+    """Those of which there are any: Gymnasium's MuJoCo tasks know no success."""
+    return [metric for metric in METRICS if scores[metric].notna().any()]
+
+
 def curves(rows: pd.DataFrame) -> pd.DataFrame:
     """Of the rows of one environment, contender and way to act, the IQM at every timestep at which a seed was evaluated.
 
     A seed's result holds until its next evaluation; the curve begins when all have one. Columns ``timesteps``, and for each
-    of success and return its name, ``…_low`` and ``…_high``: of a single seed these are NaN.
+    of success and return its name, ``…_low`` and ``…_high``: of a single seed these are NaN, as is the success of a task that
+    knows none.
     """
     from rliable.library import get_interval_estimates
 
-    by_seed = rows.pivot_table(index="timesteps", columns="seed", values=list(METRICS)).ffill().dropna()
+    metrics = known_metrics(rows)
+    by_seed = rows.pivot_table(index="timesteps", columns="seed", values=metrics).ffill().dropna()
     # [seeds, 1 task, evaluations, metrics]
-    scores = np.stack([by_seed[metric].to_numpy().T for metric in METRICS], axis=-1)[:, None]
+    scores = np.stack([by_seed[metric].to_numpy().T for metric in metrics], axis=-1)[:, None]
     state = np.random.get_state()
     np.random.seed(0)  # rliable draws from NumPy's global generator, whatever random_state says
     if len(scores) > 1:
@@ -46,9 +53,11 @@ def curves(rows: pd.DataFrame) -> pd.DataFrame:
         interval = np.full((2, point.size), np.nan)
     np.random.set_state(state)
     result = pd.DataFrame({"timesteps": by_seed.index})
-    for i, metric in enumerate(METRICS):
-        result[metric] = point[i :: len(METRICS)]
-        result[f"{metric}_low"], result[f"{metric}_high"] = interval[:, i :: len(METRICS)]
+    for metric in METRICS:
+        result[[metric, f"{metric}_low", f"{metric}_high"]] = np.nan
+    for i, metric in enumerate(metrics):
+        result[metric] = point[i :: len(metrics)]
+        result[f"{metric}_low"], result[f"{metric}_high"] = interval[:, i :: len(metrics)]
     return result
 
 
@@ -76,18 +85,22 @@ def summarize(results: pd.DataFrame, curve: dict[tuple[str, str, str], pd.DataFr
 
 def markdown(table: pd.DataFrame) -> str:
     """The summary for people."""
-    lines = [
-        "| environment | contender | actions | seeds | steps | success | return | wall-clock s | steps to 0.9 success |",
-        "|---|---|---|---:|---:|---|---|---:|---:|",
-    ]
+    metrics = known_metrics(table)
+    header = ["environment", "contender", "actions", "seeds", "steps", *metrics, "wall-clock s"]
+    align = ["---", "---", "---", "---:", "---:", *["---"] * len(metrics), "---:"]
+    if "success" in metrics:
+        header, align = [*header, f"steps to {SOLVED} success"], [*align, "---:"]
+    lines = [f"| {' | '.join(header)} |", f"|{'|'.join(align)}|"]
     for row in table.to_dict("records"):
-        scores = []
-        for metric in METRICS:
+        cells = [row["env"], row["algo"], row["actions"], row["seeds"], f"{row['steps']:,}"]
+        for metric in metrics:
             low, high = row[f"{metric}_low"], row[f"{metric}_high"]
-            scores.append(f"{row[metric]:.3f}" + ("" if np.isnan(low) else f" [{low:.3f}, {high:.3f}]"))
-        solved = "never" if np.isnan(row["solved_at"]) else f"{row['solved_at']:,.0f}"
-        cells = [row["env"], row["algo"], row["actions"], row["seeds"], f"{row['steps']:,}", *scores, f"{row['wall_s']:,.0f}"]
-        lines.append(f"| {' | '.join(map(str, cells))} | {solved} |")
+            score = "" if np.isnan(row[metric]) else f"{row[metric]:.3f}"
+            cells.append(score + ("" if np.isnan(low) else f" [{low:.3f}, {high:.3f}]"))
+        cells.append(f"{row['wall_s']:,.0f}")
+        if "success" in metrics:
+            cells.append("never" if np.isnan(row["solved_at"]) else f"{row['solved_at']:,.0f}")
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     caption = (
         "Interquartile mean over seeds of the last evaluation, with its 95 % stratified bootstrap interval (rliable; none for "
         "one seed); the mean of fewer than four seeds. Steps and wall-clock of training are medians."
