@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from functools import partial
 
 import gymnasium as gym
@@ -185,9 +186,7 @@ def test_the_gradient_of_a_minibatch_is_that_of_the_matrix_form(monkeypatch, act
     rollout = in_float64(model, monkeypatch)
     minibatches = [torch.arange(k, 64, 5) for k in range(n_unroll)]
     expected, params = naive(model, rollout, minibatches)
-    logs = {name: [] for name in "approx_kl clip_fraction policy_gradient_loss value_loss entropy_loss".split()}
-    logs |= {name: [] for name in "extrinsic_loss extrinsic_value_loss gradient_norm".split()}
-    assert model._update(rollout, minibatches, 0.2, None, logs)
+    assert model._update(rollout, minibatches, 0.2, None, defaultdict(list))
     assert_steps_are_naive(model, expected, params)
 
 
@@ -214,7 +213,8 @@ def test_every_return_of_a_truncated_episode_is_bootstrapped_with_its_own_critic
     samples = rollout.samples
     with torch.no_grad():
         rewards = model.reward_network(samples.observations, samples.actions).view(2, 32).t().numpy()
-        mixed = samples.advantages + samples.old_values + 2 * rollout.discounted(torch.as_tensor(rewards).t().flatten())
+        paid = rollout.discounted_sum.copy_by_copy(torch.as_tensor(rewards).t().flatten())
+        mixed = samples.advantages + samples.old_values + 2 * paid
     extrinsic = np.stack(model._recorder.rewards)
     mixed_critic = lambda o: float(model.policy.predict_values(torch.as_tensor(o)[None]))  # noqa: E731
     extrinsic_critic = lambda o: float(model.extrinsic_critic(torch.as_tensor(o)[None]))  # noqa: E731

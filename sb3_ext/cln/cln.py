@@ -28,7 +28,7 @@ from sb3_ext.common.gae import discounted_sum
 from sb3_ext.common.meta_gradient import InnerLoss, MetaGradient, Term, meta_gradient
 from sb3_ext.common.reward_network import RewardNetwork
 from sb3_ext.common.updates import SGD, Params, State, optimizer_from
-from sb3_ext.lirpg.policies import ExtrinsicCritic, FunctionalPolicy
+from sb3_ext.lirpg.policies import ExtrinsicCritic, FunctionalModule
 from sb3_ext.lirpg.rollout import ExtrinsicRecorder, Rollout, Samples, make_rollout
 
 SelfCLN = TypeVar("SelfCLN", bound="CLN")
@@ -214,7 +214,7 @@ class CLN(PPO):
         self.extrinsic_optimizer = torch.optim.Adam(self.extrinsic_critic.parameters(), lr=self.lr_schedule(1), eps=1e-5)
         self.reward_optimizer = torch.optim.Adam(self.reward_network.parameters(), lr=self._reward_lr_schedule(1), eps=1e-5)
         self.segments = SegmentBuffer(self.segment_buffer_size, self.segment_length, self.device)
-        self._at_theta = FunctionalPolicy(self.policy)
+        self._at_theta = FunctionalModule(self.policy)
         self._episode_returns = np.zeros((2, self.n_envs))  # extrinsic and intrinsic, of the episodes that go on
         if self._updates_policy:
             optimizer_from(self.policy.optimizer, self.policy.actor_parameters())  # that it can be differentiated

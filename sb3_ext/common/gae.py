@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils._pytree import register_pytree_node
 
 
 class _ReverseScan(torch.autograd.Function):
@@ -90,6 +92,11 @@ class DiscountedSum:
             raise ValueError(f"x must have the shape of decay, {tuple(self.shape)}, got {tuple(x.shape)}.")
         return _DiscountedSum.apply(x, self, False)
 
+    def copy_by_copy(self, x: Tensor) -> Tensor:
+        """The same for steps ``[T, B]`` that are given, and returned, in SB3's order ``[B · T]``."""
+        n_steps, n_copies = self.shape
+        return self(x.view(n_copies, n_steps).t()).t().reshape(-1)
+
     def apply(self, x: Tensor, transposed: bool) -> Tensor:
         """The sum, or the transposed matrix's, outside any graph."""
         y = x.reshape(len(x), -1).t()
@@ -111,6 +118,20 @@ class DiscountedSum:
             following = functional.pad((self._to_next * y).sum(-1)[:, :-1], (1, 0))
             y = torch.cat([y[..., :1] + self._beginnings.apply(following.t(), True).t()[..., None], y[..., 1:]], -1)
         return torch.bmm(y.reshape(-1, 1, y.shape[-1]), self._matrix.transpose(1, 2)).view(y.shape)
+
+
+def _parts(operator: DiscountedSum) -> tuple[list[Any], Any]:
+    return [operator._matrix, operator._to_next, operator._beginnings], (operator.shape, operator._padding)
+
+
+def _from_parts(parts: Iterable[Any], shape_and_padding: Any) -> DiscountedSum:
+    operator = object.__new__(DiscountedSum)
+    operator._matrix, operator._to_next, operator._beginnings = parts
+    operator.shape, operator._padding = shape_and_padding
+    return operator
+
+
+register_pytree_node(DiscountedSum, _parts, _from_parts)  # it may be an argument of a compiled function
 
 
 class _DiscountedSum(torch.autograd.Function):

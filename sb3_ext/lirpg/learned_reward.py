@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,16 +18,40 @@ from torch import Tensor, nn
 
 from sb3_ext.common import ppo_losses
 from sb3_ext.common.arguments import check_range
+from sb3_ext.common.gae import DiscountedSum
 from sb3_ext.common.meta_gradient import InnerLoss, MetaGradient, Term, meta_gradient
 from sb3_ext.common.reward_network import RewardNetwork, reward_defaults
-from sb3_ext.common.updates import ParameterVector, Params, optimizer_from
-from sb3_ext.lirpg.policies import ExtrinsicCritic, FunctionalPolicy
+from sb3_ext.common.updates import SGD, Adam, ParameterVector, Params, RMSprop, State, optimizer_from
+from sb3_ext.lirpg.policies import ExtrinsicCritic, FunctionalModule
 from sb3_ext.lirpg.rollout import ExtrinsicRecorder, Rollout, Samples, concatenate, make_rollout, slices
 
 PolicyLoss = Callable[[Tensor, Tensor, Tensor | None, Samples, Tensor, Tensor], Tensor]
 """(V^mix ``[n]``, log π ``[n]``, entropy, samples, mixed advantages, mixed returns) → loss ``[]``, to be minimised."""
 ExtrinsicLoss = Callable[[Tensor, Samples], Tensor]
 """(log π ``[n]`` after the update, samples) → the negative of J^ex ``[]``."""
+
+
+class Point(NamedTuple):
+    """Where gradients are taken: the policy's parameters, as one vector, its optimiser's state and learning rate, η, and the
+    parameters of V^ex."""
+
+    theta: Params
+    state: State
+    learning_rate: float
+    reward: Params
+    critic: Params
+
+
+class Gradients(NamedTuple):
+    """Before any clip. policy: of each minibatch's loss, a vector. reward: of −J^ex in η. critic: of the loss of V^ex.
+
+    extrinsic_loss, extrinsic_value_loss: ``[]``."""
+
+    policy: list[Params]
+    reward: Params
+    critic: Params
+    extrinsic_loss: Tensor
+    extrinsic_value_loss: Tensor
 
 
 class LearnedReward(OnPolicyAlgorithm):
@@ -80,7 +105,7 @@ class LearnedReward(OnPolicyAlgorithm):
         self.reward_network, self.extrinsic_critic = reward_network.to(self.device), critic.to(self.device)
         self.reward_optimizer = self._make_optimizer(self.reward_network, self.reward_lr_schedule(1))
         self.extrinsic_optimizer = self._make_optimizer(self.extrinsic_critic, self.lr_schedule(1))
-        optimizer_from(self.policy.optimizer, FunctionalPolicy(self.policy).params)  # that it can be differentiated
+        optimizer_from(self.policy.optimizer, FunctionalModule(self.policy).params)  # that it can be differentiated
 
     def _make_optimizer(self, module: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
         """Of the policy's kind, with its settings."""
@@ -102,8 +127,10 @@ class LearnedReward(OnPolicyAlgorithm):
     def _rollout(self, chunk: int) -> Rollout:
         """The rollout just collected, with V^ex and Â^EX."""
         assert self._recorder is not None and self._last_episode_starts is not None
-        self._functional_policy = FunctionalPolicy(self.policy)  # without what was frozen since
-        self._theta = ParameterVector(self._functional_policy.params)
+        # Without what was frozen since.
+        modules = (self.policy, self.reward_network, self.extrinsic_critic)
+        self._policy, self._reward, self._critic = (FunctionalModule(module) for module in modules)
+        self._theta = ParameterVector(self._policy.params)
 
         def to_tensor(observations: Any) -> Any:
             return self.policy.obs_to_tensor(observations)[0]
@@ -134,13 +161,63 @@ class LearnedReward(OnPolicyAlgorithm):
         update_learning_rate(self.reward_optimizer, learning_rate)
         self.logger.record("train/reward_learning_rate", learning_rate)
 
-    def _mixed_advantages(self, rollout: Rollout) -> Tensor:
-        """Â^mix ``[n]`` with the reward as it is now; differentiable in η."""
-        rewards = self.reward_network(rollout.samples.observations, rollout.samples.actions)
-        return rollout.samples.advantages + self.r_in_coef * rollout.discounted(rewards)
+    @torch.no_grad()
+    def _point(self) -> Point:
+        """As everything is now."""
+        optimizer, state = self._policy_optimizer()
+        theta, state = self._theta.pack(self._policy.params), self._theta.pack_state(state)
+        return Point(theta, state, optimizer.learning_rate, self._reward.params, self._critic.params)
+
+    def _policy_optimizer(self) -> tuple[SGD | RMSprop | Adam, State]:
+        return optimizer_from(self.policy.optimizer, self._policy.params, self.second_moment_gradient)
+
+    def _gradients(
+        self,
+        point: Point,
+        samples: Samples,
+        discounted_sum: DiscountedSum,
+        minibatches: Sequence[Tensor],
+        policy_loss: PolicyLoss,
+        extrinsic_loss: ExtrinsicLoss,
+        clip_range_vf: float | None,
+    ) -> Gradients:
+        """Of a policy step on each of ``minibatches``, and of η and V^ex on all of them. Changes nothing.
+
+        Args:
+            samples, discounted_sum: of the whole rollout. minibatches: rows of it. policy_loss, extrinsic_loss: of a minibatch
+                and of all. clip_range_vf: of V^ex.
+        """
+        reward, critic = ({name: x.detach().requires_grad_() for name, x in p.items()} for p in (point.reward, point.critic))
+        rewards = self._reward.at(reward, "forward", samples.observations, samples.actions)
+        mixed = samples.advantages + self.r_in_coef * discounted_sum.copy_by_copy(rewards)
+        advantages = mixed[torch.cat(list(minibatches))]
+        batches = [samples.rows(rows) for rows in minibatches]
+        meta = self._meta_gradient(point, advantages, batches, policy_loss, extrinsic_loss)
+        batch = concatenate(batches)
+        values = self._critic.at(critic, "forward", batch.observations)
+        value_loss = ppo_losses.value_loss(values, batch.extrinsic_values, batch.extrinsic_returns, clip_range_vf)
+        gradients = torch.autograd.grad(
+            [advantages, self.extrinsic_vf_coef * value_loss],
+            [*reward.values(), *critic.values()],
+            [meta.gradient["advantages"], torch.ones_like(value_loss)],
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        return Gradients(
+            meta.inner_gradients,
+            dict(zip(reward, gradients[: len(reward)], strict=True)),
+            dict(zip(critic, gradients[len(reward) :], strict=True)),
+            meta.outer_loss,
+            value_loss.detach(),
+        )
 
     def _meta_gradient(
-        self, advantages: Tensor, batches: Sequence[Samples], policy_loss: PolicyLoss, extrinsic_loss: ExtrinsicLoss
+        self,
+        point: Point,
+        advantages: Tensor,
+        batches: Sequence[Samples],
+        policy_loss: PolicyLoss,
+        extrinsic_loss: ExtrinsicLoss,
     ) -> MetaGradient:
         """Of J^ex on all of ``batches`` after a policy update on each, in the mixed ``advantages`` ``[n]`` of all of them.
 
@@ -148,7 +225,7 @@ class LearnedReward(OnPolicyAlgorithm):
         loss, through the targets of V^mix (by a shared features extractor and by the clip of the gradient's norm) and through
         the optimiser.
         """
-        policy, theta = self._functional_policy, self._theta
+        policy, theta = self._policy, self._theta
         parts = slices(batches)
 
         def inner_loss(batch: Samples, part: slice) -> InnerLoss:
@@ -167,14 +244,14 @@ class LearnedReward(OnPolicyAlgorithm):
 
         samples = concatenate(batches)
         terms: tuple[Term, ...] = ("reward",) if len(batches) == 1 else ("reward", "multi_step")
-        optimizer, state = optimizer_from(self.policy.optimizer, policy.params, self.second_moment_gradient)
+        optimizer = replace(self._policy_optimizer()[0], learning_rate=point.learning_rate)
         return meta_gradient(
-            theta.pack(policy.params),
+            point.theta,
             {"advantages": advantages},
             [inner_loss(batch, part) for batch, part in zip(batches, parts, strict=True)],
             outer_loss,
             optimizer,
-            theta.pack_state(state),
+            point.state,
             terms=terms,
             max_grad_norm=self.max_grad_norm,
         )
@@ -182,36 +259,27 @@ class LearnedReward(OnPolicyAlgorithm):
     def _policy_step(self, gradient: Params) -> None:
         """SB3's: clip, and a step of the policy's own optimiser."""
         for name, value in self._theta.unpack(gradient).items():
-            self._functional_policy.params[name].grad = value
+            self._policy.params[name].grad = value
         nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
         self.policy.optimizer.step()
 
-    def _reward_step(
-        self,
-        advantages: Tensor,
-        gradient: Tensor,
-        samples: Samples,
-        clip_range_vf: float | None,
-        logs: dict[str, list[float]],
-    ) -> None:
-        """η and V^ex: from ``gradient`` of −J^ex in ``advantages``, which depend on η; and on the targets of V^ex."""
-        values = self.extrinsic_critic(samples.observations)
-        value_loss = ppo_losses.value_loss(values, samples.extrinsic_values, samples.extrinsic_returns, clip_range_vf)
-        self.reward_optimizer.zero_grad()
-        self.extrinsic_optimizer.zero_grad()
-        torch.autograd.backward([advantages, self.extrinsic_vf_coef * value_loss], [gradient, torch.ones_like(value_loss)])
+    def _reward_step(self, gradients: Gradients, logs: dict[str, list[float]]) -> None:
+        """Of η and V^ex, each clipped by its own norm."""
+        for module, values in ((self._reward, gradients.reward), (self._critic, gradients.critic)):
+            for name, value in values.items():
+                module.params[name].grad = value
         logs["gradient_norm"].append(nn.utils.clip_grad_norm_(self.reward_network.parameters(), self.max_grad_norm).item())
         nn.utils.clip_grad_norm_(self.extrinsic_critic.parameters(), self.max_grad_norm)
         self.reward_optimizer.step()
         self.extrinsic_optimizer.step()
-        logs["extrinsic_value_loss"].append(value_loss.item())
+        logs["extrinsic_loss"].append(gradients.extrinsic_loss.item())
+        logs["extrinsic_value_loss"].append(gradients.extrinsic_value_loss.item())
 
     def _log_reward(self, rollout: Rollout) -> None:
         with torch.no_grad():
             rewards = self.reward_network(rollout.samples.observations, rollout.samples.actions)
-            mixed_returns = (
-                rollout.samples.advantages + self.r_in_coef * rollout.discounted(rewards) + rollout.samples.old_values
-            )
+            paid = self.r_in_coef * rollout.discounted_sum.copy_by_copy(rewards)
+            mixed_returns = rollout.samples.advantages + paid + rollout.samples.old_values
         record, samples = self.logger.record, rollout.samples
         record("lirpg/reward_mean", rewards.mean().item())
         record("lirpg/reward_std", rewards.std(correction=0).item())
@@ -221,7 +289,7 @@ class LearnedReward(OnPolicyAlgorithm):
     # ------------------------------------------------------------------ saving
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_recorder", "_functional_policy", "_theta"]
+        return [*super()._excluded_save_params(), "_recorder", "_policy", "_reward", "_critic", "_theta"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         names, tensors = super()._get_torch_save_params()

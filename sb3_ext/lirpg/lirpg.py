@@ -17,8 +17,10 @@ from torch import Tensor
 
 from sb3_ext.common import ppo_losses
 from sb3_ext.common.arguments import check_range
-from sb3_ext.lirpg.learned_reward import LearnedReward
-from sb3_ext.lirpg.rollout import Rollout, Samples, concatenate
+from sb3_ext.common.compiled import Compiled, check_compiler
+from sb3_ext.common.gae import DiscountedSum
+from sb3_ext.lirpg.learned_reward import Gradients, LearnedReward, Point
+from sb3_ext.lirpg.rollout import Rollout, Samples
 
 SelfLIRPG = TypeVar("SelfLIRPG", bound="LIRPG")
 
@@ -49,6 +51,8 @@ class LIRPG(LearnedReward, PPO):
         n_unroll: policy updates, a minibatch each, before a gradient of J^ex (on all of these minibatches) in η.
         second_moment_gradient: whether the gradient flows through the second moment of Adam or RMSprop. Default: not through
             Adam's but through RMSprop's, as in the paper's program.
+        compile: run the gradients of a minibatch as one graph of ``torch.compile``, several times as fast where networks are
+            small. The first minibatch takes a minute or two, and a C++ compiler on a CPU; results differ by round-off.
 
     ``reward_network`` is r_η, :meth:`intrinsic_rewards` evaluates it. Logs: ``lirpg/reward_mean`` and ``reward_std`` over the
     rollout, ``extrinsic_loss`` (−J^ex at θ′), ``extrinsic_value_loss``, ``gradient_norm`` (of η, before the clip),
@@ -56,6 +60,7 @@ class LIRPG(LearnedReward, PPO):
 
     Raises:
         ValueError: for an argument out of range and for an optimiser that can't be differentiated.
+        RuntimeError: ``compile`` without a C++ compiler.
     """
 
     def __init__(
@@ -94,12 +99,17 @@ class LIRPG(LearnedReward, PPO):
         extrinsic_vf_coef: float = 0.5,
         n_unroll: int = 1,
         second_moment_gradient: bool | None = None,
+        compile: bool = False,
     ) -> None:
         self._set_reward_arguments(
             r_ex_coef, r_in_coef, reward_learning_rate, reward_kwargs, extrinsic_vf_coef, second_moment_gradient
         )
         check_range("n_unroll", n_unroll, 1, integer=True)
+        if not isinstance(compile, bool):
+            raise ValueError(f"compile must be True or False, got {compile!r}.")
         self.n_unroll = n_unroll
+        self.compile = compile
+        self._compiled: Compiled | None = None
         super().__init__(
             policy,
             env,
@@ -128,6 +138,14 @@ class LIRPG(LearnedReward, PPO):
             device=device,
             _init_setup_model=_init_setup_model,
         )
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        if self.compile:
+            check_compiler(self.device)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_compiled"]
 
     def train(self) -> None:
         """PPO's update, with one of η after every ``n_unroll`` minibatches."""
@@ -164,6 +182,29 @@ class LIRPG(LearnedReward, PPO):
         logs: dict[str, list[float]],
     ) -> bool:
         """A policy step on each minibatch and one of η and V^ex on all of them; False, and no more steps, beyond target_kl."""
+        arguments = (self._point(), rollout.samples, rollout.discounted_sum, list(minibatches), clip_range, clip_range_vf)
+        gradients, figures = self._compiled_ppo_gradients(arguments) if self.compile else self._ppo_gradients(*arguments)
+        for name, values in figures.items():
+            logs[name] += [value.item() for value in values]
+        logs["loss"] = logs["loss"][-1:]  # of the last minibatch, as SB3 logs it
+        for gradient, approx_kl in zip(gradients.policy, logs["approx_kl"][-len(minibatches) :], strict=True):
+            if self.target_kl is not None and approx_kl > 1.5 * self.target_kl:
+                return False
+            self._policy_step(gradient)
+        self._reward_step(gradients, logs)
+        return True
+
+    def _ppo_gradients(
+        self,
+        point: Point,
+        samples: Samples,
+        discounted_sum: DiscountedSum,
+        minibatches: list[Tensor],
+        clip_range: float,
+        clip_range_vf: float | None,
+    ) -> tuple[Gradients, dict[str, list[Tensor]]]:
+        """:meth:`_gradients` of PPO's loss, and for each minibatch what SB3 logs of it."""
+        figures: dict[str, list[Tensor]] = defaultdict(list)
 
         def policy_loss(
             values: Tensor, log_prob: Tensor, entropy: Tensor | None, batch: Samples, mixed: Tensor, returns: Tensor
@@ -174,27 +215,29 @@ class LIRPG(LearnedReward, PPO):
             entropy_loss = ppo_losses.entropy_loss(log_prob, entropy)
             loss = surrogate + self.ent_coef * entropy_loss + self.vf_coef * value_loss
             with torch.no_grad():
-                logs["approx_kl"].append(torch.mean((ratio - 1) - (log_prob - batch.old_log_prob)).item())
-                logs["clip_fraction"].append(torch.mean(((ratio - 1).abs() > clip_range).float()).item())
-            logs["policy_gradient_loss"].append(surrogate.item())
-            logs["value_loss"].append(value_loss.item())
-            logs["entropy_loss"].append(entropy_loss.item())
-            logs["loss"] = [loss.item()]  # of the last minibatch, as SB3 logs it
+                figures["approx_kl"].append(torch.mean((ratio - 1) - (log_prob - batch.old_log_prob)))
+                figures["clip_fraction"].append(torch.mean(((ratio - 1).abs() > clip_range).float()))
+            figures["policy_gradient_loss"].append(surrogate.detach())
+            figures["value_loss"].append(value_loss.detach())
+            figures["entropy_loss"].append(entropy_loss.detach())
+            figures["loss"].append(loss.detach())
             return loss
 
-        def extrinsic_loss(log_prob: Tensor, samples: Samples) -> Tensor:
-            return self._surrogate(torch.exp(log_prob - samples.old_log_prob), samples.extrinsic_advantages, clip_range)
+        def extrinsic_loss(log_prob: Tensor, batch: Samples) -> Tensor:
+            return self._surrogate(torch.exp(log_prob - batch.old_log_prob), batch.extrinsic_advantages, clip_range)
 
-        advantages = self._mixed_advantages(rollout)[torch.cat(list(minibatches))]
-        batches = [rollout.samples.rows(indices) for indices in minibatches]
-        result = self._meta_gradient(advantages, batches, policy_loss, extrinsic_loss)
-        for gradient, approx_kl in zip(result.inner_gradients, logs["approx_kl"][-len(batches) :], strict=True):
-            if self.target_kl is not None and approx_kl > 1.5 * self.target_kl:
-                return False
-            self._policy_step(gradient)
-        logs["extrinsic_loss"].append(result.outer_loss.item())
-        self._reward_step(advantages, result.gradient["advantages"], concatenate(batches), clip_range_vf, logs)
-        return True
+        gradients = self._gradients(point, samples, discounted_sum, minibatches, policy_loss, extrinsic_loss, clip_range_vf)
+        return gradients, dict(figures)
+
+    def _compiled_ppo_gradients(self, arguments: tuple[Any, ...]) -> tuple[Gradients, dict[str, list[Tensor]]]:
+        """:meth:`_ppo_gradients` as one graph, but for a smaller minibatch at the end of an epoch: that would be another."""
+        minibatches = arguments[3]
+        if len(minibatches) < self.n_unroll or len(minibatches[-1]) < self.batch_size:
+            return self._ppo_gradients(*arguments)
+        if self._compiled is None:
+            self._compiled = Compiled(self._ppo_gradients)
+        coefficients = (self.r_in_coef, self.ent_coef, self.vf_coef, self.extrinsic_vf_coef, self.max_grad_norm)
+        return self._compiled(*arguments, settings=(*coefficients, self.normalize_advantage))
 
     def _surrogate(self, ratio: Tensor, advantages: Tensor, clip_range: float) -> Tensor:
         """PPO's clipped objective, negative."""

@@ -117,15 +117,14 @@ class LIRPGA2C(LearnedReward, A2C):
             return -(torch.exp(log_prob - samples.old_log_prob) * samples.extrinsic_advantages).mean()
 
         (indices,) = rollout.minibatches(None)
-        samples, advantages = rollout.samples.rows(indices), self._mixed_advantages(rollout)[indices]
-        result = self._meta_gradient(advantages, [samples], policy_loss, extrinsic_loss)
-        self._policy_step(result.inner_gradients[0])
-        self._reward_step(advantages, result.gradient["advantages"], samples, None, logs)
+        sums = rollout.discounted_sum
+        gradients = self._gradients(self._point(), rollout.samples, sums, [indices], policy_loss, extrinsic_loss, None)
+        self._policy_step(gradients.policy[0])
+        self._reward_step(gradients, logs)
         self._n_updates += 1
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if hasattr(self.policy, "log_std"):
             self.logger.record("train/std", torch.exp(self.policy.log_std).mean().item())
-        self.logger.record("lirpg/extrinsic_loss", result.outer_loss.item())
         for name, (value,) in logs.items():
             self.logger.record(f"lirpg/{name}", value)
         self._log_reward(rollout)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sb3_ext.common.updates import Params
 
-__all__ = ["CnnPolicy", "ExtrinsicCritic", "FunctionalPolicy", "MlpPolicy", "MultiInputPolicy"]
+__all__ = ["CnnPolicy", "ExtrinsicCritic", "FunctionalModule", "MlpPolicy", "MultiInputPolicy"]
 
 
 class ExtrinsicCritic(nn.Module):
@@ -38,25 +38,25 @@ class ExtrinsicCritic(nn.Module):
         return self.value_net(self.mlp_extractor.forward_critic(features)).flatten()
 
 
-class FunctionalPolicy:
-    """A policy's methods as functions of its trainable parameters, by name.
+class FunctionalModule:
+    """A module's methods as functions of its trainable parameters, by name.
 
     ``torch.func.functional_call`` for any method, and the places of the parameters looked up once: it is called twice for each
     minibatch.
     """
 
-    def __init__(self, policy: ActorCriticPolicy) -> None:
-        self.policy = policy
-        self.params: Params = {name: value for name, value in policy.named_parameters() if value.requires_grad}
-        modules = dict(policy.named_modules())
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.params: Params = {name: value for name, value in module.named_parameters() if value.requires_grad}
+        modules = dict(module.named_modules())
         places = {name: name.rpartition(".") for name in self.params}
         self._places = {name: (modules[module]._parameters, last) for name, (module, _, last) in places.items()}
 
     def at(self, params: Params, method: str, *args: Any) -> Any:
-        """``policy.method(*args)`` with these parameters in place of its own."""
+        """``module.method(*args)`` with these parameters in place of its own."""
         self._set(params)
         try:
-            return getattr(self.policy, method)(*args)
+            return getattr(self.module, method)(*args)
         finally:
             self._set(self.params)
 

@@ -112,13 +112,9 @@ class Rollout:
     discount: Tensor  # [T, B], γλ, but 0 where an episode ends
 
     @cached_property
-    def _sum(self) -> DiscountedSum:
+    def discounted_sum(self) -> DiscountedSum:
+        """Σ_i (γλ)^i r_{t+i} to the end of the episode: what rewards add to GAE, which is linear in them."""
         return DiscountedSum(self.discount)
-
-    def discounted(self, rewards: Tensor) -> Tensor:
-        """Σ_i (γλ)^i r_{t+i} to the end of the episode: what rewards ``[n]`` add to GAE, which is linear in them; ``[n]``."""
-        n_steps, n_copies = self.discount.shape
-        return self._sum(rewards.view(n_copies, n_steps).t()).t().reshape(-1)
 
     def minibatches(self, batch_size: int | None) -> Iterator[Tensor]:
         """Indices, drawn as SB3's buffers draw them."""
