@@ -43,15 +43,13 @@ class Point(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Before any clip. policy: of each minibatch's loss, a vector. reward: of −J^ex in η. critic: of the loss of V^ex.
-
-    extrinsic_loss, extrinsic_value_loss: ``[]``."""
+    """Each clipped to ``max_grad_norm``. policy: of each minibatch's loss, a vector. reward: of −J^ex in η. critic: of V^ex's
+    loss. figures: ``[]``, for the log."""
 
     policy: list[Params]
     reward: Params
     critic: Params
-    extrinsic_loss: Tensor
-    extrinsic_value_loss: Tensor
+    figures: dict[str, Tensor]
 
 
 class LearnedReward(OnPolicyAlgorithm):
@@ -203,13 +201,17 @@ class LearnedReward(OnPolicyAlgorithm):
             allow_unused=True,
             materialize_grads=True,
         )
-        return Gradients(
-            meta.inner_gradients,
-            dict(zip(reward, gradients[: len(reward)], strict=True)),
-            dict(zip(critic, gradients[len(reward) :], strict=True)),
-            meta.outer_loss,
-            value_loss.detach(),
-        )
+        policy_gradients = [self._clipped(gradient)[0] for gradient in meta.inner_gradients]
+        reward_gradient, norm = self._clipped(dict(zip(reward, gradients[: len(reward)], strict=True)))
+        critic_gradient, _ = self._clipped(dict(zip(critic, gradients[len(reward) :], strict=True)))
+        figures = dict(extrinsic_loss=meta.outer_loss, extrinsic_value_loss=value_loss.detach(), gradient_norm=norm)
+        return Gradients(policy_gradients, reward_gradient, critic_gradient, figures)
+
+    def _clipped(self, gradient: Params) -> tuple[Params, Tensor]:
+        """As ``torch.nn.utils.clip_grad_norm_`` does it, and the norm before."""
+        norm = nn.utils.get_total_norm(list(gradient.values()))
+        scale = torch.clamp(self.max_grad_norm / (norm + 1e-6), max=1.0)
+        return {name: value * scale for name, value in gradient.items()}, norm
 
     def _meta_gradient(
         self,
@@ -257,23 +259,20 @@ class LearnedReward(OnPolicyAlgorithm):
         )
 
     def _policy_step(self, gradient: Params) -> None:
-        """SB3's: clip, and a step of the policy's own optimiser."""
+        """Of the policy's own optimiser."""
         for name, value in self._theta.unpack(gradient).items():
             self._policy.params[name].grad = value
-        nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
         self.policy.optimizer.step()
 
     def _reward_step(self, gradients: Gradients, logs: dict[str, list[float]]) -> None:
-        """Of η and V^ex, each clipped by its own norm."""
+        """Of η and V^ex."""
         for module, values in ((self._reward, gradients.reward), (self._critic, gradients.critic)):
             for name, value in values.items():
                 module.params[name].grad = value
-        logs["gradient_norm"].append(nn.utils.clip_grad_norm_(self.reward_network.parameters(), self.max_grad_norm).item())
-        nn.utils.clip_grad_norm_(self.extrinsic_critic.parameters(), self.max_grad_norm)
         self.reward_optimizer.step()
         self.extrinsic_optimizer.step()
-        logs["extrinsic_loss"].append(gradients.extrinsic_loss.item())
-        logs["extrinsic_value_loss"].append(gradients.extrinsic_value_loss.item())
+        for name, value in gradients.figures.items():
+            logs[name].append(value.item())
 
     def _log_reward(self, rollout: Rollout) -> None:
         with torch.no_grad():
