@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from envs.tasks import MetaWorldML1, MetaWorldML10, PointGoal
 from sb3_ext.meta import LifetimeVecEnv, MetaReward
 from sb3_ext.meta.collection import Job, collect, merge_states, normal_log_prob
-from sb3_ext.meta.meta_reward import expectile_loss, running_sums
+from sb3_ext.meta.meta_reward import expectile_loss, imitation_lesson, running_sums
 from sb3_ext.meta.policies import RewardNetwork
 from sb3_ext.meta.shards import LocalShards, ProcessShards
 from sb3_ext.meta.tasks import LoopedTasks, NativeTasks, ProcessTasks, TaskBatch
@@ -425,3 +425,15 @@ def test_environments_of_kinds_that_are_not_drawn_are_kept_and_not_too_many() ->
         batch.begin([third], [0])
         assert len(batch._spare) == 1
         batch.close()
+
+
+def test_sums_of_episodes_are_imitated_until_the_first_success_and_single_steps_after_it() -> None:
+    column = lambda *values: torch.tensor(values)[:, None]  # noqa: E731
+    pay, goes_on = column(1.0, 2.0, 3.0, 4.0, 5.0), column(0.0, 1.0, 0.0, 1.0, 1.0)
+    found, counts = column(False, False, False, True, True), column(True, True, True, True, False)
+    sums, anew, expectiles, weights = imitation_lesson(pay, goes_on, found, counts, 0.9)
+    assert sums.flatten().tolist() == [1.0, 3.0, 3.0, 4.0, 5.0] and anew.flatten().tolist() == [0.0, 1.0, 0.0, 0.0, 0.0]
+    assert torch.allclose(expectiles.flatten(), torch.tensor([0.9, 0.9, 0.9, 0.5, 0.5]))
+    assert torch.allclose(weights.flatten(), torch.tensor([3 / 19, 3 / 19, 3 / 19, 1 / 16, 0.0]))
+    mean = imitation_lesson(pay, goes_on, found, counts, 0.5)
+    assert torch.equal(mean.sums, pay) and not mean.goes_on.any() and (mean.expectiles == 0.5).all()

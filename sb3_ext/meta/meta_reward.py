@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -257,20 +257,14 @@ class MetaReward(LifetimeAlgorithm):
         counts = found | ~lifetimes.taught
         _, values, defined = self._advantages(lifetimes, self.lifetimes)
         goes_on = (torch.diff(lifetimes.episodes, dim=0, prepend=lifetimes.episodes[:1] - 1) == 0).float()
-        # Where the goal is known there is nothing to be optimistic about, and a mean of sums is a sum of means: such steps are
-        # regressed one by one, which learns faster.
-        alone = found | (self.imitation_expectile == 0.5)
-        expectile = torch.where(alone, 0.5, self.imitation_expectile)
-        goes_on = goes_on.masked_fill(alone, 0)
-        totals = running_sums(targets, goes_on)
-        unit = torch.where(alone, _mean_square(totals[counts & alone]), _mean_square(totals[counts & ~alone]))
+        lesson = imitation_lesson(targets, goes_on, found, counts, self.imitation_expectile)
         losses = []
         for _epoch in range(self.n_epochs):
             so_far = torch.zeros_like(targets[:1])  # of the episode that a cut goes through
             for part, outputs in self._chunks(lifetimes, len(lifetimes.payments)):
-                sums = running_sums(outputs.mean, goes_on[part], so_far)
+                sums = running_sums(outputs.mean, lesson.goes_on[part], so_far)
                 so_far = sums[-1:].detach()
-                errors = expectile_loss(sums, totals[part], expectile[part]) / unit[part] * counts[part]
+                errors = lesson.weights[part] * expectile_loss(sums, lesson.sums[part], lesson.expectiles[part])
                 loss = errors.sum() / counts[part].sum().clamp(min=1)
                 value_errors = (outputs.value - values[part]).square() * defined[part]
                 self._descend(loss + self.vf_coef * value_errors.sum() / defined[part].sum().clamp(min=1))
@@ -308,6 +302,33 @@ class MetaReward(LifetimeAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_generator", "shards"]
+
+
+class ImitationLesson(NamedTuple):
+    """What the running sums of payments are regressed on, all ``[T, B]``: sums that begin anew where ``goes_on`` is 0, by an
+    expectile each; weights are one over the mean square of such sums, 0 where nothing is taught."""
+
+    sums: Tensor
+    goes_on: Tensor
+    expectiles: Tensor
+    weights: Tensor
+
+
+def imitation_lesson(targets: Tensor, goes_on: Tensor, found: Tensor, counts: Tensor, expectile: float) -> ImitationLesson:
+    """Before the first success the expectile of an episode's sums; after it, and if it is 0.5, the mean of single steps.
+
+    Where the goal is known there is nothing to be optimistic about, and a mean of sums is a sum of means: such steps are
+    regressed one by one, which learns faster.
+
+    Args:
+        targets: the pay of each step. goes_on: 1 where an episode does. found: whether there was a success. counts: what is
+            taught; all ``[T, B]``.
+    """
+    alone = found | (expectile == 0.5)
+    goes_on = goes_on.masked_fill(alone, 0)
+    sums = running_sums(targets, goes_on)
+    unit = torch.where(alone, _mean_square(sums[counts & alone]), _mean_square(sums[counts & ~alone]))
+    return ImitationLesson(sums, goes_on, torch.where(alone, 0.5, expectile), counts / unit)
 
 
 def _mean_square(values: Tensor) -> Tensor:
