@@ -239,12 +239,12 @@ def test_segments_and_their_loss_by_hand():
     observations = {"o": rewards[..., None] + 100}
     segments = cut_into_segments(observations, rewards[..., None], rewards, done, 4)
     assert segments.mask.sum(1).tolist() == [3, 3, 4, 2]
-    assert segments.extrinsic_sums.tolist() == [0 + 1 + 2, 3 + 4 + 5, 6 + 7 + 8 + 9, 10 + 11]
+    assert segments.rewards.sum(1).tolist() == [0 + 1 + 2, 3 + 4 + 5, 6 + 7 + 8 + 9, 10 + 11]
     assert segments.observations["o"][3, :, 0].tolist() == [110, 111, 0, 0]
     assert segments.actions[2, :, 0].tolist() == [6, 7, 8, 9]
     # A reward of 1 a step is wrong by 0, 9, 26 and 19, whatever it pays for padding.
     paid = torch.where(segments.mask, 1.0, 50.0)
-    assert float(segment_loss(paid, segments.mask, segments.extrinsic_sums)) == (0 + 9**2 + 26**2 + 19**2) / 4
+    assert float(segment_loss(paid, segments)) == (0 + 9**2 + 26**2 + 19**2) / 4
 
 
 def test_segments_begin_anew_after_every_episode():
@@ -259,7 +259,7 @@ def test_segments_go_on_with_the_episode_that_a_rollout_begins_within():
     done[1, 1] = True
     rows = torch.arange(12.0).view(2, 6)
     segments = cut_into_segments(rows[..., None], rows[..., None], rows, done, 4, age=torch.tensor([6, 3]))
-    assert segments.extrinsic_sums.tolist() == [0 + 1, 2 + 3 + 4 + 5, 6, 7, 8 + 9 + 10 + 11]
+    assert segments.rewards.sum(1).tolist() == [0 + 1, 2 + 3 + 4 + 5, 6, 7, 8 + 9 + 10 + 11]
     model = cln(walks(n_envs=1, horizon=25), n_steps=40, segment_length=10)
     model.learn(40)
     ended = int(np.flatnonzero(np.append(model.rollout_buffer.episode_starts[1:, 0], model._last_episode_starts))[-1])
@@ -290,7 +290,7 @@ def test_the_buffer_keeps_all_segments_and_then_a_uniform_sample():
     assert buffer.n_seen == 40 and kept.sum() == 4000
     assert np.abs(kept - 100).max() < 40  # each is kept with probability 1/4: deviation 8.7
     drawn = buffer.sample(100)
-    assert drawn.mask.all() and torch.equal(drawn.extrinsic_sums, 2 * drawn.observations[:, 0, 0])
+    assert drawn.mask.all() and torch.equal(drawn.rewards.sum(1), 2 * drawn.observations[:, 0, 0])
     again = SegmentBuffer(capacity=20, length=2, device=torch.device("cpu"))
     again.load_state_dict(buffer.state_dict())
     assert len(again) == 10 and again.n_seen == 40 and torch.equal(again._stored.mask, buffer._stored.mask)
@@ -304,8 +304,24 @@ def test_the_reward_network_learns_the_sums_of_segments():
     with torch.no_grad():
         flat = (x.flatten(0, 1) for x in (segments.observations, segments.actions))
         rewards = model.reward_network(*flat).view(segments.mask.shape)
-    loss = float(segment_loss(rewards, segments.mask, segments.extrinsic_sums))
-    assert loss < 0.2 * float(segments.extrinsic_sums.var())
+    loss = float(segment_loss(rewards, segments))
+    assert loss < 0.2 * float(segments.rewards.sum(1).var())
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_segments_are_kept_as_vecnormalize_was_given_them_and_drawn_under_its_present_statistics(named):
+    space = spaces.Box(-10, 10, (3,))
+    env = VecNormalize(walks(observation_space=spaces.Dict(o=space) if named else space), gamma=0.99)
+    model = cln(env, "MultiInputPolicy" if named else "MlpPolicy").learn(256)
+    state = np.random.get_state()
+    stored, drawn = model.segments.sample(5), (np.random.set_state(state), model._sample_segments())[1]
+    seen, normalized = (part.observations["o"] if named else part.observations for part in (stored, drawn))
+    both = stored.mask[:, 1]
+    assert both.any() and torch.allclose(seen[both, 1, 0], stored.rewards[both, 0])  # a step is paid where it leads to
+    scale = lambda rms: np.sqrt(rms.var + env.epsilon)  # noqa: E731
+    statistics = env.obs_rms["o"] if named else env.obs_rms
+    torch.testing.assert_close(normalized, ((seen - torch.tensor(statistics.mean)) / scale(statistics)).float())
+    torch.testing.assert_close(drawn.rewards, (stored.rewards / scale(env.ret_rms)).float())
 
 
 def test_without_a_regulariser_the_reward_moves_by_the_meta_gradient_alone():

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from sb3_ext.cln.policies import CLNPolicy, CnnPolicy, MlpPolicy, MultiInputPolicy
-from sb3_ext.cln.segments import SegmentBuffer, cut_into_segments, segment_loss
+from sb3_ext.cln.segments import SegmentBuffer, Segments, cut_into_segments, segment_loss
 from sb3_ext.common import ppo_losses
 from sb3_ext.common.arguments import check_choice, check_range
 from sb3_ext.common.gae import discounted_sum
@@ -243,6 +243,7 @@ class CLN(PPO):
     ) -> bool:
         # SB3 computes GAE of what the recorder passes on, r_ex_coef · r_ex, with the policy's critic; r_φ is added by train().
         self._recorder = ExtrinsicRecorder(env, self.r_ex_coef)
+        self._recorder.keep_originals(self._last_obs)
         self.policy.collection_noise = self._noise(env.num_envs)
         try:
             return super().collect_rollouts(self._recorder, callback, rollout_buffer, n_rollout_steps)
@@ -301,13 +302,35 @@ class CLN(PPO):
         sums = discounted_sum(x_by_time, rollout.discount[..., None].expand_as(x_by_time))
         return x, self.r_in_coef * sums.transpose(0, 1).flatten(0, 1)
 
+    def _collect_segments(self, actions: Tensor, rewards: Tensor, done: Tensor, observations: Any) -> None:
+        """Into D_r, all ``[B, T, …]``. What a ``VecNormalize`` was given is kept, as SB3's replay buffers keep it."""
+        originals = self._recorder.original_observations[:-1]
+        if originals:
+            observations, rewards = tree_map(
+                lambda *steps: torch.as_tensor(np.stack(steps, 1), device=self.device), *originals
+            ), torch.as_tensor(np.stack(self._recorder.original_rewards, 1), device=self.device)
+            observations = tree_map(lambda x: x.float() if x.is_floating_point() else x, observations)
+        age = torch.as_tensor(self._ages, device=self.device)
+        self.segments.add(cut_into_segments(observations, actions, rewards.float(), done, self.segment_length, age))
+
+    def _sample_segments(self) -> Segments:
+        """Of D_r, under the present statistics of a ``VecNormalize``: under those of their time one transition would have
+        been seen and paid in many ways."""
+        segments, normalize = self.segments.sample(self.segments_per_step), self._vec_normalize_env
+        if normalize is None:
+            return segments
+        observations = normalize.normalize_obs(tree_map(lambda values: values.cpu().numpy(), segments.observations))
+        rewards = normalize.normalize_reward(segments.rewards.cpu().numpy())
+        observations, rewards = tree_map(lambda values: torch.as_tensor(values, device=self.device), (observations, rewards))
+        return segments._replace(observations=observations, rewards=rewards)
+
     def _reward_steps(self, rollout: Rollout, taken: Tensor, clip_range: float, logs: Logs) -> None:
         """N_r steps: η ← Adam(λ g_J + c g_reg), φ ← Adam(c g_reg)."""
         head = self.reward_network.head
         for rows in islice(_endless(rollout, self.batch_size), self.n_reward_steps):
-            segments = self.segments.sample(self.segments_per_step)
+            segments = self._sample_segments()
             steps = tree_map(lambda values: values.flatten(0, 1), (segments.observations, segments.actions))
-            loss = segment_loss(self.reward_network(*steps).view(segments.mask.shape), segments.mask, segments.extrinsic_sums)
+            loss = segment_loss(self.reward_network(*steps).view(segments.mask.shape), segments)
             self.reward_optimizer.zero_grad()
             (self.regularizer_coef * loss).backward()
             features = self._reward_features(rollout, taken)[1][rows] if self._updates_policy else None
@@ -372,8 +395,7 @@ class CLN(PPO):
         observations, actions = tree_map(
             lambda values: values.unflatten(0, extrinsic_rewards.shape), (rollout.samples.observations, taken)
         )
-        age = torch.as_tensor(self._ages, device=self.device)
-        self.segments.add(cut_into_segments(observations, actions, extrinsic_rewards, done, self.segment_length, age))
+        self._collect_segments(actions, extrinsic_rewards, done, observations)
         since = done.flip(1).int().argmax(1).cpu().numpy()  # steps after the last end
         self._ages = np.where(done.any(1).cpu().numpy(), since, self._ages + done.shape[1])
         logs: Logs = defaultdict(list)

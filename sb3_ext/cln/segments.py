@@ -12,17 +12,17 @@ from torch.utils._pytree import tree_map
 
 class Segments(NamedTuple):
     """n segments of at most L steps. observations: ``[n, L, …]``, actions: ``[n, L, n_actions]``, mask: bool ``[n, L]``, False
-    behind the end of a segment that is shorter; extrinsic_sums: Σ r_ex ``[n]``."""
+    behind the end of a segment that is shorter; rewards: r_ex ``[n, L]``, 0 there."""
 
     observations: Any
     actions: Tensor
     mask: Tensor
-    extrinsic_sums: Tensor
+    rewards: Tensor
 
 
-def segment_loss(rewards: Tensor, mask: Tensor, extrinsic_sums: Tensor) -> Tensor:
-    """Mean over segments of (Σ r_ex − Σ r_φ)² (Zhang, Stadie & Ba); rewards r_φ ``[n, L]``."""
-    return (extrinsic_sums - (rewards * mask).sum(1)).square().mean()
+def segment_loss(learned: Tensor, segments: Segments) -> Tensor:
+    """Mean over segments of (Σ r_ex − Σ r_φ)² (Zhang, Stadie & Ba); learned rewards r_φ ``[n, L]``."""
+    return (segments.rewards.sum(1) - (learned * segments.mask).sum(1)).square().mean()
 
 
 def cut_into_segments(
@@ -47,14 +47,13 @@ def cut_into_segments(
         return result
 
     mask = padded(torch.ones_like(done))
-    return Segments(tree_map(padded, observations), padded(actions), mask, padded(rewards).sum(1))
+    return Segments(tree_map(padded, observations), padded(actions), mask, padded(rewards))
 
 
 class SegmentBuffer:
     """A uniform sample of all segments collected so far, in bounded memory (reservoir sampling, Vitter 1985).
 
-    Until ``capacity`` transitions are exceeded these are all of them. What is stored is what the policy saw and was paid, so
-    beneath a ``VecNormalize`` old segments carry the statistics of their time.
+    Until ``capacity`` transitions are exceeded these are all of them.
 
     Args:
         capacity: in transitions, a multiple of which are padding where episodes end within a segment. length: L.

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize, unwrap_vec_normalize
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
@@ -34,8 +34,21 @@ class ExtrinsicRecorder(VecEnvWrapper):
         while isinstance(venv, VecEnvWrapper) and not isinstance(venv, VecIntrinsicReward):
             self._normalize = venv if isinstance(venv, VecNormalize) else self._normalize
             venv = venv.venv
+        self._given_to: VecNormalize | None = None
         self.rewards: list[np.ndarray] = []  # [B] for each step
+        self.original_observations: list[Any] = []  # those before each step and, one more, after the last
+        self.original_rewards: list[np.ndarray] = []
         self.truncated: list[tuple[int, int, Any]] = []  # step, copy, the observation that ended the episode
+
+    def keep_originals(self, last_observations: Any) -> None:
+        """From now on, remember what a ``VecNormalize`` was given as well, if there is one.
+
+        Args:
+            last_observations: those that the next step begins with, as normalised.
+        """
+        self._given_to = unwrap_vec_normalize(self.venv)
+        if self._given_to is not None:
+            self.original_observations.append(self._given_to.unnormalize_obs(last_observations))
 
     def reset(self) -> Any:
         return self.venv.reset()
@@ -46,11 +59,14 @@ class ExtrinsicRecorder(VecEnvWrapper):
             last = infos[i].get("terminal_observation")
             if last is not None and infos[i].get("TimeLimit.truncated", False):
                 self.truncated.append((len(self.rewards), int(i), last))
-        extrinsic = rewards
+        extrinsic, original = rewards, None
         if EXTRINSIC in infos[0]:
             extrinsic = np.array([info[EXTRINSIC] for info in infos])
             if self._normalize is not None:
-                extrinsic = self._normalize.normalize_reward(extrinsic)
+                original, extrinsic = extrinsic, self._normalize.normalize_reward(extrinsic)
+        if self._given_to is not None:
+            self.original_observations.append(self._given_to.get_original_obs())
+            self.original_rewards.append(self._given_to.get_original_reward() if original is None else original)
         self.rewards.append(np.array(extrinsic, dtype=np.float32))
         return observations, rewards if self._coef == 1 else self._coef * rewards, dones, infos
 
