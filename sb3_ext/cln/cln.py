@@ -304,12 +304,14 @@ class CLN(PPO):
 
     def _collect_segments(self, actions: Tensor, rewards: Tensor, done: Tensor, observations: Any) -> None:
         """Into D_r, all ``[B, T, …]``. What a ``VecNormalize`` was given is kept, as SB3's replay buffers keep it."""
-        originals = self._recorder.original_observations[:-1]
-        if originals:
-            observations, rewards = tree_map(
-                lambda *steps: torch.as_tensor(np.stack(steps, 1), device=self.device), *originals
-            ), torch.as_tensor(np.stack(self._recorder.original_rewards, 1), device=self.device)
-            observations = tree_map(lambda x: x.float() if x.is_floating_point() else x, observations)
+        if self._recorder.original_observations:
+
+            def stacked(*steps: np.ndarray) -> Tensor:
+                column = torch.as_tensor(np.stack(steps, 1), device=self.device)
+                return column.float() if column.is_floating_point() else column
+
+            observations = tree_map(stacked, *self._recorder.original_observations[:-1])
+            rewards = stacked(*self._recorder.original_rewards)
         age = torch.as_tensor(self._ages, device=self.device)
         self.segments.add(cut_into_segments(observations, actions, rewards.float(), done, self.segment_length, age))
 

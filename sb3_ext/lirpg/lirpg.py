@@ -51,8 +51,8 @@ class LIRPG(LearnedReward, PPO):
         n_unroll: policy updates, a minibatch each, before a gradient of J^ex (on all of these minibatches) in η.
         second_moment_gradient: whether the gradient flows through the second moment of Adam or RMSprop. Default: not through
             Adam's but through RMSprop's, as in the paper's program.
-        compile: run the gradients of a minibatch as one graph of ``torch.compile``, several times as fast where networks are
-            small. The first minibatch takes a minute or two, and a C++ compiler on a CPU; results differ by round-off.
+        compile: run the gradients of a minibatch as one graph of ``torch.compile``, two to three times as fast where networks
+            are small. The first minibatch takes a minute or two, and a C++ compiler on a CPU; results differ by round-off.
 
     ``reward_network`` is r_η, :meth:`intrinsic_rewards` evaluates it. Logs: ``lirpg/reward_mean`` and ``reward_std`` over the
     rollout, ``extrinsic_loss`` (−J^ex at θ′), ``extrinsic_value_loss``, ``gradient_norm`` (of η, before the clip),
