@@ -115,6 +115,8 @@ class EpisodicReward(ResizableBuffers, LearnedReward):
         differs = torch.ones_like(batch.terminated)
         leaves = zip(tree_leaves(batch.observations), tree_leaves(batch.next_observations), strict=True)
         differs[1:] = torch.stack([(x[1:] != y[:-1]).unsqueeze(-1).flatten(2).any(2) for x, y in leaves]).any(0)
+        if batch.valid is not None:
+            differs &= batch.valid  # a NaN differs from itself: it would change how many are encoded, and so the rounding
         phi = torch.cat([next_phi[:1], next_phi[:-1]])
         phi[differs] = self._encode(tree_map(lambda x: x[differs], batch.observations))
         if batch.valid is not None:
