@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -17,10 +16,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor
 from torch.func import vmap
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_map
 
 from irwrappers import IntrinsicReward, RunningStd, make_intrinsic_reward
@@ -28,12 +25,13 @@ from irwrappers.original import frozen_statistics
 from irwrappers.seeding import seeded
 from sb3_ext.common.checkpoint import IterationCheckpoint
 from sb3_ext.common.normalization import update_statistics
-from sb3_ext.common.rollout import Rollout, collect_episodes, concatenate_policies, env_actions
+from sb3_ext.common.rollout import Rollout
 from sb3_ext.common.trust_region import TrustRegionResult, trust_region_step
 from sb3_ext.common.updates import Params, backpropagate_through_updates, global_norm
 from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.irpo.arguments import check_arguments
 from sb3_ext.irpo.batch import EXTRINSIC, INTRINSIC, PolicyBatch, estimate_advantages, make_policy_batch
+from sb3_ext.irpo.collection import collect_policies, shared_out
 from sb3_ext.irpo.critics import critic_values, update_critics
 from sb3_ext.irpo.gradient import Surrogate, SurrogateBatch, exploratory_update, surrogate_gradient
 from sb3_ext.irpo.mixture import (
@@ -49,8 +47,6 @@ from sb3_ext.irpo.mixture import (
 from sb3_ext.irpo.policies import CnnPolicy, IRPOPolicy, MlpPolicy, MultiInputPolicy
 
 SelfIRPO = TypeVar("SelfIRPO", bound="IRPO")
-
-NOISE_CHUNK = 64  # steps of action noise drawn at a time
 
 
 class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
@@ -485,71 +481,30 @@ class IRPO(IterationCheckpoint, OnPolicyAlgorithm):
     def _collect(self, params: Params, rollouts: list[Rollout], callback: BaseCallback) -> PolicyBatch | None:
         """A batch of each policy in ``params`` ``[P, ...]``, whose rollout is appended to ``rollouts``; ``None``: stopped.
 
-        The policies step side by side where P divides the copies, otherwise in turn. P is K, or 1 for the base policy: each
-        of the K then learns from its own share of the copies where these hold half a batch, otherwise from all of them.
+        P is K, or 1 for the base policy: each of the K then learns from its own share of the copies where these hold half a
+        batch, otherwise from all of them.
         """
         assert self.env is not None
-        n_policies = len(next(iter(params.values())))
-        together = self.env.num_envs % n_policies == 0
-        parts = []
-        for part in [params] if together else [{n: v[k : k + 1] for n, v in params.items()} for k in range(n_policies)]:
-            rollout = self._collect_together(part, n_policies if together else 1, callback)
-            if rollout is None:
-                return None
-            parts.append(rollout)
-        rollouts.append(concatenate_policies(parts))
-        if n_policies == self.n_exploratory:
-            return make_policy_batch(rollouts[-1], self.policy, params)
-        rollout = self._shared_out(rollouts[-1])
+        on_step = partial(self._on_step, callback)
+        rollout = collect_policies(self.env, self.policy, params, on_step, self.batch_size, self._generator)
+        if rollout is None:
+            return None
+        rollouts.append(rollout)
+        if len(next(iter(params.values()))) == self.n_exploratory:
+            return make_policy_batch(rollout, self.policy, params)
+        rollout = shared_out(rollout, self.n_exploratory, self.batch_size)
         return make_policy_batch(rollout, self.policy, self._copies({n: v[0] for n, v in params.items()}))
 
-    def _shared_out(self, rollout: Rollout) -> Rollout:
-        """The base policy's rollout as one of K policies, if each of them then has at least half a batch."""
-        if rollout.valid.shape[1] % self.n_exploratory == 0:
-            shares = rollout.valid.unflatten(1, (self.n_exploratory, -1)).sum((0, 2))
-            if int(shares.min()) >= self.batch_size / 2:
-                return replace(rollout, n_policies=self.n_exploratory)
-        return rollout
-
-    def _collect_together(self, params: Params, n_policies: int, callback: BaseCallback) -> Rollout | None:
+    def _on_step(self, callback: BaseCallback, step: dict[str, Any]) -> bool:
+        """Count a step of all copies and tell the callback; False: it wants to stop."""
         assert self.env is not None
-        env, distribution = self.env, self.policy.distribution
-        noise: list[Tensor] = []
-        traced: list[Callable[[Any, Tensor], Tensor]] = []
-
-        def sample(inputs: Any, noise: Tensor) -> Tensor:
-            inputs = tree_map(lambda x: x.unflatten(0, (n_policies, -1)), inputs)
-            return distribution.sample(vmap(self.policy.actor)(params, inputs), noise).flatten(0, 1)
-
-        @torch.no_grad()
-        def act(observations: Any) -> tuple[np.ndarray, np.ndarray]:
-            if not noise:
-                shape = (NOISE_CHUNK, n_policies, env.num_envs // n_policies)
-                noise.extend(reversed(distribution.draw_noise(shape, self._generator, self.device)))
-            inputs = self.policy.preprocess(obs_as_tensor(observations, self.device))
-            if not traced:  # its tensor operations alone, without the layers of Python above them: half the time of a step
-                traced.append(make_fx(sample)(inputs, noise[-1]))
-            actions = traced[0](inputs, noise.pop()).cpu().numpy()
-            return actions, env_actions(self.action_space, actions)
-
-        def on_step(step: dict[str, Any]) -> bool:
-            self.num_timesteps += env.num_envs
-            callback.update_locals(step)
-            if not callback.on_step():
-                return False
-            ended = np.flatnonzero(step["dones"])
-            self._update_info_buffer([step["infos"][i] for i in ended], step["dones"][ended])
-            return True
-
-        copies = env.num_envs // n_policies
-        return collect_episodes(
-            env,
-            act,
-            on_step,
-            n_policies=n_policies,
-            min_steps=math.ceil(self.batch_size / copies),
-            device=self.device,
-        )
+        self.num_timesteps += self.env.num_envs
+        callback.update_locals(step)
+        if not callback.on_step():
+            return False
+        ended = np.flatnonzero(step["dones"])
+        self._update_info_buffer([step["infos"][i] for i in ended], step["dones"][ended])
+        return True
 
     def _evaluate(self, batch: PolicyBatch) -> tuple[Tensor, Tensor]:
         """Advantages ``[2, K, M]`` (taken before the critics and the reward learn from the batch) and each policy's mean
