@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 ARCS = 16  # PointGoal's circle is cut into
-TEST_EVERY = 4  # of which this many-th is for testing
+TEST_EVERY = 4  # of which one in so many is for testing: the second, so that none of the upper half lies at its edge
 
 
 class Task(Protocol):
@@ -124,10 +124,11 @@ class PointGoalTask:
 
 
 class PointGoal(TaskDistribution[PointGoalTask]):
-    """Goals anywhere on a circle, which is cut into 16 equal arcs: every fourth one is the test split.
+    """Goals anywhere on a circle, which is cut into 16 equal arcs: the second and every fourth one after it are the test
+    split.
 
-    So a test goal lies up to 11° from the nearest training goal, on every side of the circle, and training covers three
-    quarters of it. There are infinitely many tasks.
+    So a test goal lies up to 11° from the nearest training goal, between training goals on both sides, and training covers
+    three quarters of the circle. There are infinitely many tasks.
 
     Args:
         split: ``"train"`` or ``"test"``.
@@ -143,7 +144,7 @@ class PointGoal(TaskDistribution[PointGoalTask]):
 
     def sample(self, rng: np.random.Generator) -> PointGoalTask:
         within = range(ARCS // 2 if self.upper_half else ARCS)
-        arcs = [arc for arc in within if (arc % TEST_EVERY == TEST_EVERY - 1) == (self.split == "test")]
+        arcs = [arc for arc in within if (arc % TEST_EVERY == 1) == (self.split == "test")]
         return PointGoalTask(float((rng.choice(arcs) + rng.random()) * 2 * math.pi / ARCS))
 
 

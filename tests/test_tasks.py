@@ -87,6 +87,16 @@ def test_point_goals_of_the_splits_lie_in_different_arcs_that_cover_the_circle()
     assert len(arcs[0]) == 3 * len(arcs[1])
 
 
+def test_each_test_arc_lies_between_two_of_training_on_the_upper_half_too():
+    rng = np.random.default_rng(0)
+    train, test = (
+        {int(PointGoal(split, upper_half=True).sample(rng).goal_angle * ARCS / (2 * math.pi)) for _ in range(500)}
+        for split in SPLITS
+    )
+    assert train | test == set(range(ARCS // 2))
+    assert all({arc - 1, arc + 1} <= train for arc in test)
+
+
 FAMILIES = [PointGoal, lambda split: MetaWorldML1("reach", split), lambda split: MetaWorldML10(split, seed=1)]
 NAMES = ["PointGoal", "ML1", "ML10"]
 
