@@ -71,7 +71,7 @@ class IntrinsicBonus:
         self.warmup_steps = warmup_steps
         self.total_timesteps = total_timesteps
         self.training = training
-        self.seed = int(np.random.default_rng().integers(2**31)) if seed is None else int(seed)
+        self.seed = int(np.random.randint(2**31 - 1)) if seed is None else int(seed)
         self.device = get_device(device)
         with seeded(self.seed, self.device):
             self.reward = make_intrinsic_reward(reward, observation_space, action_space, **dict(reward_kwargs or {}))

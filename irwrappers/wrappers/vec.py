@@ -72,7 +72,8 @@ class VecIntrinsicReward(VecEnvWrapper):
         warmup_steps: largest number of environment steps for ``fit``; 0: none.
         total_timesteps: steps of all copies over which a changing ``coef`` changes; afterwards it stays.
         training: see above.
-        seed: of the reward's networks, warm-up and minibatches, drawn apart from torch's global generator. None: drawn.
+        seed: of the reward's networks, warm-up and minibatches, drawn apart from torch's global generator. None: drawn
+            from NumPy's, which SB3's ``set_random_seed`` seeds.
         device: of the reward.
 
     Raises:
