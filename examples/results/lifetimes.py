@@ -1,14 +1,15 @@
 """Which payment makes an agent learn an unseen task within a lifetime: what the task pays, or what was learned to be paid.
 
     python examples/results/lifetimes.py lifetime/PointGoal-v1 point_goal                # a model that comes with the package
-    python examples/results/lifetimes.py lifetime/ML1-reach-v3 MODEL.safetensors … --out FOLDER  # of save_reward_model
+    python examples/results/lifetimes.py lifetime/ML1-reach-v3 reward=MODEL.safetensors … --out FOLDER  # of save_reward_model
     python examples/results/lifetimes.py lifetime/ML10-v3 MODEL.safetensors --rl2 MODEL.zip --goals other  # not other types
 
-``--rl2`` sets a trained RL² beside them, which is paid nothing: it acts through its memory, with arg-max actions.
+``--rl2`` sets a trained RL² beside them, which is paid nothing: it acts through its memory.
 
-Writes ``success.csv`` (share of successful episodes in each batch of a lifetime), ``table.md`` (the last batch, mean and 95 %
-bootstrap interval over seeds), ``success.png`` and, of the first model, ``traces.png``: what each step is paid, over the
-distance to the goal (of tasks of Meta-World over the dense reward).
+Writes ``success.csv`` (share of successful episodes in each batch of a lifetime; each row once it is measured), ``table.md``
+(the last batch, mean and 95 % bootstrap interval over these seeds of tasks and agents, not of training), ``success.png`` and,
+of the first model, ``traces.png``: what each step is paid, over the distance to the goal (of tasks of Meta-World over the
+dense reward).
 """
 
 from __future__ import annotations
@@ -19,27 +20,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from sb3_contrib import RecurrentPPO
 from scipy.stats import bootstrap
 from tqdm import tqdm
 
-from sb3_ext.meta import RewardModel, TrialVecEnv
+from sb3_ext.meta import LifetimeVecEnv, RewardModel, TrialVecEnv
 from sb3_ext.meta.evaluation import Trace, make_evaluation_env, run_lifetimes
 from sb3_ext.zoo.lifetimes import make_family
 
 COLORS = {"shaped": "#7a7a7a", "sparse": "#c9a227"}
+RL2 = ("RL²", "RL², arg-max")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("family", help="lifetime/…, an id of sb3_ext.zoo.lifetimes")
-    parser.add_argument("models", nargs="+", help="files, or names of models that come with the package")
+    parser.add_argument("models", nargs="+", help="[LABEL=]file, or name of one in the package")
     parser.add_argument("--seeds", type=int, default=10, help="from 100 on")
     parser.add_argument("--lifetimes", type=int, default=64, help="side by side, for each seed")
     parser.add_argument("--jobs", type=int, default=1, help="processes, for environments that have no vectorised form")
     parser.add_argument("--out", type=Path, default=Path("logs", "lifetimes"))
     parser.add_argument("--rl2", type=Path, help="model.zip of python -m sb3_ext.train --algo rl2")
+    parser.add_argument("--resume", action="store_true", help="keep the rows of OUT/success.csv, of the same models")
     parser.add_argument(
         "--goals",
         choices=("test", "other"),
@@ -47,69 +51,100 @@ def main() -> None:
         help="the family's own test split, or unseen goals of the training split's task types (of Meta-World's families)",
     )
     given = parser.parse_args()
-    models = {Path(name).stem: RewardModel.load(name) for name in given.models}
-    rl2 = RecurrentPPO.load(given.rl2) if given.rl2 else None
+    models = load_models(given.models)
     first = next(iter(models.values()))
     payers: dict[str, Any] = {**models, "sparse": "sparse", "shaped": "shaped"}
+    if given.rl2:
+        payers |= dict.fromkeys(RL2, RecurrentPPO.load(given.rl2))
     # Meta-World's own tests of ML1 are the goals of the next seed as well.
     family = make_family(given.family, "test") if given.goals == "test" else make_family(given.family, "train", seed=1)
-    success: dict[str, np.ndarray] = {}
-    traces: dict[str, Trace] = {}
     seeds = range(100, 100 + given.seeds)
-    with tqdm(total=(len(payers) + (rl2 is not None)) * len(seeds), desc="lifetimes", unit="seed") as bar:
-        for name, payer in payers.items():
-            env = make_evaluation_env(family, payer, given.lifetimes, first.inner, first.env, given.jobs)
-            rows = []
-            for seed in seeds:
-                traces[name] = run_lifetimes(env, payer, seed)
-                rows.append(traces[name].success.mean(1))
-                bar.update()
-            success[name] = np.stack(rows)
-            env.close()
-        if rl2 is not None:
-            success["RL²"] = run_rl2(rl2, family, first, seeds, given, bar)
     given.out.mkdir(parents=True, exist_ok=True)
-    write(given.out, seeds, success)
+    measured = Measured(given.out / "success.csv", first.inner.n_batches, given.resume)
+    with tqdm(total=len(payers) * len(seeds), desc="lifetimes", unit="seed") as bar:
+        for name, payer in payers.items():
+            env = make_env(family, payer, first, given)
+            for seed in seeds:
+                if (name, seed) not in measured.rows:
+                    measured.add(name, seed, run(env, name, payer, seed))
+                bar.update()
+            env.close()
+    success = {name: np.stack([measured.rows[name, seed] for seed in seeds]) for name in payers}
+    write_table(given.out / "table.md", success)
     draw_success(given.out / "success.png", success)
-    draw_traces(given.out / "traces.png", traces[next(iter(models))], first)
+    env = make_env(family, first, first, given)
+    draw_traces(given.out / "traces.png", run_lifetimes(env, first, seeds[-1]), first)
+    env.close()
     print((given.out / "table.md").read_text())
 
 
-def run_rl2(model: RecurrentPPO, family: Any, like: RewardModel, seeds: range, given: argparse.Namespace, bar: tqdm) -> Any:
-    """Share of successful episodes ``[seeds, n_batches]`` in trials as long as the lifetimes of ``like``."""
-    trials = TrialVecEnv(
-        family, given.lifetimes, like.inner.n_steps, like.inner.n_batches, env_kwargs=like.env, n_jobs=given.jobs, seed=0
-    )
-    rows = []
-    for seed in seeds:
-        trials.seed(seed)
-        observations, state, begins = trials.reset(), None, np.ones(given.lifetimes, bool)
-        while True:
-            actions, state = model.predict(observations, state, begins, deterministic=True)
-            observations, _, begins, infos = trials.step(actions)
-            if begins.all():
-                break
-        rows.append(np.mean([info["lifetime"]["success"] for info in infos], 0))
-        bar.update()
-    trials.close()
-    return np.stack(rows)
+def load_models(given: list[str]) -> dict[str, RewardModel]:
+    """By their labels; those of files are the files' names, if they are not given."""
+    pairs = [name.split("=", 1) if "=" in name else [Path(name).stem, name] for name in given]
+    labels = [label for label, _ in pairs]
+    twice = {label for label in labels if labels.count(label) > 1 or label in ("sparse", "shaped", *RL2)}
+    if twice:
+        raise SystemExit(f"More than one row would be called {sorted(twice)}; name the models, as in LABEL={pairs[0][1]}.")
+    return {label: RewardModel.load(path) for label, path in pairs}
 
 
-def write(out: Path, seeds: range, success: dict[str, np.ndarray]) -> None:
-    with open(out / "success.csv", "w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["paid by", "seed", *(f"batch {i + 1}" for i in range(next(iter(success.values())).shape[1]))])
-        for name, rows in success.items():
-            table.writerows([name, seed, *row.round(4)] for seed, row in zip(seeds, rows, strict=True))
+def make_env(family: Any, payer: Any, like: RewardModel, given: argparse.Namespace) -> LifetimeVecEnv | TrialVecEnv:
+    """Lifetimes, or for RL² trials, as long as those in which ``like`` was trained."""
+    inner = like.inner
+    if isinstance(payer, RecurrentPPO):
+        return TrialVecEnv(
+            family, given.lifetimes, inner.n_steps, inner.n_batches, env_kwargs=like.env, n_jobs=given.jobs, seed=0
+        )
+    return make_evaluation_env(family, payer, given.lifetimes, inner, like.env, given.jobs)
+
+
+def run(env: Any, name: str, payer: Any, seed: int) -> np.ndarray:
+    """Share of successful episodes in each batch ``[n_batches]``."""
+    if not isinstance(payer, RecurrentPPO):
+        return run_lifetimes(env, payer, seed).success.mean(1)
+    env.seed(seed)
+    torch.manual_seed(seed)
+    observations, state, begins = env.reset(), None, np.ones(env.num_envs, bool)
+    while True:
+        actions, state = payer.predict(observations, state, begins, deterministic=name == RL2[1])
+        observations, _, begins, infos = env.step(actions)
+        if begins.all():
+            return np.mean([info["lifetime"]["success"] for info in infos], 0)
+
+
+class Measured:
+    """A file of rows, written one by one: nothing is lost when it is interrupted."""
+
+    def __init__(self, path: Path, n_batches: int, resume: bool) -> None:
+        self.path, self.rows = path, dict[tuple[str, int], np.ndarray]()
+        if resume and path.is_file():
+            with open(path, newline="") as file:
+                for name, seed, *values in list(csv.reader(file))[1:]:
+                    self.rows[name, int(seed)] = np.array(values, dtype=float)
+        else:
+            self._write("w", ["paid by", "seed", *(f"batch {i + 1}" for i in range(n_batches))])
+
+    def add(self, name: str, seed: int, success: np.ndarray) -> None:
+        self.rows[name, seed] = success
+        self._write("a", [name, seed, *success.round(4)])
+
+    def _write(self, mode: str, row: list[Any]) -> None:
+        with open(self.path, mode, newline="") as file:
+            csv.writer(file).writerow(row)
+
+
+def write_table(path: Path, success: dict[str, np.ndarray]) -> None:
     lines = ["| paid by | success in the last batch | 95 % interval |", "|---|---:|---|"]
     for name, rows in success.items():
         low, high = interval(rows[:, -1])
         lines.append(f"| {name} | {rows[:, -1].mean():.3f} | {low:.3f} to {high:.3f} |")
-    (out / "table.md").write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n")
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean ``[n]``."""
+    """95 % bootstrap interval of the mean ``[n]``; of one value itself."""
+    if len(values) == 1:
+        return float(values[0]), float(values[0])
     result = bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(0))
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 

@@ -95,6 +95,8 @@ def execute(run: Run, out: Path, threads: int) -> None:
             env.close()
         assert model.env is not None
         model.env.close()
+        if getattr(model, "shards", None) is not None:  # processes of their own
+            model.shards.close()
     done = {"timesteps": model.num_timesteps, "wall_s": round(evaluations.wall_s, 1), "date": about["date"]}
     (folder / DONE).write_text(json.dumps(done) + "\n")
 
