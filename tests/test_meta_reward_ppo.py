@@ -195,6 +195,16 @@ def test_every_model_of_the_package_loads_and_says_how_it_was_trained(name: str)
     assert {"family", "timesteps", "updates", "commit", "success"} <= set(model.record)
 
 
+@pytest.mark.slow
+def test_the_model_for_point_goals_teaches_unseen_ones_better_than_success_alone() -> None:
+    model, family = RewardModel.load("point_goal"), PointGoal("test", upper_half=True)
+    learned, sparse = (
+        run_lifetimes(make_evaluation_env(family, payer, 16, model.inner, model.env), payer, 7).success[-1].mean()
+        for payer in (model, "sparse")
+    )
+    assert learned > sparse + 0.25  # over 640 lifetimes 0.80 and 0.29
+
+
 def test_lifetimes_paid_by_a_model_are_evaluated() -> None:
     model = reward_model()
     model.env = {**LIMIT, "goal_radius": 0.4}
