@@ -85,7 +85,8 @@ def maml(env: Any = None, **kwargs: Any) -> MAMLTRPO:
 @pytest.mark.parametrize("family", [PointGoal(), TwoSides()], ids=["box", "discrete"])
 @pytest.mark.parametrize("objective", ["shaped", "sparse"])
 def test_a_trial_is_a_plain_loop_over_single_environments(family: Any, objective: str) -> None:
-    env_kwargs = {"max_episode_steps": 10, "goal_radius": 0.9, "random_start": True} if isinstance(family, PointGoal) else {}
+    options = {"max_episode_steps": 10, "goal_radius": 0.9, "random_start": True, "step_size": 0.4}
+    env_kwargs = options if isinstance(family, PointGoal) else {}
     env = trials(family, objective=objective, env_kwargs=env_kwargs, n_steps=20)
     seen = env.reset()
     starts = np.random.SeedSequence([0, 0]).spawn(2)[1].generate_state(4).tolist()
