@@ -11,6 +11,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
 
 import envs  # noqa: F401  (registers sparse/…)
@@ -217,6 +218,14 @@ def test_torchs_generator_is_left_alone(name):
     env = VecIntrinsicReward(maze(), name, reward_kwargs=quick(name), learn_every=4, warmup_steps=300, seed=1)
     rollout(env, np.zeros((9, 3), dtype=int))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_without_a_seed_it_follows_sb3s():
+    seeds = []
+    for seed in (0, 0, 1):
+        set_random_seed(seed)
+        seeds.append(VecIntrinsicReward(maze(), "count").bonus.seed)
+    assert seeds[0] == seeds[1] != seeds[2]
 
 
 def test_coefficient_zero_is_plain_ppo_weight_for_weight():

@@ -60,21 +60,24 @@ def main() -> None:
     family = make_family(given.family, "test") if given.goals == "test" else make_family(given.family, "train", seed=1)
     seeds = range(100, 100 + given.seeds)
     given.out.mkdir(parents=True, exist_ok=True)
+    first_trace: Trace | None = None
     measured = Measured(given.out / "success.csv", first.inner.n_batches, given.resume)
     with tqdm(total=len(payers) * len(seeds), desc="lifetimes", unit="seed") as bar:
         for name, payer in payers.items():
             env = make_env(family, payer, first, given)
             for seed in seeds:
                 if (name, seed) not in measured.rows:
-                    measured.add(name, seed, run(env, name, payer, seed))
+                    trace, success = run(env, name, payer, seed)
+                    measured.add(name, seed, success)
+                    first_trace = trace if payer is first else first_trace
                 bar.update()
             env.close()
-    success = {name: np.stack([measured.rows[name, seed] for seed in seeds]) for name in payers}
-    write_table(given.out / "table.md", success)
-    draw_success(given.out / "success.png", success)
-    env = make_env(family, first, first, given)
-    draw_traces(given.out / "traces.png", run_lifetimes(env, first, seeds[-1]), first)
-    env.close()
+    by_payer = {name: np.stack([measured.rows[name, seed] for seed in seeds]) for name in payers}
+    write_table(given.out / "table.md", by_payer)
+    draw_success(given.out / "success.png", by_payer)
+    if first_trace is None:  # its rows were there
+        first_trace = run_lifetimes(make_env(family, first, first, given), first, seeds[-1])
+    draw_traces(given.out / "traces.png", first_trace, first)
     print((given.out / "table.md").read_text())
 
 
@@ -98,10 +101,11 @@ def make_env(family: Any, payer: Any, like: RewardModel, given: argparse.Namespa
     return make_evaluation_env(family, payer, given.lifetimes, inner, like.env, given.jobs)
 
 
-def run(env: Any, name: str, payer: Any, seed: int) -> np.ndarray:
-    """Share of successful episodes in each batch ``[n_batches]``."""
+def run(env: Any, name: str, payer: Any, seed: int) -> tuple[Trace | None, np.ndarray]:
+    """The lifetimes, if somebody was paid, and the share of successful episodes in each batch ``[n_batches]``."""
     if not isinstance(payer, RecurrentPPO):
-        return run_lifetimes(env, payer, seed).success.mean(1)
+        trace = run_lifetimes(env, payer, seed)
+        return trace, trace.success.mean(1)
     env.seed(seed)
     torch.manual_seed(seed)
     observations, state, begins = env.reset(), None, np.ones(env.num_envs, bool)
@@ -109,7 +113,7 @@ def run(env: Any, name: str, payer: Any, seed: int) -> np.ndarray:
         actions, state = payer.predict(observations, state, begins, deterministic=name == RL2[1])
         observations, _, begins, infos = env.step(actions)
         if begins.all():
-            return np.mean([info["lifetime"]["success"] for info in infos], 0)
+            return None, np.mean([info["lifetime"]["success"] for info in infos], 0)
 
 
 class Measured:
