@@ -501,6 +501,17 @@ def test_it_learns_a_chain_from_its_own_reward(algorithm, settings, steps):
     assert (rewards[:, 1] > rewards[:, 0]).all()
 
 
+@BOTH
+def test_the_reward_network_begins_as_the_policys_networks_do(algorithm):
+    def is_orthogonal(policy_kwargs, **reward_kwargs):
+        weight = make(algorithm, policy_kwargs=policy_kwargs, reward_kwargs=reward_kwargs).reward_network.hidden[-2].weight
+        return torch.allclose(weight @ weight.T, 2 * torch.eye(len(weight)), atol=1e-5)
+
+    assert is_orthogonal({})
+    assert not is_orthogonal(dict(ortho_init=False))
+    assert not is_orthogonal({}, ortho_init=False)
+
+
 @pytest.mark.parametrize("algorithm", [LIRPG, LIRPGA2C])
 def test_what_is_frozen_after_construction_stays(algorithm):
     model = make(algorithm)

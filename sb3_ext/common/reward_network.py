@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import get_action_dim, is_image_space, preprocess_obs
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
@@ -36,7 +37,7 @@ class RewardNetwork(nn.Module):
     Args:
         net_arch: hidden layers. activation_fn: after each of them.
         features_extractor_class: default SB3's ``NatureCNN`` for images, ``CombinedExtractor`` for dicts, else flattening.
-        normalize_images: as in SB3's policies.
+        normalize_images, ortho_init: as in SB3's policies.
         squash: without it r_η is linear in the head, and can match sums of rewards of any size.
     """
 
@@ -50,6 +51,7 @@ class RewardNetwork(nn.Module):
         features_extractor_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = True,
         squash: bool = True,
+        ortho_init: bool = True,
     ) -> None:
         super().__init__()
         self.observation_space, self.action_space, self.normalize_images = observation_space, action_space, normalize_images
@@ -61,6 +63,9 @@ class RewardNetwork(nn.Module):
         n_outputs = int(action_space.n) if isinstance(action_space, spaces.Discrete) else 1
         self.hidden = nn.Sequential(*create_mlp(n_inputs, -1, list(net_arch), activation_fn))
         self.head = nn.Linear(net_arch[-1] if net_arch else n_inputs, n_outputs)
+        if ortho_init:
+            for module, gain in ((self.features_extractor, 2**0.5), (self.hidden, 2**0.5), (self.head, 1.0)):
+                module.apply(partial(ActorCriticPolicy.init_weights, gain=gain))
 
     def forward(self, observations: Any, actions: Tensor) -> Tensor:
         """Observations as SB3's buffers hold them ``[n, ...]`` and actions ``[n, n_actions]`` → rewards ``[n]``."""
@@ -95,9 +100,9 @@ class RewardNetwork(nn.Module):
         return actions.float()
 
 
-def reward_defaults(policy: BasePolicy, given: dict[str, Any]) -> dict[str, Any]:
-    """``given`` arguments of :class:`RewardNetwork`; where they choose no features extractor, the policy's."""
-    defaults: dict[str, Any] = dict(normalize_images=policy.normalize_images)
+def reward_defaults(policy: ActorCriticPolicy, given: dict[str, Any]) -> dict[str, Any]:
+    """``given`` arguments of :class:`RewardNetwork`; a features extractor or initialisation not given is the policy's."""
+    defaults: dict[str, Any] = dict(normalize_images=policy.normalize_images, ortho_init=policy.ortho_init)
     if "features_extractor_class" not in given:
         defaults |= dict(
             features_extractor_class=policy.features_extractor_class,
