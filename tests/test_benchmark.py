@@ -269,6 +269,7 @@ def test_a_task_that_knows_no_success_has_none_in_tables_and_plots(command, tmp_
 
 
 def test_return_is_discounted_and_success_is_the_environments(command):
+    from stable_baselines3.common.monitor import Monitor
     from stable_baselines3.common.vec_env import DummyVecEnv
 
     from sb3_ext.zoo.benchmark.run import evaluate
@@ -298,6 +299,10 @@ def test_return_is_discounted_and_success_is_the_environments(command):
     assert evaluate(Model(), DummyVecEnv([Corridor]), episodes=4, deterministic=True, discounted=False) == (0.5, 1.0)
     Corridor.tells = False
     assert evaluate(Model(), DummyVecEnv([Corridor]), episodes=4, deterministic=True) == (None, 0.25)
+    # Of a game, its score and not what a wrapper around it pays: Monitor stands beneath, as rl_zoo3 has it.
+    worth_ten = [lambda: gymnasium.wrappers.TransformReward(Monitor(Corridor()), lambda reward: 10 * reward)]
+    assert evaluate(Model(), DummyVecEnv(worth_ten), episodes=4, deterministic=True) == (None, 2.5)
+    assert evaluate(Model(), DummyVecEnv(worth_ten), episodes=4, deterministic=True, discounted=False) == (None, 1.0)
 
 
 def test_suites_are_valid_and_known(command):

@@ -198,8 +198,9 @@ def evaluate(
 ) -> tuple[float | None, float]:
     """Success rate and mean return, ``discounted`` with the model's γ or not, over the same episodes for the same ``seed``.
 
-    Success is ``info["is_success"]`` at an episode's end, and None of a task that knows none. The random numbers of training
-    go on as if there had been no evaluation.
+    Not discounted, an episode and its return are what SB3's ``evaluate_policy`` takes them to be: of an Atari game all lives
+    and the whole score, not what its wrapper makes of them. Success is ``info["is_success"]`` at an episode's end, and None
+    of a task that knows none. The random numbers of training go on as if there had been no evaluation.
     """
     gamma = getattr(model, "gamma", 1.0) if discounted else 1.0
     running, discount = np.zeros(env.num_envs), np.ones(env.num_envs)
@@ -218,8 +219,9 @@ def evaluate(
 
     env.seed(seed)
     with seeded(seed, model.device):
-        evaluate_policy(model, env, n_eval_episodes=episodes, deterministic=deterministic, callback=on_step)
-    return round(float(np.mean(successes)), 6) if successes else None, round(float(np.mean(returns)), 6)
+        undiscounted, _ = evaluate_policy(model, env, episodes, deterministic, callback=on_step, return_episode_rewards=True)
+    mean_return = np.mean(returns if discounted else undiscounted)
+    return round(float(np.mean(successes)), 6) if successes else None, round(float(mean_return), 6)
 
 
 _NORMALIZATION = ("obs_rms", "ret_rms", "returns")
