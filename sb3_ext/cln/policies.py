@@ -104,7 +104,7 @@ class CLNPolicy(ActorCriticPolicy):
         return super()._get_constructor_parameters() | {name: getattr(self, name) for name in names}
 
     def _build_mlp_extractor(self) -> None:
-        # torch's initialisation, with which it was measured; orthogonal weights begin larger, so that η's noise weighs less.
+        # torch's initialisation, with which it was measured; orthogonal weights begin larger beside η's noise.
         settings = reward_defaults(self, dict(ortho_init=False) | self.reward_kwargs) | dict(squash=False)
         try:
             self.reward_network = RewardNetwork(self.observation_space, self.action_space, **settings)

@@ -202,7 +202,7 @@ def evaluate(
     and the whole score, not what its wrapper makes of them. Success is ``info["is_success"]`` at an episode's end, and None
     of a task that knows none. The random numbers of training go on as if there had been no evaluation.
     """
-    gamma = getattr(model, "gamma", 1.0) if discounted else 1.0
+    gamma = getattr(model, "gamma", 1.0)
     running, discount = np.zeros(env.num_envs), np.ones(env.num_envs)
     successes: list[float] = []
     returns: list[float] = []
