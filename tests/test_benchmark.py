@@ -485,3 +485,14 @@ def test_speed_measures_every_form(command, tmp_path, monkeypatch):
     table = pd.read_csv(tmp_path / "table.csv").set_index("variant").reference_is_faster
     assert table["vectorised"] == table["PPO"] == 1 and np.isnan(table["tiny"]) and table["LIRPG"] > 1
     assert "| environment | sparse/Maze-v1 | SubprocVecEnv | 2 |" in (tmp_path / "table.md").read_text()
+
+
+@on_linux
+def test_a_killed_measurement_leaves_no_process(tmp_path):
+    ppo = {"algo": "ppo", "env": "CartPole-v1", "hyperparams": {}, "iterations": 10**6, "repeats": 1}
+    speed = {"repeats": 1, "seconds": 1.0, "iterations": 1, "environments": {}, "algorithms": {"learned reward": {"PPO": ppo}}}
+    process = typed(tmp_path, {"description": "endless", "speed": speed})
+    wait_until(lambda: len(alive(process.pid)) == 3)  # multiprocessing has one of its own
+    process.kill()
+    process.wait()
+    wait_until(lambda: not alive(process.pid), seconds=30)

@@ -49,7 +49,6 @@ def test_every_grid_has_hyperparameters_that_the_algorithm_takes(algo):
 
 
 RESOLVED = """
-import gymnasium as gym
 import yaml
 from sb3_ext.zoo.benchmark.suites import resolve_hyperparams
 from sb3_ext.zoo.cli import _extend_rl_zoo3
@@ -58,15 +57,44 @@ from sb3_ext.zoo.manager import HYPERPARAMS
 _extend_rl_zoo3()
 for algo in ("lirpg", "lirpg_a2c", "ppo_live", "a2c_live"):
     for env in yaml.safe_load((HYPERPARAMS / f"{algo}.yml").read_text()):
-        if env in gym.registry:  # Atari's only with the extra
-            resolve_hyperparams(algo, env, {}, 1000)
-            print(algo, env)
+        resolve_hyperparams(algo, env, {}, 1000)
+        print(algo, env)
 """
 
 
 def test_settings_for_learned_rewards_and_their_baselines_are_arguments_of_the_algorithms(tmp_path):
     done = subprocess.run([sys.executable, "-c", RESOLVED], cwd=tmp_path, check=True, capture_output=True, text=True)
     assert {"lirpg delayed/Hopper-v5", "lirpg_a2c CartPole-v1", "ppo_live delayed/Ant-v5"} <= set(done.stdout.splitlines())
+
+
+WITHOUT_ALE = """
+import sys
+
+sys.modules["ale_py"] = None
+from sb3_ext.zoo.benchmark.suites import load_suite, plan
+from sb3_ext.zoo.cli import enjoy, train
+
+suite = load_suite("lirpg-atari")  # which --list reads
+sys.argv = ["train", "--algo", "lirpg_a2c", "--env", "BreakoutNoFrameskip-v4"]
+for command in (train, enjoy, lambda: plan(suite)):
+    try:
+        command()
+    except ImportError as error:
+        print(error)
+"""
+
+
+def test_without_ale_py_a_game_names_the_extra(tmp_path):
+    done = subprocess.run([sys.executable, "-c", WITHOUT_ALE], cwd=tmp_path, check=True, capture_output=True, text=True)
+    message = 'BreakoutNoFrameskip-v4 is an Atari game, and ale-py is not installed: pip install "irwrappers[atari]"'
+    assert done.stdout.splitlines() == 3 * [message]
+
+
+def test_a_game_trains(tmp_path):
+    env = "BreakoutNoFrameskip-v4"
+    log = run("train", "--algo", "lirpg_a2c", "--env", env, "-n", "160", "--eval-freq", "-1", cwd=tmp_path)
+    assert "Stacking 4 frames" in log.stdout
+    assert (tmp_path / "logs" / "lirpg_a2c" / f"{env}_1" / f"{env}.zip").is_file()
 
 
 def test_our_hyperparameters_serve_our_environments_and_rl_zoo3s_the_others(tmp_path):

@@ -19,7 +19,7 @@ from sb3_ext.intrinsic import IntrinsicPPO
 from sb3_ext.irpo import IRPO
 from sb3_ext.lirpg import LIRPG, LIRPGA2C
 from sb3_ext.meta import MAMLTRPO, MetaGradientReward, MetaReward
-from sb3_ext.zoo.environments import import_envs, without_bonus
+from sb3_ext.zoo.environments import import_envs, require_atari, without_bonus
 from sb3_ext.zoo.manager import ExperimentManager
 
 OUR_ALGOS: dict[str, type[BaseAlgorithm]] = {
@@ -46,10 +46,18 @@ def _extend_rl_zoo3() -> None:
         setattr(module, "ExperimentManager", ExperimentManager)  # noqa: B010 (mypy reads an assignment as a redefinition)
 
 
+def _check_env() -> None:
+    """rl_zoo3 would look for the closest of the registered names."""
+    command = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    command.add_argument("--env", default="")
+    require_atari(command.parse_known_args()[0].env)
+
+
 def train() -> None:
     """``python -m rl_zoo3.train`` with ``--algo`` a name in ``OUR_ALGOS``, ``sparse/…`` ids and vectorised environments; and
     with ``--ray HOST:6379|auto|local``, which spreads the lifetimes of ``--algo meta_reward`` over a Ray cluster."""
     _extend_rl_zoo3()
+    _check_env()
     ours = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     ours.add_argument("--ray")
     given, sys.argv[1:] = ours.parse_known_args()
@@ -62,6 +70,7 @@ def train() -> None:
 def enjoy() -> None:
     """``python -m rl_zoo3.enjoy`` for what :func:`train` saved."""
     _extend_rl_zoo3()
+    _check_env()
     create = rl_zoo3.enjoy.create_test_env
     setattr(rl_zoo3.enjoy, "create_test_env", lambda *args, **kwargs: without_bonus(create(*args, **kwargs)))  # noqa: B010
     rl_zoo3.enjoy.enjoy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -34,6 +35,21 @@ def import_envs() -> None:
             "rename that folder, or take it off PYTHONPATH."
         )
     importlib.import_module("sb3_ext.zoo.lifetimes").register_lifetimes()
+
+
+def is_atari(env_id: str) -> bool:
+    """Whether ``env_id`` is the name of a game that ale-py registers, installed or not."""
+    return env_id.startswith("ALE/") or "NoFrameskip-v" in env_id
+
+
+def require_atari(env_id: str) -> None:
+    """Say what is missing where ``env_id`` is a game and nothing registered it.
+
+    Raises:
+        ImportError: naming the extra.
+    """
+    if is_atari(env_id) and importlib.util.find_spec("ale_py") is None:
+        raise ImportError(f'{env_id} is an Atari game, and ale-py is not installed: pip install "irwrappers[atari]"')
 
 
 def native_vec_env(env_fns: Sequence[Callable[[], gym.Env]], **kwargs: Any) -> VecEnv:

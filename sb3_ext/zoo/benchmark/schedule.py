@@ -166,17 +166,22 @@ class _Processes:
 
 def _in_process(run: Run, out: Path, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches every process; the command ends this one
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     _extend_rl_zoo3()  # a spawned process knows none of our algorithms
     _attempt(run, out, threads)
 
 
-def _end_with_parent() -> None:
-    """When the command is killed, a process left over would write into the folder of the run that goes on later."""
+def end_with_parent() -> None:
+    """When the command is killed, end the process that this is called in: left over, it would write into the folder of the
+    run that goes on later, or take the time of a measurement."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    multiprocessing.connection.wait([parent.sentinel])
-    os._exit(1)
+
+    def wait() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _line(run: Run, out: Path) -> str:

@@ -29,6 +29,7 @@ from tqdm import tqdm
 from sb3_ext.common.arguments import check_range
 from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.zoo.benchmark.run import commit
+from sb3_ext.zoo.benchmark.schedule import end_with_parent
 from sb3_ext.zoo.cli import OUR_ALGOS
 from sb3_ext.zoo.environments import import_envs
 
@@ -101,7 +102,7 @@ def measure_all(measurements: Sequence[Measurement], out: Path) -> pd.DataFrame:
 
 def _in_process(function: Callable[[Measurement], dict], one: Measurement) -> dict[str, Any]:
     """In a fresh process, whose peak memory is that of this measurement."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=end_with_parent) as pool:
         return pool.submit(function, one).result()
 
 

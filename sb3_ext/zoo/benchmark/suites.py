@@ -34,6 +34,7 @@ import yaml
 from rl_zoo3.utils import ALGOS
 
 from sb3_ext.common.arguments import check_choice, check_range
+from sb3_ext.zoo.environments import is_atari, require_atari
 from sb3_ext.zoo.manager import ExperimentManager
 
 SUITES = Path(__file__).parent / "suites"
@@ -105,6 +106,7 @@ def plan(
 
     Raises:
         ValueError: a name that the suite does not have, an unknown algorithm, missing or mistaken hyperparameters.
+        ImportError: a game, and no ale-py.
     """
     check_range("--budget", budget, 0, open_low=True)
     if seeds is not None:
@@ -115,6 +117,7 @@ def plan(
                 raise ValueError(_unknown(f"{kind} of suite {suite['name']}", name, known))
     runs = []
     for env in envs or suite["environments"]:
+        require_atari(env)
         settings = {**suite, **suite["environments"][env]}
         here = settings["contenders"]
         for label in here:
@@ -204,7 +207,7 @@ def _check_suite(suite: dict[str, Any], where: str) -> None:
         if "/" in label or label.startswith("."):
             raise ValueError(f"{where}: the label {label!r} names a folder and cannot have a slash or begin with a dot.")
     for env, settings in suite["environments"].items():
-        if env not in gym.registry:
+        if env not in gym.registry and not is_atari(env):  # those are asked for when they are to run
             raise ValueError(f"{where}: {_unknown('environment', env, gym.registry)}")
         _check_keys(settings, ("timesteps",), (*_EVALUATION, "contenders", "evaluate_in"), f"{where}: {env}")
         check_range(f"{where}: timesteps of {env}", settings["timesteps"], 1, integer=True)
