@@ -43,7 +43,7 @@ def is_atari(env_id: str) -> bool:
 
 
 def require_atari(env_id: str) -> None:
-    """Say what is missing where ``env_id`` is a game and nothing registered it.
+    """Say what is missing where ``env_id`` is a game and ale-py, which registers the games, is not installed.
 
     Raises:
         ImportError: naming the extra.
