@@ -358,16 +358,6 @@ def test_unknown_suite(command, capsys):
     assert "Closest: irpo-grid" in capsys.readouterr().err
 
 
-def test_runs_in_processes_of_their_own(tmp_path):
-    """From the command line, as it is typed."""
-    suite = changed(episodes=2, environments={"sparse/FourRooms-v0": {"timesteps": 300}})
-    (tmp_path / "tiny.yml").write_text(yaml.safe_dump(suite))
-    command = [sys.executable, "-m", "sb3_ext.benchmark", "tiny.yml", "--jobs", "2", "--algo", "ppo", "--out", "out"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    assert set(results(tmp_path / "out").seed) == {0, 1}
-    assert json.loads((folder(tmp_path / "out", "ppo", 1) / "config.json").read_text())["run"]["timesteps"] == 300
-
-
 def typed(tmp_path, suite):
     """The command as it is typed, with two jobs, as the leader of a process group of its own."""
     (tmp_path / "tiny.yml").write_text(yaml.safe_dump(suite))
@@ -407,8 +397,8 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks for process
 
 @on_linux
 def test_ctrl_c_ends_all_processes_and_the_command_goes_on(benchmark, tmp_path):
-    environments = {"sparse/FourRooms-v0": {"timesteps": 4000}, "sparse/FourRooms-v1": {"timesteps": 40_000}}
-    irpo = {"algo": "irpo", "seeds": 2, "hyperparams": IRPO}
+    environments = {"sparse/FourRooms-v0": {"timesteps": 4000}, "sparse/FourRooms-v1": {"timesteps": 24_000}}
+    irpo = {"algo": "irpo", "seeds": 1, "hyperparams": IRPO}
     suite, out = changed(contenders={"irpo": irpo}, environments=environments), tmp_path / "out"
     short, long = (out / f"sparse-FourRooms-v{i}" / "irpo" / "seed-0" for i in range(2))
     process = typed(tmp_path, suite)
@@ -421,8 +411,8 @@ def test_ctrl_c_ends_all_processes_and_the_command_goes_on(benchmark, tmp_path):
     assert not list(out.rglob("error.txt"))
     finished = {path: path.stat().st_mtime_ns for path in out.rglob("model.zip") if (path.parent / "done.json").is_file()}
     rows = pd.read_csv(out / "results.csv")
-    assert short / "model.zip" in finished and len(finished) < 4 and len(rows.groupby(["env", "seed"])) == len(finished)
-    assert "4 runs, interrupted" in (out / "README.md").read_text()
+    assert short / "model.zip" in finished and len(finished) == 1 and len(rows.groupby(["env", "seed"])) == len(finished)
+    assert "2 runs, interrupted" in (out / "README.md").read_text()
     benchmark(suite, out)
     benchmark(suite, tmp_path / "unbroken")
     assert all(path.stat().st_mtime_ns == time for path, time in finished.items())
@@ -434,7 +424,7 @@ def test_ctrl_c_ends_all_processes_and_the_command_goes_on(benchmark, tmp_path):
 def test_a_killed_command_leaves_no_process_and_normalised_observations_go_on(benchmark, tmp_path):
     normalized = {**IRPO, "normalize": "dict(norm_obs=True, norm_reward=False)"}
     contenders = {"small irpo": {"algo": "irpo", "seeds": 1, "hyperparams": normalized}}
-    suite, out = changed(contenders=contenders, environments={"sparse/FourRooms-v0": {"timesteps": 40_000}}), tmp_path / "out"
+    suite, out = changed(contenders=contenders, environments={"sparse/FourRooms-v0": {"timesteps": 24_000}}), tmp_path / "out"
     process = typed(tmp_path, suite)
     wait_until((folder(out) / "checkpoint.zip").is_file)
     process.kill()

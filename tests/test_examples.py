@@ -10,10 +10,11 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 ARGUMENTS = {
     "quickstart": ["--path", "model"],
     "own_maze": ["--gif", "maze.gif"],
-    "rnd_minigrid": ["--timesteps", "8000"],
-    "any_env": ["--timesteps", "8000"],
-    "cln_hopper": ["--timesteps", "8000"],
-    "lirpg_chain": ["--timesteps", "4000"],
+    "rnd_minigrid": ["--timesteps", "2000"],
+    "any_env": ["--timesteps", "4000"],
+    "cln_hopper": ["--timesteps", "4000"],
+    "lirpg_chain": ["--timesteps", "2000"],
+    "swap_from_ppo": ["--timesteps", "20000"],
 }
 
 

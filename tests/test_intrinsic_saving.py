@@ -152,7 +152,7 @@ def test_what_is_not_finite_is_named_with_its_copy():
 
 YAML = """
 sparse/Maze-v1:
-  n_timesteps: 512
+  n_timesteps: 256
   policy: MlpPolicy
   n_envs: 4
   n_steps: 64
@@ -163,7 +163,7 @@ sparse/Maze-v1:
         reward: allo
         reward_kwargs: {n_rewards: 1, gradient_steps: 10, n_walks: 4}
         coef: lin_100.0
-        total_timesteps: 512
+        total_timesteps: 256
         normalize_reward: false
   callback: irwrappers.IntrinsicRewardCallback
 """
@@ -171,7 +171,7 @@ sparse/Maze-v1:
 
 def test_from_rl_zoo3_yaml_with_no_bonus_in_evaluation(tmp_path):
     (tmp_path / "ppo.yml").write_text(YAML)
-    command = "-m sb3_ext.train --algo ppo --env sparse/Maze-v1 -conf ppo.yml --seed 0 --eval-freq 256 --n-eval-envs 2"
+    command = "-m sb3_ext.train --algo ppo --env sparse/Maze-v1 -conf ppo.yml --seed 0 --eval-freq 128 --n-eval-envs 2"
     done = subprocess.run([sys.executable, *command.split()], cwd=tmp_path, check=True, capture_output=True, text=True)
     assert "intrinsic/" in done.stdout and "coef" in done.stdout
     results = np.load(next(tmp_path.rglob("evaluations.npz")))["results"]

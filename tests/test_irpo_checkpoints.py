@@ -65,11 +65,11 @@ def test_every_reward_is_a_channel_and_its_state_continues_exactly(tmp_path, nam
     def short_maze():
         return make_vec_env(MAZE, n_envs=n_envs, env_kwargs={"max_episode_steps": 25})
 
-    settings = dict(intrinsic_reward=["laplacian", name], batch_size=25)
+    settings = dict(intrinsic_reward=[{"laplacian": {"n_rewards": 2}}, name], batch_size=25)
     unbroken = maze_model(env=short_maze(), **settings).learn(600).learn(600, reset_num_timesteps=False)
     maze_model(env=short_maze(), **settings).learn(600).save(tmp_path / "model")
     continued = IRPO.load(tmp_path / "model", env=short_maze()).learn(600, reset_num_timesteps=False)
-    assert unbroken._iteration >= 2 and unbroken.n_exploratory == 6 + unbroken.intrinsic_reward.rewards[1].n_rewards
+    assert unbroken._iteration >= 2 and unbroken.n_exploratory == 2 + unbroken.intrinsic_reward.rewards[1].n_rewards
     assert_same(state_of(continued), state_of(unbroken))
     theirs, ours = unbroken.intrinsic_reward.state_dict(), continued.intrinsic_reward.state_dict()
     assert data_equivalence(plain(theirs), plain(ours), exact=True)

@@ -333,6 +333,7 @@ def test_it_needs_trials_with_a_batch_to_adapt_on() -> None:
         maml().adapt(trials())
 
 
+@pytest.mark.slow
 def test_it_learns_to_adapt() -> None:
     """To goals of the test split, on a dense signal. Unadapted nobody can know where the goal is."""
 

@@ -360,7 +360,7 @@ class InterruptSoon(BaseCallback):
 @pytest.mark.parametrize("n_shards", [1, 2], ids=["environments", "shards"])
 def test_it_goes_on_after_ctrl_c_while_processes_are_at_work(n_shards: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PointGoal, "has_vector_form", False)  # or there are no processes of environments
-    unbroken, model = (meta_reward(lifetimes(n_jobs=2), n_shards=n_shards, baseline="step") for _ in range(2))
+    unbroken, model = (meta_reward(lifetimes(n_jobs=jobs), n_shards=n_shards, baseline="step") for jobs in (1, 2))
     unbroken.learn(3 * 480)
     with pytest.raises(KeyboardInterrupt):
         model.learn(3 * 480, callback=InterruptSoon())
