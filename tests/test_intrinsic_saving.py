@@ -1,14 +1,13 @@
 """VecIntrinsicReward on disk, in logs and from the command line."""
 
 import pickle
-import subprocess
-import sys
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from bonus_toys import SMALL, Line, Position, lines, maze, quick, rollout, wrapped
+from commands import run
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
@@ -171,8 +170,8 @@ sparse/Maze-v1:
 
 def test_from_rl_zoo3_yaml_with_no_bonus_in_evaluation(tmp_path):
     (tmp_path / "ppo.yml").write_text(YAML)
-    command = "-m sb3_ext.train --algo ppo --env sparse/Maze-v1 -conf ppo.yml --seed 0 --eval-freq 128 --n-eval-envs 2"
-    done = subprocess.run([sys.executable, *command.split()], cwd=tmp_path, check=True, capture_output=True, text=True)
+    arguments = "--algo ppo --env sparse/Maze-v1 -conf ppo.yml --seed 0 --eval-freq 128 --n-eval-envs 2"
+    done = run("train", *arguments.split(), cwd=tmp_path)
     assert "intrinsic/" in done.stdout and "coef" in done.stdout
     results = np.load(next(tmp_path.rglob("evaluations.npz")))["results"]
     assert results.size and np.isin(results, [0, 1]).all()  # the maze pays 0 or 1 an episode

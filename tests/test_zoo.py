@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from commands import run
 
 import envs
 import sb3_ext
@@ -14,11 +15,6 @@ from sb3_ext import IRPO
 # rl_zoo3 replaces Gymnasium's TimeLimit for the whole process, so nothing here imports it: it runs in processes of its own.
 HYPERPARAMS = Path(sb3_ext.__file__).parent / "zoo" / "hyperparams"
 GRID_IDS = [f"sparse/{name}" for name in envs.GRID_LAYOUTS]
-
-
-def run(module, *arguments, cwd, check=True):
-    command = [sys.executable, "-m", f"sb3_ext.{module}", *arguments]
-    return subprocess.run(command, cwd=cwd, check=check, capture_output=True, text=True)
 
 
 def test_train_then_enjoy(tmp_path):

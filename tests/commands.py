@@ -1,0 +1,29 @@
+"""Commands as they are typed. Nothing of ours is imported here: whoever types begins without it."""
+
+import multiprocessing
+import os
+import runpy
+import sys
+from types import SimpleNamespace
+
+
+def run(module, *arguments, cwd, check=True):
+    """``python -m sb3_ext.module arguments`` in a process that need not import torch and SB3 first."""
+    process = multiprocessing.get_context("forkserver").Process(target=type_in, args=(cwd, f"sb3_ext.{module}", arguments))
+    process.start()
+    process.join()
+    stdout, stderr = ((cwd / f"{name}.txt").read_text() for name in ("stdout", "stderr"))
+    assert process.exitcode == 0 or not check, stderr
+    return SimpleNamespace(returncode=process.exitcode, stdout=stdout, stderr=stderr)
+
+
+def type_in(cwd, module, arguments):
+    os.chdir(cwd)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(f"{name}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.path[0] = ""  # what -m puts there
+    sys.argv = [module, *arguments]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    finally:
+        sys.stdout.flush()
