@@ -358,6 +358,16 @@ def test_unknown_suite(command, capsys):
     assert "Closest: irpo-grid" in capsys.readouterr().err
 
 
+def test_runs_in_processes_of_their_own(tmp_path):
+    """From the command line, as it is typed."""
+    suite = changed(episodes=2, environments={"sparse/FourRooms-v0": {"timesteps": 300}})
+    (tmp_path / "tiny.yml").write_text(yaml.safe_dump(suite))
+    command = [sys.executable, "-m", "sb3_ext.benchmark", "tiny.yml", "--jobs", "2", "--algo", "ppo", "--out", "out"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert set(results(tmp_path / "out").seed) == {0, 1}
+    assert json.loads((folder(tmp_path / "out", "ppo", 1) / "config.json").read_text())["run"]["timesteps"] == 300
+
+
 def typed(tmp_path, suite):
     """The command as it is typed, with two jobs, as the leader of a process group of its own."""
     (tmp_path / "tiny.yml").write_text(yaml.safe_dump(suite))

@@ -18,7 +18,7 @@ def interquartile_means(scores: np.ndarray) -> np.ndarray:
 
     The mean of the middle half of the seeds; of fewer than four it is the plain mean.
     """
-    # scipy's trim_mean, which rliable calls, spends a millisecond and a half on checking what it is given, and the bootstrap
+    # scipy's trim_mean, which rliable calls, spends most of a millisecond on checking what it is given, and the bootstrap
     # calls it thousands of times.
     cut = len(scores) // 4
     kept = np.partition(scores, [cut, len(scores) - 1 - cut], axis=0)[cut : len(scores) - cut]
