@@ -10,7 +10,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 ARGUMENTS = {
     "quickstart": ["--path", "model"],
     "own_maze": ["--gif", "maze.gif"],
-    "rnd_minigrid": ["--timesteps", "2000"],
+    "rnd_minigrid": ["--timesteps", "2000", "--env", "sparse/MiniGrid-Empty-5x5-v0"],
     "any_env": ["--timesteps", "4000"],
     "cln_hopper": ["--timesteps", "4000"],
     "lirpg_chain": ["--timesteps", "2000"],
