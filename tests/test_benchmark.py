@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import commands
 import gymnasium
 import numpy as np
 import pandas as pd
@@ -362,8 +363,7 @@ def test_runs_in_processes_of_their_own(tmp_path):
     """From the command line, as it is typed."""
     suite = changed(episodes=2, environments={"sparse/FourRooms-v0": {"timesteps": 300}})
     (tmp_path / "tiny.yml").write_text(yaml.safe_dump(suite))
-    command = [sys.executable, "-m", "sb3_ext.benchmark", "tiny.yml", "--jobs", "2", "--algo", "ppo", "--out", "out"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    commands.run("benchmark", "tiny.yml", "--jobs", "2", "--algo", "ppo", "--out", "out", cwd=tmp_path)
     assert set(results(tmp_path / "out").seed) == {0, 1}
     assert json.loads((folder(tmp_path / "out", "ppo", 1) / "config.json").read_text())["run"]["timesteps"] == 300
 

@@ -14,14 +14,13 @@ ARGUMENTS = {
     "any_env": ["--timesteps", "4000"],
     "cln_hopper": ["--timesteps", "4000"],
     "lirpg_chain": ["--timesteps", "2000"],
-    "swap_from_ppo": ["--timesteps", "20000"],
 }
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.py")))
 def test_example_runs(name, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [name, "--timesteps", "50000", *ARGUMENTS.get(name, [])])
+    monkeypatch.setattr(sys, "argv", [name, "--timesteps", "20000", *ARGUMENTS.get(name, [])])
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     assert "uccess" in capsys.readouterr().out
     if name == "own_maze":

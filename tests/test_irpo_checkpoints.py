@@ -34,7 +34,7 @@ torch.save({"policy": model.policy.state_dict(), "adam": model.policy.optimizer.
 
 @pytest.mark.parametrize("reward", ["laplacian", "allo"])
 def test_checkpoint_within_an_iteration_continues_as_the_unbroken_run(tmp_path, reward):
-    total, kwargs = 8000, dict(n_envs=4 if reward == "allo" else 6, intrinsic_reward=reward)
+    total, kwargs = 5500, dict(n_envs=4 if reward == "allo" else 6, intrinsic_reward=reward)
     kwargs["intrinsic_reward_kwargs"] = ALLO_QUICK if reward == "allo" else {}
     unbroken = maze_model(**kwargs, weighting="ema").learn(total)
     assert unbroken._iteration >= 2

@@ -32,6 +32,7 @@ def test_ml1_is_meta_worlds(name):
     assert_equal_tasks(MetaWorldML1(name, "test", seed=4).tasks, reference.test_tasks)
 
 
+@pytest.mark.slow
 def test_ml10_is_meta_worlds(ml10):
     assert_equal_tasks(MetaWorldML10("train", seed=1).tasks, ml10.train_tasks)
     assert_equal_tasks(MetaWorldML10("test", seed=1).tasks, ml10.test_tasks)
@@ -44,10 +45,20 @@ def test_ml45_is_meta_worlds():
     assert_equal_tasks(MetaWorldML45("test", seed=2).tasks, reference.test_tasks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", SPLITS)
-def test_a_task_plays_as_meta_worlds_set_task(split, ml10):
-    family = MetaWorldML10(split, seed=1)
-    classes, tasks = getattr(ml10, f"{split}_classes"), getattr(ml10, f"{split}_tasks")
+def test_tasks_of_ml10_play_as_meta_worlds_set_task(split, ml10):
+    assert_play(MetaWorldML10(split, seed=1), getattr(ml10, f"{split}_classes"), getattr(ml10, f"{split}_tasks"))
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_task_plays_as_meta_worlds_set_task(split):
+    reference = metaworld.ML1("door-close-v3", seed=4)
+    classes, tasks = getattr(reference, f"{split}_classes"), getattr(reference, f"{split}_tasks")
+    assert_play(MetaWorldML1("door-close", split, seed=4), classes, tasks)
+
+
+def assert_play(family, classes, tasks):
     for index in range(7, len(tasks), 50):
         source = classes[tasks[index].env_name]()
         source.set_task(tasks[index])

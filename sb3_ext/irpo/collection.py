@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -14,13 +15,16 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.func import vmap
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from sb3_ext.common.rollout import Rollout, collect_episodes, concatenate_policies, env_actions
 from sb3_ext.common.updates import Params
 from sb3_ext.irpo.policies import IRPOPolicy
 
 NOISE_CHUNK = 64  # steps of action noise drawn at a time
+
+Graph = Callable[..., Tensor]
+_graphs: WeakKeyDictionary[IRPOPolicy, dict[Hashable, Graph]] = WeakKeyDictionary()
 
 
 def collect_policies(
@@ -69,21 +73,21 @@ def _collect_together(
     n_policies, distribution = len(next(iter(params.values()))), policy.distribution
     copies = env.num_envs // n_policies
     noise: list[Tensor] = []
-    traced: list[Callable[[Any, Tensor], Tensor]] = []
-
-    def sample(inputs: Any, noise: Tensor) -> Tensor:
-        inputs = tree_map(lambda x: x.unflatten(0, (n_policies, -1)), inputs)
-        return distribution.sample(vmap(policy.actor)(params, inputs), noise).flatten(0, 1)
+    graph: Graph | None = None
+    # Buffers of features extractors; the two stores hold the weights of policies, which come in ``params``.
+    buffers = {name: x for name, x in policy.named_buffers() if not name.startswith(("base.", "exploratory."))}
+    weights = tree_leaves((params, buffers))
 
     @torch.no_grad()
     def act(observations: Any) -> tuple[np.ndarray, np.ndarray]:
+        nonlocal graph
         if not noise:
             drawn = distribution.draw_noise((NOISE_CHUNK, n_policies, copies), generator, policy.device)
             noise.extend(reversed(drawn))
         inputs = policy.preprocess(obs_as_tensor(observations, policy.device))
-        if not traced:  # its tensor operations alone, without the layers of Python above them: half the time of a step
-            traced.append(make_fx(sample)(inputs, noise[-1]))
-        actions = traced[0](inputs, noise.pop()).cpu().numpy()
+        if graph is None:
+            graph = _sampling_graph(policy, params, buffers, inputs, noise[-1])
+        actions = graph(*weights, *tree_leaves(inputs), noise.pop()).cpu().numpy()
         return actions, env_actions(policy.action_space, actions)
 
     return collect_episodes(
@@ -94,3 +98,24 @@ def _collect_together(
         min_steps=math.ceil(batch_size / copies),
         device=policy.device,
     )
+
+
+def _sampling_graph(policy: IRPOPolicy, *example: Any) -> Graph:
+    """From the leaves of ``(params, buffers, inputs, noise)`` to actions, by their tensor operations alone.
+
+    Without the layers of Python above them a step takes half the time. Writing the operations down takes longer than a
+    small batch, so the graph is kept for the next rollouts of these shapes.
+    """
+    leaves, spec = tree_flatten(example)
+
+    def sample(*tensors: Tensor) -> Tensor:
+        params, buffers, inputs, noise = tree_unflatten(tensors, spec)
+        inputs = tree_map(lambda x: x.unflatten(0, (len(noise), -1)), inputs)
+        outputs = vmap(lambda one, x: policy.actor(one | buffers, x))(params, inputs)
+        return policy.distribution.sample(outputs, noise).flatten(0, 1)
+
+    key = (policy.training, *((x.shape, x.dtype, x.device) for x in leaves))
+    graphs = _graphs.setdefault(policy, {})
+    if key not in graphs:
+        graphs[key] = make_fx(sample)(*leaves)
+    return graphs[key]
