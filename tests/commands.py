@@ -9,7 +9,16 @@ from types import SimpleNamespace
 
 def run(module, *arguments, cwd, check=True):
     """``python -m sb3_ext.module arguments`` in a process that need not import torch and SB3 first."""
-    process = multiprocessing.get_context("forkserver").Process(target=type_in, args=(cwd, f"sb3_ext.{module}", arguments))
+    return in_a_process(run_module, f"sb3_ext.{module}", arguments, cwd=cwd, check=check)
+
+
+def run_code(code, cwd):
+    """``python -c code`` in such a process."""
+    return in_a_process(exec, code, {"__name__": "__main__"}, cwd=cwd)
+
+
+def in_a_process(function, *arguments, cwd, check=True):
+    process = multiprocessing.get_context("forkserver").Process(target=type_in, args=(cwd, function, arguments))
     process.start()
     process.join()
     stdout, stderr = ((cwd / f"{name}.txt").read_text() for name in ("stdout", "stderr"))
@@ -17,13 +26,17 @@ def run(module, *arguments, cwd, check=True):
     return SimpleNamespace(returncode=process.exitcode, stdout=stdout, stderr=stderr)
 
 
-def type_in(cwd, module, arguments):
+def type_in(cwd, function, arguments):
     os.chdir(cwd)
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(f"{name}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    sys.path[0] = ""  # what -m puts there
-    sys.argv = [module, *arguments]
+    sys.path[0] = ""  # what -m and -c put there
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        function(*arguments)
     finally:
         sys.stdout.flush()
+
+
+def run_module(module, arguments):
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)

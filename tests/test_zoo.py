@@ -1,12 +1,10 @@
 """The command line: rl_zoo3's arguments and files with our algorithms, environments and hyperparameters."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from commands import run
+from commands import run, run_code
 
 import envs
 import sb3_ext
@@ -19,8 +17,9 @@ GRID_IDS = [f"sparse/{name}" for name in envs.GRID_LAYOUTS]
 
 def test_train_then_enjoy(tmp_path):
     log = run(
-        "train", "--algo", "irpo", "--env", "sparse/Maze-v1", "--seed", "0", "-n", "20000", "--eval-freq", "10000",
-        "-params", "batch_size:1000", "n_exploratory_updates:1", "-tb", "tb", "-P", cwd=tmp_path,
+        "train", "--algo", "irpo", "--env", "sparse/Maze-v1", "--seed", "0", "-n", "20000", "--eval-freq", "20000",
+        "-params", "batch_size:1000", "n_exploratory_updates:1", "intrinsic_reward_kwargs:dict(gradient_steps=100)",
+        "-tb", "tb", "-P", cwd=tmp_path,
     )  # fmt: skip
     assert "irpo_gradient_norm" in log.stdout
     folder = tmp_path / "logs" / "irpo" / "sparse-Maze-v1_1"
@@ -59,8 +58,8 @@ for algo in ("lirpg", "lirpg_a2c", "ppo_live", "a2c_live"):
 
 
 def test_settings_for_learned_rewards_and_their_baselines_are_arguments_of_the_algorithms(tmp_path):
-    done = subprocess.run([sys.executable, "-c", RESOLVED], cwd=tmp_path, check=True, capture_output=True, text=True)
-    assert {"lirpg delayed/Hopper-v5", "lirpg_a2c CartPole-v1", "ppo_live delayed/Ant-v5"} <= set(done.stdout.splitlines())
+    found = run_code(RESOLVED, tmp_path).stdout.splitlines()
+    assert {"lirpg delayed/Hopper-v5", "lirpg_a2c CartPole-v1", "ppo_live delayed/Ant-v5"} <= set(found)
 
 
 WITHOUT_ALE = """
@@ -81,7 +80,7 @@ for command in (train, enjoy, lambda: plan(suite)):
 
 
 def test_without_ale_py_a_game_names_the_extra(tmp_path):
-    done = subprocess.run([sys.executable, "-c", WITHOUT_ALE], cwd=tmp_path, check=True, capture_output=True, text=True)
+    done = run_code(WITHOUT_ALE, tmp_path)
     message = 'BreakoutNoFrameskip-v4 is an Atari game, and ale-py is not installed: pip install "irwrappers[atari]"'
     assert done.stdout.splitlines() == 3 * [message]
 
@@ -97,7 +96,7 @@ def test_a_game_trains(tmp_path):
 def test_our_hyperparameters_serve_our_environments_and_rl_zoo3s_the_others(tmp_path):
     script = "from sb3_ext.zoo.manager import *; print([hyperparams_file(a, e) for a in ('irpo', 'ppo') for e in %r])"
     ids = ["sparse/Maze-v1", "CartPole-v1"]
-    out = subprocess.run([sys.executable, "-c", script % ids], cwd=tmp_path, check=True, capture_output=True, text=True)
+    out = run_code(script % ids, tmp_path)
     irpo, ppo = str(HYPERPARAMS / "irpo.yml"), str(HYPERPARAMS / "ppo.yml")
     assert out.stdout.strip() == str([irpo, irpo, ppo, None])
 
@@ -140,7 +139,7 @@ assert not is_native(lambda: gym.make("CartPole-v1"))
 
 
 def test_native_form_keeps_arguments_and_leaves_wrapped_environments_alone(tmp_path):
-    subprocess.run([sys.executable, "-W", "ignore", "-c", NATIVE], cwd=tmp_path, check=True)
+    run_code(NATIVE, tmp_path)
 
 
 def test_somebody_elses_envs_folder_is_named(tmp_path):
@@ -184,4 +183,4 @@ for step in range(40):
 assert terminated and not truncated and len(info["lifetime"]["success"]) == 2, info
 gym.make("lifetime/ML1-reach-v3", settings=settings).close()
 """
-    subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=tmp_path, check=True)
+    run_code(script, tmp_path)
