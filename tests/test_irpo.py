@@ -31,6 +31,7 @@ from irwrappers import ALLO, Concat, ExactLaplacian, RandomNetworkReward
 from sb3_ext.common.rollout import collect_episodes
 from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.irpo import IRPO
+from sb3_ext.irpo.collection import collect_policies
 
 # ---------------------------------------------------------------------- repeating and accounting
 
@@ -56,6 +57,15 @@ def test_any_number_of_copies_learns(n_envs):
     assert not torch.equal(
         before["policy.exploratory.action_net/weight"], model.policy.exploratory.as_dict()["action_net.weight"]
     )
+
+
+def test_rollouts_follow_the_weights_that_they_are_given():
+    policy, env = maze_model().policy, make_vec_env(MAZE, n_envs=2)
+    for action in (0, 3):
+        params = {name: value[None].clone() for name, value in policy.base.as_dict().items()}
+        params["action_net.bias"][0, action] = 100.0
+        rollout = collect_policies(env, policy, params, lambda _: True, 50, torch.Generator().manual_seed(0))
+        assert (rollout.actions[rollout.valid] == action).all()
 
 
 @pytest.mark.parametrize(("n_envs", "n_updates"), [(1, 1), (2, 3), (3, 1), (4, 3)])
