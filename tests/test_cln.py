@@ -308,6 +308,17 @@ def test_the_reward_network_learns_the_sums_of_segments():
     assert loss < 0.2 * float(segments.rewards.sum(1).var())
 
 
+@pytest.mark.parametrize("terms", [("direct",), ("direct", "mixed", "reward")])
+def test_the_meta_gradient_begins_when_the_environment_pays_for_the_first_time(terms):
+    model = cln(walks(pay=0.0), terms=terms, regularizer_coef=0.0)
+    eta = model.policy.eta().detach().clone()
+    model.learn(128)
+    assert torch.equal(model.policy.eta(), eta)
+    model.set_env(walks())
+    model.learn(128)
+    assert not torch.equal(model.policy.eta(), eta)
+
+
 @pytest.mark.parametrize("named", [False, True])
 def test_segments_are_kept_as_vecnormalize_was_given_them_and_drawn_under_its_present_statistics(named):
     space = spaces.Box(-10, 10, (3,))
@@ -336,7 +347,7 @@ def test_without_a_regulariser_the_reward_moves_by_the_meta_gradient_alone():
 
 def test_the_environments_reward_reaches_the_policy_only_through_the_reward_network():
     settings = dict(meta_coef=0.0, regularizer_coef=0.0)
-    paid = [cln(walks(pay=pay), **settings).learn(128).policy.state_dict() for pay in (0.0, 1.0)]
+    paid = [cln(walks(pay=pay), **settings).learn(128).policy.state_dict() for pay in (0.5, 1.0)]
     assert all(torch.equal(paid[0][name], paid[1][name]) for name in paid[0])
     extrinsic = cln(r_ex_coef=1.0, **settings).learn(128).policy.state_dict()
     assert not torch.equal(extrinsic["action_net.weight"], paid[1]["action_net.weight"])

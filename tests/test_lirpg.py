@@ -336,6 +336,26 @@ def test_a_loaded_model_continues_as_the_saved_one(algorithm, tmp_path):
 
 
 @BOTH
+def test_the_reward_stays_until_the_environment_has_paid_for_the_first_time(algorithm, tmp_path):
+    def parameters(name):
+        return torch.nn.utils.parameters_to_vector(getattr(model, name).parameters()).detach().clone()
+
+    model = make(algorithm, walks(pay=0.0))
+    reward, policy, critic = (parameters(name) for name in ("reward_network", "policy", "extrinsic_critic"))
+    model.learn(128)
+    assert torch.equal(parameters("reward_network"), reward)
+    assert not torch.equal(parameters("policy"), policy) and not torch.equal(parameters("extrinsic_critic"), critic)
+    model.set_env(walks())
+    model.learn(128)
+    since = parameters("reward_network")
+    assert not torch.equal(since, reward)
+    model.save(tmp_path / "model")
+    model = algorithm.load(tmp_path / "model", env=walks(pay=0.0))
+    model.learn(128)  # it was paid once
+    assert not torch.equal(parameters("reward_network"), since)
+
+
+@BOTH
 def test_parameters_of_one_model_fit_another(algorithm):
     one, other = make(algorithm).learn(64), make(algorithm, seed=1)
     other.set_parameters(one.get_parameters())

@@ -57,6 +57,8 @@ class CLN(PPO):
     sees: advantages are linear in η, Â(η + ε) = Â(η) + F ε, with F the discounted sums of what the last layer takes. So the
     policy learns the best response in a neighbourhood of η.
 
+    While the environment has never paid anything but 0, J^EX is 0 and g_J is left out: it would be its critic's error alone.
+
     Args:
         terms: of dJ^EX/dη, some of ``"direct"``, ``"mixed"``, ``"reward"``. With the last two every reward step evaluates the
             reward network on the whole rollout.
@@ -89,6 +91,7 @@ class CLN(PPO):
     segments: SegmentBuffer
     extrinsic_critic: ExtrinsicCritic
     _recorder: ExtrinsicRecorder
+    _paid = False  # whether the environment has ever paid anything but 0
 
     def __init__(
         self,
@@ -266,6 +269,7 @@ class CLN(PPO):
             self.extrinsic_critic,
             CHUNK,
         )
+        self._paid = self._paid or rollout.paid
         return rollout, self._taken(rollout.samples.actions)
 
     def _rewards_and_ends(self) -> tuple[Tensor, Tensor]:
@@ -335,14 +339,15 @@ class CLN(PPO):
             loss = segment_loss(self.reward_network(*steps).view(segments.mask.shape), segments)
             self.reward_optimizer.zero_grad()
             (self.regularizer_coef * loss).backward()
-            features = self._reward_features(rollout, taken)[1][rows] if self._updates_policy else None
-            meta = self._eta_gradient(rollout.samples.rows(rows), features, self._noise(len(rows)), clip_range)
-            gradient = meta.gradient["eta"]
-            head.weight.grad.add_(gradient[: head.weight.numel()].view_as(head.weight), alpha=self.meta_coef)  # type: ignore[union-attr]
-            head.bias.grad.add_(gradient[head.weight.numel() :], alpha=self.meta_coef)  # type: ignore[union-attr]
+            if self._paid:  # before, J^EX is 0, and an estimate of its gradient the error of its critic
+                features = self._reward_features(rollout, taken)[1][rows] if self._updates_policy else None
+                meta = self._eta_gradient(rollout.samples.rows(rows), features, self._noise(len(rows)), clip_range)
+                gradient = meta.gradient["eta"]
+                head.weight.grad.add_(gradient[: head.weight.numel()].view_as(head.weight), alpha=self.meta_coef)  # type: ignore[union-attr]
+                head.bias.grad.add_(gradient[head.weight.numel() :], alpha=self.meta_coef)  # type: ignore[union-attr]
+                logs["cln/meta_gradient_norm"].append(gradient.norm())
             self.reward_optimizer.step()
             logs["cln/regularizer_loss"].append(loss.detach())
-            logs["cln/meta_gradient_norm"].append(gradient.norm())
 
     def _eta_gradient(self, samples: Samples, features: Tensor | None, noise: Tensor, clip_range: float) -> MetaGradient:
         """g_J, the chosen terms of −dJ^EX/dη on a minibatch.

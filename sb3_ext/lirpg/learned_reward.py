@@ -62,6 +62,7 @@ class LearnedReward(OnPolicyAlgorithm):
     extrinsic_vf_coef: float
     second_moment_gradient: bool | None
     _recorder: ExtrinsicRecorder | None = None
+    _paid = False  # whether the environment has ever paid anything but 0
 
     def _set_reward_arguments(
         self,
@@ -133,7 +134,7 @@ class LearnedReward(OnPolicyAlgorithm):
         def to_tensor(observations: Any) -> Any:
             return self.policy.obs_to_tensor(observations)[0]
 
-        return make_rollout(
+        rollout = make_rollout(
             self.rollout_buffer,
             self._recorder,
             self._last_obs,
@@ -142,6 +143,8 @@ class LearnedReward(OnPolicyAlgorithm):
             self.extrinsic_critic,
             chunk,
         )
+        self._paid = self._paid or rollout.paid
+        return rollout
 
     def intrinsic_rewards(self, observations: Any, actions: np.ndarray) -> np.ndarray:
         """r_η(s, a) ``[n]`` of observations ``[n, …]`` as the environment (with its ``VecNormalize``) shows them and of
@@ -269,7 +272,8 @@ class LearnedReward(OnPolicyAlgorithm):
         for module, values in ((self._reward, gradients.reward), (self._critic, gradients.critic)):
             for name, value in values.items():
                 module.params[name].grad = value
-        self.reward_optimizer.step()
+        if self._paid:
+            self.reward_optimizer.step()
         self.extrinsic_optimizer.step()
         for name, value in gradients.figures.items():
             logs[name].append(value.item())
