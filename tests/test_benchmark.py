@@ -359,6 +359,7 @@ def test_unknown_suite(command, capsys):
     assert "Closest: irpo-grid" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # those below that interrupt it type it as well
 def test_runs_in_processes_of_their_own(tmp_path):
     """From the command line, as it is typed."""
     suite = changed(episodes=2, environments={"sparse/FourRooms-v0": {"timesteps": 300}})
@@ -407,7 +408,7 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks for process
 
 @on_linux
 def test_ctrl_c_ends_all_processes_and_the_command_goes_on(benchmark, tmp_path):
-    environments = {"sparse/FourRooms-v0": {"timesteps": 4000}, "sparse/FourRooms-v1": {"timesteps": 24_000}}
+    environments = {"sparse/FourRooms-v0": {"timesteps": 4000}, "sparse/FourRooms-v1": {"timesteps": 16_000}}
     irpo = {"algo": "irpo", "seeds": 1, "hyperparams": IRPO}
     suite, out = changed(contenders={"irpo": irpo}, environments=environments), tmp_path / "out"
     short, long = (out / f"sparse-FourRooms-v{i}" / "irpo" / "seed-0" for i in range(2))
@@ -434,7 +435,7 @@ def test_ctrl_c_ends_all_processes_and_the_command_goes_on(benchmark, tmp_path):
 def test_a_killed_command_leaves_no_process_and_normalised_observations_go_on(benchmark, tmp_path):
     normalized = {**IRPO, "normalize": "dict(norm_obs=True, norm_reward=False)"}
     contenders = {"small irpo": {"algo": "irpo", "seeds": 1, "hyperparams": normalized}}
-    suite, out = changed(contenders=contenders, environments={"sparse/FourRooms-v0": {"timesteps": 24_000}}), tmp_path / "out"
+    suite, out = changed(contenders=contenders, environments={"sparse/FourRooms-v0": {"timesteps": 16_000}}), tmp_path / "out"
     process = typed(tmp_path, suite)
     wait_until((folder(out) / "checkpoint.zip").is_file)
     process.kill()

@@ -13,6 +13,10 @@ from envs.meta_world import MetaWorldTask
 ACTIONS = np.random.default_rng(0).uniform(-1, 1, (80, 4)).astype(np.float32)
 # One with an object on the table, one that moves the model's bodies, one with two objects, one that steps MuJoCo at reset.
 A_FEW = ["push", "door-open", "stick-pull", "box-close"]
+# In the quick run these and every sixth; the rest, of the same code, with the slow ones.
+EVERY = [
+    pytest.param(name, marks=() if name in {*A_FEW, *METAWORLD_TASKS[::6]} else pytest.mark.slow) for name in METAWORLD_TASKS
+]
 
 pytestmark = pytest.mark.filterwarnings("ignore:Constant.s. may be too high:UserWarning")  # Meta-World's experts
 
@@ -44,7 +48,7 @@ def reach():
     return make("reach")
 
 
-@pytest.mark.parametrize("name", METAWORLD_TASKS)
+@pytest.mark.parametrize("name", EVERY)
 def test_observations_are_meta_worlds_own_bit_for_bit(name):
     """Those of its environment as it comes, in the same state: ours assembles them in fewer calls."""
     env = make(name)
@@ -59,7 +63,7 @@ def test_observations_are_meta_worlds_own_bit_for_bit(name):
         assert np.allclose(observation[:18], theirs)  # which are clipped
 
 
-@pytest.mark.parametrize("name", METAWORLD_TASKS)
+@pytest.mark.parametrize("name", EVERY)
 def test_meta_worlds_expert_is_paid_once(name, reach):
     env = make(name, goal_observable=True)
     assert env.observation_space == reach.observation_space
