@@ -269,7 +269,7 @@ class CLN(PPO):
             self.extrinsic_critic,
             CHUNK,
         )
-        self._paid = self._paid or rollout.paid
+        self._paid = self._paid or bool(self._recorder.stacked().any())
         return rollout, self._taken(rollout.samples.actions)
 
     def _rewards_and_ends(self) -> tuple[Tensor, Tensor]:

@@ -123,6 +123,14 @@ class LearnedReward(OnPolicyAlgorithm):
         self._recorder = ExtrinsicRecorder(env, self.r_ex_coef)
         return super().collect_rollouts(self._recorder, callback, rollout_buffer, n_rollout_steps)
 
+    def _learns_a_reward(self) -> bool:
+        """Whether there is one, and something to learn it from. Before its first gradient r_η is noise, and J^ex's gradient
+        is V^ex's error alone while all that the environment ever paid is 0: SB3's own update is all there is to do."""
+        if self.r_in_coef != 0 and not self._paid:
+            assert self._recorder is not None
+            self._paid = bool(self._recorder.stacked().any())
+        return self.r_in_coef != 0 and self._paid
+
     def _rollout(self, chunk: int) -> Rollout:
         """The rollout just collected, with V^ex and Â^EX."""
         assert self._recorder is not None and self._last_episode_starts is not None
@@ -134,7 +142,7 @@ class LearnedReward(OnPolicyAlgorithm):
         def to_tensor(observations: Any) -> Any:
             return self.policy.obs_to_tensor(observations)[0]
 
-        rollout = make_rollout(
+        return make_rollout(
             self.rollout_buffer,
             self._recorder,
             self._last_obs,
@@ -143,8 +151,6 @@ class LearnedReward(OnPolicyAlgorithm):
             self.extrinsic_critic,
             chunk,
         )
-        self._paid = self._paid or rollout.paid
-        return rollout
 
     def intrinsic_rewards(self, observations: Any, actions: np.ndarray) -> np.ndarray:
         """r_η(s, a) ``[n]`` of observations ``[n, …]`` as the environment (with its ``VecNormalize``) shows them and of
@@ -272,8 +278,7 @@ class LearnedReward(OnPolicyAlgorithm):
         for module, values in ((self._reward, gradients.reward), (self._critic, gradients.critic)):
             for name, value in values.items():
                 module.params[name].grad = value
-        if self._paid:
-            self.reward_optimizer.step()
+        self.reward_optimizer.step()
         self.extrinsic_optimizer.step()
         for name, value in gradients.figures.items():
             logs[name].append(value.item())

@@ -36,7 +36,8 @@ class LIRPG(LearnedReward, PPO):
     where θ′ is one whole step of PPO: advantages from r_mix over the rest of the rollout, loss, gradient clip, optimiser.
     J^ex(θ′) is PPO's clipped objective on the same minibatch with the advantages of r_ex, from a critic V^ex of its own.
 
-    While the environment has never paid anything but 0, J^ex is 0 and η stays: its gradient would be V^ex's error alone.
+    While the environment has never paid anything but 0, nothing says what a reward should be: until then this is PPO, paid
+    r_ex_coef times what its environment pays, the bonus of a ``VecIntrinsicReward`` included.
 
     With ``r_in_coef=0`` there is no reward to learn, and with ``r_ex_coef=1`` this is SB3's PPO, weight for weight. r_ex is
     what the algorithm's environment pays: with ``VecNormalize(norm_reward=True)``, the normalised reward. Truncated episodes
@@ -151,7 +152,7 @@ class LIRPG(LearnedReward, PPO):
 
     def train(self) -> None:
         """PPO's update, with one of η after every ``n_unroll`` minibatches."""
-        if self.r_in_coef == 0:
+        if not self._learns_a_reward():
             super().train()
             return
         self.policy.set_training_mode(True)

@@ -93,7 +93,7 @@ class LIRPGA2C(LearnedReward, A2C):
 
     def train(self) -> None:
         """A2C's update and one of η, on the whole rollout."""
-        if self.r_in_coef == 0:
+        if not self._learns_a_reward():
             super().train()
             return
         self.policy.set_training_mode(True)

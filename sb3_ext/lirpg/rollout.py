@@ -126,7 +126,6 @@ class Rollout:
 
     samples: Samples
     discount: Tensor  # [T, B], γλ, but 0 where an episode ends
-    paid: bool  # whether the environment paid anything but 0
 
     @cached_property
     def discounted_sum(self) -> DiscountedSum:
@@ -186,4 +185,4 @@ def make_rollout(
     extrinsic = (part.t().reshape(-1) for part in (values, advantages, advantages + values))
     own = (flat(part) for part in (buffer.values, buffer.log_probs, buffer.advantages))
     discount = buffer.gamma * buffer.gae_lambda * (~done).to(values.dtype)
-    return Rollout(Samples(observations, actions, *own, *extrinsic), discount, paid=bool(rewards.any()))
+    return Rollout(Samples(observations, actions, *own, *extrinsic), discount)
