@@ -158,7 +158,7 @@ def test_enjoy_and_train_know_rl_zoo3s_flags(tmp_path):
 def test_meta_learners_are_trained_from_the_command_line(tmp_path, algo):
     settings = "n_steps=20, n_batches=2"
     if algo.startswith("meta_"):
-        settings = f"settings=dict({settings}, n_epochs=1, n_minibatches=2)"
+        settings = f"lifetimes_per_task=2, settings=dict({settings}, n_epochs=1, n_minibatches=2)"
     params = ["n_envs:4", f"env_kwargs:dict({settings}, env_kwargs=dict(max_episode_steps=10))"]
     params += {"rl2": ["n_steps:20", "batch_size:40"], "maml_trpo": []}.get(algo, ["n_epochs:1"])
     arguments = ["train", "--algo", algo, "--env", "lifetime/PointGoal-v0", "-n", "320", "--eval-freq", "160"]

@@ -86,6 +86,7 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
             split, kwargs = ("train", self.env_kwargs)
             if eval_env:  # paid by success alone: the shaped objective is in units of what was seen so far
                 split, kwargs = ("test", {**self.eval_env_kwargs, "objective": "sparse"})
+                kwargs.pop("lifetimes_per_task", None)  # groups are for learning
             make: Callable[..., VecEnv] = make_lifetimes
             if self.algo in ("rl2", "maml_trpo"):
                 make, kwargs = make_trials, {"history": self.algo == "rl2", **kwargs}
