@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import _thread
+import signal
 import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -357,6 +359,15 @@ class InterruptSoon(BaseCallback):
         return True
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Heard also under "pytest &" in a script, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("n_shards", [1, 2], ids=["environments", "shards"])
 def test_it_goes_on_after_ctrl_c_while_processes_are_at_work(n_shards: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PointGoal, "has_vector_form", False)  # or there are no processes of environments
