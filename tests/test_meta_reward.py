@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import _thread
-import signal
 import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from signal import SIGINT, default_int_handler
+from signal import signal as on_signal
 from typing import Any
 
 import numpy as np
@@ -362,9 +363,9 @@ class InterruptSoon(BaseCallback):
 @pytest.fixture
 def ctrl_c() -> Iterator[None]:
     """Heard also under "pytest &" in a script, which ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = on_signal(SIGINT, default_int_handler)
     yield
-    signal.signal(signal.SIGINT, before)
+    on_signal(SIGINT, before)
 
 
 @pytest.mark.usefixtures("ctrl_c")
