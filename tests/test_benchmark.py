@@ -94,6 +94,18 @@ def test_files_and_columns(finished):
     assert "python -m sb3_ext.benchmark tiny.yml" in text and str(finished.parent) not in text
 
 
+def test_commits_that_look_like_numbers_are_kept(finished, tmp_path):
+    from sb3_ext.zoo.benchmark import schedule
+
+    commits = ["5201e69", "0012345"]
+    for seed, commit in enumerate(commits):
+        shutil.copytree(folder(finished), folder(tmp_path, seed=seed))
+        rows = pd.read_csv(folder(finished) / "evaluations.csv", dtype={"commit": str})
+        rows.assign(commit=commit).to_csv(folder(tmp_path, seed=seed) / "evaluations.csv", index=False)
+    schedule.collect(tmp_path)
+    assert pd.read_csv(tmp_path / "results.csv", dtype=str).commit.unique().tolist() == commits
+
+
 def test_finished_runs_are_left_alone_and_other_settings_are_an_error(finished, benchmark, capsys):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("model.zip")}
     readme = (finished / "README.md").read_text()

@@ -309,14 +309,22 @@ def test_the_reward_network_learns_the_sums_of_segments():
 
 
 @pytest.mark.parametrize("terms", [("direct",), ("direct", "mixed", "reward")])
-def test_the_meta_gradient_begins_when_the_environment_pays_for_the_first_time(terms):
+def test_the_meta_gradient_begins_when_the_environment_pays_for_the_first_time(terms, tmp_path):
+    def eta():
+        return model.policy.eta().detach().clone()
+
     model = cln(walks(pay=0.0), terms=terms, regularizer_coef=0.0)
-    eta = model.policy.eta().detach().clone()
+    before = eta()
     model.learn(128)
-    assert torch.equal(model.policy.eta(), eta)
+    assert torch.equal(eta(), before)
     model.set_env(walks())
     model.learn(128)
-    assert not torch.equal(model.policy.eta(), eta)
+    since = eta()
+    assert not torch.equal(since, before)
+    model.save(tmp_path / "model")
+    model = CLN.load(tmp_path / "model", env=walks(pay=0.0))
+    model.learn(128)  # it was paid once
+    assert not torch.equal(eta(), since)
 
 
 @pytest.mark.parametrize("named", [False, True])

@@ -246,16 +246,16 @@ def test_without_a_learned_reward_it_is_sb3s_weight_for_weight(algorithm, sb3, a
 
 @pytest.mark.parametrize(("algorithm", "sb3"), [(LIRPG, PPO), (LIRPGA2C, A2C)])
 @pytest.mark.parametrize("r_ex_coef", [0.0, 1.0])
-def test_until_the_environment_pays_it_is_sb3s_weight_for_weight_on_the_bonus(algorithm, sb3, r_ex_coef, tmp_path):
+def test_until_the_environment_pays_it_is_sb3s_weight_for_weight_on_its_share_of_a_bonus(algorithm, sb3, r_ex_coef, tmp_path):
     def env(pay=0.0):
         return VecIntrinsicReward(walks(pay=pay), "count", coef=0.1)
 
     ours = algorithm("MlpPolicy", env(), seed=5, device="cpu", r_ex_coef=r_ex_coef, **SIZE[algorithm])
     reward = ours.reward_network.head.weight.detach().clone()
     ours.learn(256)
-    if r_ex_coef == 1:  # which is that of the bonus too
-        theirs = sb3("MlpPolicy", env(), seed=5, device="cpu", **SIZE[algorithm]).learn(256)
-        assert_same(list(theirs.policy.state_dict().values()), list(ours.policy.state_dict().values()))
+    paid = VecIntrinsicReward(walks(pay=0.0), "count", coef=0.1 * r_ex_coef)
+    theirs = sb3("MlpPolicy", paid, seed=5, device="cpu", **SIZE[algorithm]).learn(256)
+    assert_same(list(theirs.policy.state_dict().values()), list(ours.policy.state_dict().values()))
     assert torch.equal(ours.reward_network.head.weight, reward)
     ours.set_env(env(pay=1.0))
     ours.learn(128)

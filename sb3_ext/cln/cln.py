@@ -76,7 +76,7 @@ class CLN(PPO):
             Box actions clipped. It is not squashed: r_φ is linear in η.
 
     The others are SB3's. ``cln/…`` has both returns of the rollout's finished episodes, the regulariser, the mean gate, the
-    norm of g_J and the change of the policy by the reward steps (KL).
+    norm of g_J (from the first pay on) and the change of the policy by the reward steps (KL).
 
     Raises:
         ValueError: for an argument out of range, and for rewards that are NaN or infinite.

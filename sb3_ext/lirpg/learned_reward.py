@@ -124,8 +124,8 @@ class LearnedReward(OnPolicyAlgorithm):
         return super().collect_rollouts(self._recorder, callback, rollout_buffer, n_rollout_steps)
 
     def _learns_a_reward(self) -> bool:
-        """Whether there is one, and something to learn it from. Before its first gradient r_η is noise, and J^ex's gradient
-        is V^ex's error alone while all that the environment ever paid is 0: SB3's own update is all there is to do."""
+        """Whether there is one, and something to learn it from: while all that the environment ever paid is 0, r_η is noise,
+        and so is the gradient that it would follow, V^ex's error alone."""
         if self.r_in_coef != 0 and not self._paid:
             assert self._recorder is not None
             self._paid = bool(self._recorder.stacked().any())

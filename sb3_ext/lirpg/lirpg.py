@@ -37,7 +37,8 @@ class LIRPG(LearnedReward, PPO):
     J^ex(θ′) is PPO's clipped objective on the same minibatch with the advantages of r_ex, from a critic V^ex of its own.
 
     While the environment has never paid anything but 0, nothing says what a reward should be: until then this is PPO, paid
-    r_ex_coef times what its environment pays, the bonus of a ``VecIntrinsicReward`` included.
+    r_ex_coef times what its environment pays, and V^ex waits too. The bonus of a ``VecIntrinsicReward`` is part of that, so it
+    needs an r_ex_coef above 0.
 
     With ``r_in_coef=0`` there is no reward to learn, and with ``r_ex_coef=1`` this is SB3's PPO, weight for weight. r_ex is
     what the algorithm's environment pays: with ``VecNormalize(norm_reward=True)``, the normalised reward. Truncated episodes
@@ -55,11 +56,11 @@ class LIRPG(LearnedReward, PPO):
         second_moment_gradient: whether the gradient flows through the second moment of Adam or RMSprop. Default: not through
             Adam's but through RMSprop's, as in the paper's program.
         compile: run the gradients of a minibatch as one graph of ``torch.compile``, two to three times as fast where networks
-            are small. The first minibatch takes a minute or two, and a C++ compiler on a CPU; results differ by round-off.
+            are small. The first step of η takes a minute or two, and a C++ compiler on a CPU; results differ by round-off.
 
-    ``reward_network`` is r_η, :meth:`intrinsic_rewards` evaluates it. Logs: ``lirpg/reward_mean`` and ``reward_std`` over the
-    rollout, ``extrinsic_loss`` (−J^ex at θ′), ``extrinsic_value_loss``, ``gradient_norm`` (of η, before the clip),
-    ``explained_variance`` (of V^ex); ``rollout/ep_rew_mean`` is the extrinsic return.
+    ``reward_network`` is r_η, :meth:`intrinsic_rewards` evaluates it. Logs, from the first pay on: ``lirpg/reward_mean`` and
+    ``reward_std`` over the rollout, ``extrinsic_loss`` (−J^ex at θ′), ``extrinsic_value_loss``, ``gradient_norm`` (of η,
+    before the clip), ``explained_variance`` (of V^ex); ``rollout/ep_rew_mean`` is the extrinsic return.
 
     Raises:
         ValueError: for an argument out of range and for an optimiser that can't be differentiated.

@@ -199,7 +199,7 @@ def collect(out: Path) -> pd.DataFrame:
     folders = sorted(path.parent for path in out.rglob(DONE))
     if not folders:
         return pd.DataFrame()
-    results = pd.concat([pd.read_csv(folder / EVALUATIONS) for folder in folders], ignore_index=True)
+    results = pd.concat([pd.read_csv(folder / EVALUATIONS, dtype={"commit": str}) for folder in folders], ignore_index=True)
     results.to_csv(out / RESULTS, index=False)
     norms = []
     for folder in folders:
