@@ -269,7 +269,6 @@ class CLN(PPO):
             self.extrinsic_critic,
             CHUNK,
         )
-        self._paid = self._paid or bool(self._recorder.stacked().any())
         return rollout, self._taken(rollout.samples.actions)
 
     def _rewards_and_ends(self) -> tuple[Tensor, Tensor]:
@@ -399,6 +398,7 @@ class CLN(PPO):
 
         rollout, taken = self._rollout()
         extrinsic_rewards, done = self._rewards_and_ends()
+        self._paid = self._paid or bool(extrinsic_rewards.any())
         observations, actions = tree_map(
             lambda values: values.unflatten(0, extrinsic_rewards.shape), (rollout.samples.observations, taken)
         )
