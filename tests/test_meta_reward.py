@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from envs.tasks import MetaWorldML1, MetaWorldML10, PointGoal
 from sb3_ext.meta import LifetimeVecEnv, MetaReward
 from sb3_ext.meta.collection import Job, collect, merge_states, normal_log_prob
-from sb3_ext.meta.meta_reward import expectile_loss, imitation_lesson, running_sums
+from sb3_ext.meta.imitation import expectile_loss, imitation_lesson, running_sums
 from sb3_ext.meta.policies import RewardNetwork
 from sb3_ext.meta.shards import LocalShards, ProcessShards
 from sb3_ext.meta.tasks import LoopedTasks, NativeTasks, ProcessTasks, TaskBatch

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from sb3_ext.meta.imitation import Target, taught_payments
 from sb3_ext.meta.lifetimes import LifetimeVecEnv
 from sb3_ext.meta.policies import KEYS, LAST_PAYMENT, RewardNetwork
 
@@ -18,7 +19,7 @@ class Lifetimes(NamedTuple):
     """B whole lifetimes: inputs ``[T, B, ...]``, the rest ``[T, B]`` but where noted.
 
     episodes: the number of each step's episode. shaped: the tasks' own dense reward. scale: its mean size ``[B]``.
-    taught: bool ``[B]``, paid the dense reward by its agent.
+    taught: bool ``[B]``, paid by the dense reward.
     """
 
     inputs: dict[str, Tensor]
@@ -35,14 +36,16 @@ class Lifetimes(NamedTuple):
 class Job(NamedTuple):
     """What determines a group's lifetimes, beside the network and the environment.
 
-    seed: of tasks, agents and payments. n_taught: so many agents are paid the dense reward. noise: whether the others are paid
-    a sample, or the mean. state: the environment's running scale (``LifetimeVecEnv.get_state``).
+    seed: of tasks, agents and payments. n_taught: so many agents are paid by the dense reward. noise: whether the others are
+    paid a sample, or the mean. state: the environment's running scale (``LifetimeVecEnv.get_state``). target: how the dense
+    reward pays (``taught_payments``).
     """
 
     seed: int
     n_taught: int
     noise: bool
     state: dict[str, Any]
+    target: Target = "reward"
 
 
 class Result(NamedTuple):
@@ -78,7 +81,6 @@ def collect(network: RewardNetwork, env: LifetimeVecEnv, job: Job, on_step: OnSt
         inputs["scalars"][:, LAST_PAYMENT] = payments  # the network's own, also where the agent got something else
         pending.append(inputs)
         last, scale = env.last_step, env.mean_shaped()
-        shaped = [*(one[2] for one in stepped[len(stepped) - len(pending) + 1 :]), last.shaped]
         if step % env.settings.n_steps == 0:
             drawn = network.draw_noise(n, generator)
         given = np.zeros(n, np.float32)
@@ -91,7 +93,11 @@ def collect(network: RewardNetwork, env: LifetimeVecEnv, job: Job, on_step: OnSt
             paid.append((together, batch, normal_log_prob(batch, outputs.mean, outputs.std), outputs.value))
             due = batch.cpu().numpy()
             if job.n_taught:
-                due = np.where(taught, squashed(np.stack(shaped), scale), due)
+                # One step more than is due: progress is since the step before.
+                since = stepped[max(len(stepped) - len(pending), 0) :]
+                shaped = np.stack([*(one[2] for one in since), last.shaped])
+                goes_on = np.stack([np.zeros(n, bool), *(~one[1] for one in since)])
+                due = np.where(taught, taught_payments(job.target, shaped, goes_on, scale)[-len(due) :], due)
             env.pay_earlier(due[:-1])
             given, pending = due[-1], []
             payments = payments if network.bidirectional else batch[0]
@@ -140,11 +146,6 @@ def merge_states(states: Sequence[dict[str, Any]], before: dict[str, Any]) -> di
             weighted += count * mean - old_count * old_mean
         scale[kind] = [total, weighted / max(total, 1)]
     return {"scale": scale}
-
-
-def squashed(shaped: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Dense rewards ``[..., B]`` in units of their mean size, in the range of the network's payments."""
-    return np.arctan(shaped / np.maximum(scale, 1e-8)).astype(np.float32)
 
 
 def normal_log_prob(values: Tensor, mean: Tensor, std: Tensor) -> Tensor:

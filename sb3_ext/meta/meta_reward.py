@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,7 +11,6 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
 from sb3_ext.common.arguments import check_choice, check_range
-from sb3_ext.common.gae import discounted_sum
 from sb3_ext.meta.advantage import meta_advantage, paper_horizons
 from sb3_ext.meta.collection import (
     Job,
@@ -20,8 +19,8 @@ from sb3_ext.meta.collection import (
     concatenate,
     merge_states,
     normal_log_prob,
-    squashed,
 )
+from sb3_ext.meta.imitation import Target, expectile_loss, imitation_lesson, running_sums, taught_payments
 from sb3_ext.meta.lifetime_algorithm import LifetimeAlgorithm
 from sb3_ext.meta.lifetimes import LifetimeVecEnv
 from sb3_ext.meta.policies import SIGNAL, MetaRewardPolicy
@@ -88,6 +87,7 @@ class MetaReward(LifetimeAlgorithm):
         imitation_iterations: int = 0,
         imitation_learning_rate: float = 1e-3,
         imitation_expectile: float = 0.5,
+        imitation_target: Target = "reward",
         n_shards: int = 1,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -98,6 +98,7 @@ class MetaReward(LifetimeAlgorithm):
         _init_setup_model: bool = True,
     ) -> None:
         check_choice("baseline", baseline, ("value", "step", "group"))
+        check_choice("imitation_target", imitation_target, ("reward", "progress"))
         for name, value in (("n_epochs", n_epochs), ("chunk", chunk)):
             check_range(name, value, 1, integer=True)
         check_range("episode_gamma", episode_gamma, 0, 1)
@@ -114,7 +115,7 @@ class MetaReward(LifetimeAlgorithm):
         self.chunk, self.horizons, self.fallback, self.skip = chunk, horizons, fallback, skip
         self.baseline, self.imitation_iterations = baseline, imitation_iterations
         self.imitation_learning_rate, self.imitation_expectile = imitation_learning_rate, imitation_expectile
-        self.n_shards, self.shards = n_shards, None
+        self.imitation_target, self.n_shards, self.shards = imitation_target, n_shards, None
         super().__init__(
             policy,
             env,
@@ -156,7 +157,7 @@ class MetaReward(LifetimeAlgorithm):
         on_step = self._step_counter(env, callback)
         before, per_shard = env.get_state(), env.num_envs // self.n_shards
         seeds = [seed] if self.n_shards == 1 else np.random.SeedSequence(seed).generate_state(self.n_shards).tolist()
-        jobs = [Job(int(one), round(taught * per_shard), noise, before) for one in seeds]
+        jobs = [Job(int(one), round(taught * per_shard), noise, before, self.imitation_target) for one in seeds]
         if self.shards is None and self.n_shards == 1:
             result = collect(self.policy.network, env, jobs[0], on_step)
             if result is None:
@@ -252,11 +253,12 @@ class MetaReward(LifetimeAlgorithm):
         self.policy.set_training_mode(True)
         for group in self.policy.optimizer.param_groups:
             group["lr"] = self.imitation_learning_rate * (1 - self._iteration / self.imitation_iterations)
-        targets = torch.as_tensor(squashed(lifetimes.shaped.cpu().numpy(), lifetimes.scale.cpu().numpy()), device=self.device)
         found = (lifetimes.inputs["scalars"][..., SIGNAL] > 0).cumsum(0) > 0
         counts = found | ~lifetimes.taught
         _, values, defined = self._advantages(lifetimes, self.lifetimes)
         goes_on = (torch.diff(lifetimes.episodes, dim=0, prepend=lifetimes.episodes[:1] - 1) == 0).float()
+        shaped, on, scale = (part.cpu().numpy() for part in (lifetimes.shaped, goes_on, lifetimes.scale))
+        targets = torch.as_tensor(taught_payments(self.imitation_target, shaped, on, scale), device=self.device)
         lesson = imitation_lesson(targets, goes_on, found, counts, self.imitation_expectile)
         losses = []
         for _epoch in range(self.n_epochs):
@@ -302,53 +304,3 @@ class MetaReward(LifetimeAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_generator", "shards"]
-
-
-class ImitationLesson(NamedTuple):
-    """What the running sums of payments are regressed on, all ``[T, B]``: sums that begin anew where ``goes_on`` is 0, by an
-    expectile each; weights are one over the mean square of such sums, 0 where nothing is taught."""
-
-    sums: Tensor
-    goes_on: Tensor
-    expectiles: Tensor
-    weights: Tensor
-
-
-def imitation_lesson(targets: Tensor, goes_on: Tensor, found: Tensor, counts: Tensor, expectile: float) -> ImitationLesson:
-    """Before the first success the expectile of an episode's sums; after it, and if it is 0.5, the mean of single steps.
-
-    Where the goal is known there is nothing to be optimistic about, and a mean of sums is a sum of means: such steps are
-    regressed one by one, which learns faster.
-
-    Args:
-        targets: the pay of each step. goes_on: 1 where an episode does. found: whether there was a success. counts: what is
-            taught; all ``[T, B]``.
-    """
-    alone = found | (expectile == 0.5)
-    goes_on = goes_on.masked_fill(alone, 0)
-    sums = running_sums(targets, goes_on)
-    unit = torch.where(alone, _mean_square(sums[counts & alone]), _mean_square(sums[counts & ~alone]))
-    return ImitationLesson(sums, goes_on, torch.where(alone, 0.5, expectile), counts / unit)
-
-
-def _mean_square(values: Tensor) -> Tensor:
-    return values.square().sum() / max(len(values), 1) + 1e-8
-
-
-def running_sums(rewards: Tensor, goes_on: Tensor, so_far: Tensor | None = None) -> Tensor:
-    """Of each episode, up to each step ``[T, B]``; differentiable in the rewards.
-
-    Args:
-        goes_on: 1 where a step's episode is that of the step before, 0 where one begins. so_far: before the first step
-            ``[1, B]``.
-    """
-    if so_far is not None:
-        rewards = torch.cat([rewards[:1] + goes_on[:1] * so_far, rewards[1:]])
-    return discounted_sum(rewards.flip(0), goes_on.flip(0)).flip(0)
-
-
-def expectile_loss(predictions: Tensor, targets: Tensor, expectile: float | Tensor) -> Tensor:
-    """Squared errors, those of predictions below their targets times 2τ and above them times 2 (1 − τ): its minimum over a
-    random target is the τ-expectile, at 0.5 the mean (Newey & Powell, 1987)."""
-    errors = targets - predictions
-    return 2 * (expectile - (errors < 0).to(errors.dtype)).abs() * errors.square()
