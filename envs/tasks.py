@@ -54,7 +54,8 @@ T = TypeVar("T", bound=Task)
 class TaskDistribution(ABC, Generic[T]):
     """A family of tasks, of which a meta-learner sees the ``"train"`` split and is judged on the ``"test"`` split.
 
-    All environments of a family have the same ``observation_space`` and ``action_space``.
+    All environments of a family have the same ``observation_space`` and ``action_space``, and ``info["is_success"]``; most of
+    meta-training wants a dense reward too, ``info["shaped_reward"]``.
 
     Args:
         split: ``"train"`` or ``"test"``; no task is in both.

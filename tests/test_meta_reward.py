@@ -11,6 +11,7 @@ from signal import SIGINT, default_int_handler
 from signal import signal as on_signal
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -20,7 +21,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from envs.tasks import MetaWorldML1, MetaWorldML10, PointGoal
 from sb3_ext.meta import LifetimeVecEnv, MetaReward
 from sb3_ext.meta.collection import Job, collect, merge_states, normal_log_prob
-from sb3_ext.meta.imitation import expectile_loss, imitation_lesson, running_sums
+from sb3_ext.meta.inner import InnerSettings
 from sb3_ext.meta.policies import RewardNetwork
 from sb3_ext.meta.shards import LocalShards, ProcessShards
 from sb3_ext.meta.tasks import LoopedTasks, NativeTasks, ProcessTasks, TaskBatch
@@ -283,15 +284,57 @@ def test_advantages_are_normalised_and_end_with_the_last_update() -> None:
         ({}, {"baseline": "group"}, "lifetimes_per_task"),
         ({"n": 1}, {"baseline": "step"}, "n_lifetimes"),
         ({}, {"horizons": [], "fallback": []}, "No payment has an advantage"),
+        ({}, {"horizons": [44.0]}, r"horizons must be a list of numbers of steps, each at least 1; got \[44.0\]"),
         ({}, {"clip_range": -1.0}, "clip_range"),
+        ({}, {"target_kl": lambda progress: 0.01}, "target_kl must be a number"),
         ({}, {"imitation_learning_rate": -1.0}, "imitation_learning_rate"),
         ({}, {"imitation_expectile": 1.0}, "imitation_expectile"),
     ],
-    ids=["group", "step", "horizons", "clip", "rate", "expectile"],
+    ids=["group", "step", "none", "horizons", "clip", "kl", "rate", "expectile"],
 )
 def test_what_could_teach_nothing_is_refused(env: dict[str, Any], kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         meta_reward(lifetimes(**env), **kwargs).learn(1)
+
+
+@pytest.mark.parametrize("wrong", [{"clip_range": -0.2}, {"max_grad_norm": -1}, {"vf_coef": None}, {"net_arch": 64}])
+def test_settings_of_agents_are_checked(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"inner {next(iter(wrong))} must be"):
+        InnerSettings(**{**INNER, **wrong})
+
+
+class NoDenseReward(gym.Wrapper):
+    def step(self, action: Any) -> Any:
+        *step, info = self.env.step(action)
+        del info["shaped_reward"]
+        return *step, info
+
+
+class PointGoalWithout(PointGoal):
+    has_vector_form = False
+
+    def make(self, task: Any, **kwargs: Any) -> gym.Env:
+        return NoDenseReward(super().make(task, **kwargs))
+
+
+def test_tasks_without_a_dense_reward_are_for_the_sparse_objective() -> None:
+    def make(objective: Any) -> LifetimeVecEnv:
+        return LifetimeVecEnv(PointGoalWithout(), 2, objective=objective, settings=INNER, env_kwargs=POINT, seed=0)
+
+    assert meta_reward(make("sparse")).learn(240).num_timesteps == 240
+    for model in (meta_reward(make("shaped")), meta_reward(make("sparse"), imitation_iterations=1)):
+        with pytest.raises(ValueError, match=r"no info\['shaped_reward'\]"):
+            model.learn(240)
+
+
+def test_what_is_learned_follows_from_set_random_seed(tmp_path: Path) -> None:
+    one, two, three = meta_reward(), meta_reward(seed=5), meta_reward()
+    two.policy.load_state_dict(one.policy.state_dict())
+    one.set_random_seed(5)
+    one.save(tmp_path / "one")
+    one = MetaReward.load(tmp_path / "one", lifetimes(), device="cpu")
+    first, second, other = (next(model.learn(480).policy.parameters()) for model in (one, two, three))
+    assert torch.equal(first, second) and not torch.equal(first, other)
 
 
 def test_groups_in_processes_are_those_one_after_the_other() -> None:
@@ -302,27 +345,6 @@ def test_groups_in_processes_are_those_one_after_the_other() -> None:
     for one, two in zip(here.policy.parameters(), there.policy.parameters(), strict=True):
         assert torch.equal(one, two)
     assert here.env_state == there.env_state
-
-
-@pytest.mark.parametrize("expectile", [0.5, 0.9])
-def test_an_expectile_of_a_coin_is_its_tau(expectile: float) -> None:
-    """Of 0 and 1 with equal odds: τ (1 − e) = (1 − τ) e."""
-    guess = torch.tensor(expectile, dtype=torch.float64, requires_grad=True)
-    coin = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    loss = expectile_loss(guess.expand(2), coin, expectile).mean()
-    (gradient,) = torch.autograd.grad(loss, guess)
-    assert gradient.item() == pytest.approx(0, abs=1e-12)
-    assert loss.item() == pytest.approx(expectile * (1 - expectile))  # at the mean: its variance
-
-
-def test_running_sums_begin_anew_with_each_episode() -> None:
-    """Episodes of 3, 1 and 2 steps, as a whole and cut in two."""
-    rewards = torch.tensor([1.0, 2, 3, 4, 5, 6])[:, None]
-    goes_on = torch.tensor([0.0, 1, 1, 0, 0, 1])[:, None]
-    whole = running_sums(rewards, goes_on)
-    assert whole.flatten().tolist() == [1, 3, 6, 4, 5, 11]
-    first = running_sums(rewards[:2], goes_on[:2], torch.zeros(1, 1))
-    assert torch.equal(torch.cat([first, running_sums(rewards[2:], goes_on[2:], first[-1:])]), whole)
 
 
 def test_a_memory_of_visits_begins_with_the_nearest_of_random_places() -> None:
@@ -437,15 +459,3 @@ def test_environments_of_kinds_that_are_not_drawn_are_kept_and_not_too_many() ->
         batch.begin([third], [0])
         assert len(batch._spare) == 1
         batch.close()
-
-
-def test_sums_of_episodes_are_imitated_until_the_first_success_and_single_steps_after_it() -> None:
-    column = lambda *values: torch.tensor(values)[:, None]  # noqa: E731
-    pay, goes_on = column(1.0, 2.0, 3.0, 4.0, 5.0), column(0.0, 1.0, 0.0, 1.0, 1.0)
-    found, counts = column(False, False, False, True, True), column(True, True, True, True, False)
-    sums, anew, expectiles, weights = imitation_lesson(pay, goes_on, found, counts, 0.9)
-    assert sums.flatten().tolist() == [1.0, 3.0, 3.0, 4.0, 5.0] and anew.flatten().tolist() == [0.0, 1.0, 0.0, 0.0, 0.0]
-    assert torch.allclose(expectiles.flatten(), torch.tensor([0.9, 0.9, 0.9, 0.5, 0.5]))
-    assert torch.allclose(weights.flatten(), torch.tensor([3 / 19, 3 / 19, 3 / 19, 1 / 16, 0.0]))
-    mean = imitation_lesson(pay, goes_on, found, counts, 0.5)
-    assert torch.equal(mean.sums, pay) and not mean.goes_on.any() and (mean.expectiles == 0.5).all()

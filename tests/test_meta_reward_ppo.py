@@ -129,6 +129,40 @@ def test_a_saved_agent_goes_on_living(tmp_path: Path) -> None:
     loaded.learn(60, reset_num_timesteps=False)
     assert loaded.num_timesteps == 120
     MetaRewardPPO.load(tmp_path / "agent").predict(np.zeros(2, np.float32))  # without an environment
+    with pytest.warns(UserWarning, match="begins with an empty memory"):
+        MetaRewardPPO.load(tmp_path / "agent", point_goals(2), device="cpu")
+
+
+def test_a_loaded_agents_episode_goes_on(tmp_path: Path) -> None:
+    env = point_goals()
+    agent = learner(env, n_steps=25, batch_size=25).learn(25)
+    assert agent._elapsed.tolist() == [5]
+    agent.save(tmp_path / "agent")
+    loaded = MetaRewardPPO.load(tmp_path / "agent", env, force_reset=False, device="cpu")
+    assert loaded._elapsed.tolist() == [5]
+
+
+def test_a_saved_agent_may_be_paid_by_another_model(tmp_path: Path) -> None:
+    learner().save(tmp_path / "agent")
+    reward_model(lstm_size=4).save(tmp_path / "other")
+    loaded = MetaRewardPPO.load(tmp_path / "agent", point_goals(), reward_model=str(tmp_path / "other"), device="cpu")
+    assert loaded.reward_network.lstm.hidden_size == 4
+
+
+def test_episodes_of_another_length_than_in_training_are_told() -> None:
+    model = reward_model()
+    model.env = {"max_episode_steps": 25}
+    with pytest.warns(UserWarning, match="trained on episodes of 25 steps, and these have 10"):
+        learner(model=model)
+
+
+def test_a_file_named_like_a_model_of_the_package_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = reward_model()
+    model.env = {"goal_radius": np.float32(0.5), "made_by": reward_model}  # not JSON, and no reason to lose the model
+    model.save("point_goal")
+    with pytest.warns(UserWarning, match=r"is the file 'point_goal\.safetensors' here"):
+        assert RewardModel.load("point_goal").env["goal_radius"] == 0.5
 
 
 @pytest.mark.parametrize("order", [VecNormalize, None], ids=["normalized", "plain"])
@@ -163,10 +197,11 @@ def test_models_are_files_that_say_what_they_are(tmp_path: Path) -> None:
     [
         (dict(reward_model="point-gaol"), "neither a file nor one of the models"),
         (dict(reward_model=None), "give reward_model="),
+        (dict(max_episode_steps=0), r"max_episode_steps must be an integer in \[1, inf\), got 0"),
         (dict(env="CartPole-v1"), "the reward model pays agents for Box"),
         (dict(env=DummyVecEnv([lambda: gym.make("sparse/PointGoal-v0").unwrapped])), "max_episode_steps"),
     ],
-    ids=["name", "none", "spaces", "limit"],
+    ids=["name", "none", "no steps", "spaces", "limit"],
 )
 def test_what_does_not_fit_is_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

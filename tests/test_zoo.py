@@ -166,6 +166,9 @@ def test_meta_learners_are_trained_from_the_command_line(tmp_path, algo):
     folder = tmp_path / "logs" / algo / "lifetime-PointGoal-v0_1"
     assert (folder / "lifetime-PointGoal-v0.safetensors").is_file() == algo.endswith("_reward")
     assert (folder / "lifetime-PointGoal-v0.zip").is_file() and (folder / "evaluations.npz").is_file()
+    if algo in ("meta_reward", "rl2"):
+        enjoyed = run("enjoy", *arguments[1:5], "-f", "logs", "-n", "80", cwd=tmp_path)  # nothing to draw, and no complaint
+        assert "Mean episode length: 40.00" in enjoyed.stdout
 
 
 def test_a_lifetime_is_a_gymnasium_environment(tmp_path):

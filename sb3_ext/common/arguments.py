@@ -7,10 +7,18 @@ from typing import Any
 
 
 def check_range(
-    name: str, value: Any, low: float, high: float = float("inf"), *, open_low: bool = False, integer: bool = False
+    name: str,
+    value: Any,
+    low: float,
+    high: float = float("inf"),
+    *,
+    open_low: bool = False,
+    integer: bool = False,
+    schedule: bool = True,
 ) -> None:
-    """Raise ``ValueError`` unless ``value`` is a number in [low, high] ((low, high] with ``open_low``); schedules pass."""
-    if callable(value):
+    """Raise ``ValueError`` unless ``value`` is a number in [low, high] ((low, high] with ``open_low``) or, with ``schedule``,
+    a function."""
+    if schedule and callable(value):
         return
     kind = "an integer" if integer else "a number"
     numeric = isinstance(value, int if integer else (int, float)) and not isinstance(value, bool)

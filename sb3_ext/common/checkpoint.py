@@ -29,6 +29,14 @@ class IterationCheckpoint(BaseAlgorithm):
         "ep_success_buffer",
     )
 
+    _base_seed: int  # from which, and from its number, an iteration's seed follows
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """SB3's; the iterations to come follow from ``seed``, which saved models keep."""
+        super().set_random_seed(seed)
+        if seed is not None:
+            self.seed = self._base_seed = seed
+
     def _snapshot(self) -> dict[str, Any]:
         names = self._get_torch_save_params()[0]
         return {

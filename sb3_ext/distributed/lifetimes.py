@@ -10,7 +10,7 @@ from sb3_ext.distributed.cluster import connect, import_ray, run_again_if_lost
 from sb3_ext.meta.collection import Job, Result
 from sb3_ext.meta.lifetimes import LifetimeVecEnv
 from sb3_ext.meta.policies import RewardNetwork
-from sb3_ext.meta.shards import LocalShards, moved
+from sb3_ext.meta.shards import LocalShards, check_jobs, moved
 
 
 class RayShards:
@@ -37,6 +37,7 @@ class RayShards:
 
     def run(self, network: RewardNetwork, jobs: Sequence[Job]) -> list[Result]:
         """As :class:`sb3_ext.meta.shards.LocalShards`."""
+        check_jobs(jobs, len(self.workers))
         ray = import_ray()
         device = next(network.parameters()).device
         sent = ray.put(deepcopy(network).cpu())

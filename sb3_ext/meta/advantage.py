@@ -18,6 +18,12 @@ class MetaAdvantage(NamedTuple):
     defined: Tensor
 
 
+def check_horizons(name: str, horizons: Sequence[int]) -> None:
+    """Raise ``ValueError`` unless ``horizons`` are numbers of steps."""
+    if not isinstance(horizons, Sequence) or not all(isinstance(n, int) and n > 0 for n in horizons):
+        raise ValueError(f"{name} must be a list of numbers of steps, each at least 1; got {horizons!r}.")
+
+
 def meta_advantage(
     rewards: Tensor,
     values: Tensor,

@@ -55,7 +55,14 @@ def make_evaluation_env(
 
 
 def run_lifetimes(env: LifetimeVecEnv, payer: Payer, seed: int) -> Trace:
-    """B whole lifetimes, paid the model's mean reward (or by the task), from one ``seed``."""
+    """B whole lifetimes, paid the model's mean reward (or by the task), from one ``seed``.
+
+    Raises:
+        ValueError: the agents of ``env`` are paid otherwise (:func:`make_evaluation_env` makes those of a payer).
+    """
+    signal = payer.signal if isinstance(payer, RewardModel) else payer
+    if env.signal != signal:
+        raise ValueError(f"The payer gives signal={signal!r}, and the agents of this LifetimeVecEnv take {env.signal!r}.")
     if isinstance(payer, RewardModel):
         result = collect(payer.network, env, Job(seed, n_taught=0, noise=False, state=env.get_state()))
         assert result is not None

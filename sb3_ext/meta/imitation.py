@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sb3_ext.common.gae import discounted_sum
+from sb3_ext.meta.tasks import dense_reward
 
 Target = Literal["reward", "progress"]
 
@@ -26,7 +27,7 @@ def taught_payments(target: Target, shaped: np.ndarray, goes_on: np.ndarray, sca
     Args:
         shaped: r of each step. goes_on: whether its episode is that of the step before; both ``[T, B]``. scale: ``[B]``.
     """
-    relative = shaped / np.maximum(scale, 1e-8)
+    relative = dense_reward(shaped) / np.maximum(scale, 1e-8)
     if target == "progress":
         potential = np.arcsinh(10 * relative)
         relative = 5 * np.diff(potential, axis=0, prepend=potential[:1]) * goes_on

@@ -26,7 +26,8 @@ class InnerSettings:
     """A lifetime and the PPO that lives it; the defaults are those of arXiv 2407.21546.
 
     n_steps: of a batch. n_batches: in a lifetime; each but the last is followed by an update. n_minibatches: of an epoch.
-    The rest is SB3's PPO; ``normalize_advantage`` acts in each minibatch, on estimated advantages only.
+    The rest is SB3's PPO; ``normalize_advantage`` acts in each minibatch, on estimated advantages only. For agents that are
+    given advantages the paper has ``ent_coef=5e-4``.
     """
 
     n_steps: int = 2000
@@ -45,10 +46,16 @@ class InnerSettings:
     net_arch: tuple[int, ...] = (64, 64)
 
     def __post_init__(self) -> None:
+        if isinstance(self.net_arch, int) or not all(isinstance(units, int) and units > 0 for units in self.net_arch):
+            raise ValueError(f"inner net_arch must be the sizes of the hidden layers, as [64, 64]; got {self.net_arch!r}.")
         object.__setattr__(self, "net_arch", tuple(self.net_arch))  # YAML and JSON have lists only
         for name in ("n_steps", "n_batches", "n_epochs", "n_minibatches"):
             check_range(f"inner {name}", getattr(self, name), 1, integer=True)
-        check_range("inner learning_rate", self.learning_rate, 0)
+        for name in ("learning_rate", "ent_coef", "vf_coef"):
+            check_range(f"inner {name}", getattr(self, name), 0, schedule=False)
+        check_range("inner clip_range", self.clip_range, 0, open_low=True, schedule=False)
+        if self.max_grad_norm is not None:
+            check_range("inner max_grad_norm", self.max_grad_norm, 0, open_low=True, schedule=False)
         for name in ("gamma", "gae_lambda"):
             check_range(f"inner {name}", getattr(self, name), 0, 1)
         if self.n_minibatches > self.n_steps:

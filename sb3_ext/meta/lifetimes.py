@@ -18,7 +18,7 @@ from sb3_ext.meta.inner import InnerAgents, InnerBatch, InnerSettings, draw_orde
 from sb3_ext.meta.policies import MAX_DENSITY
 from sb3_ext.meta.record import LifetimeRecord, Objective
 from sb3_ext.meta.shared_vec_env import SharedVecEnv
-from sb3_ext.meta.tasks import TaskBatch, TaskStep, flat_actions, make_task_batch
+from sb3_ext.meta.tasks import TaskBatch, TaskStep, dense_reward, flat_actions, make_task_batch
 
 Signal = Literal["reward", "advantage", "shaped", "sparse"]
 SIGNALS: tuple[Signal, ...] = ("reward", "advantage", "shaped", "sparse")
@@ -235,7 +235,7 @@ class LifetimeVecEnv(SharedVecEnv):
         if self.signal in ("reward", "advantage"):
             given = self._tensor(np.asarray(self._given, dtype=np.float32).reshape(self.num_envs))
         else:
-            given = self._tensor(step.shaped if self.signal == "shaped" else step.signal)
+            given = self._tensor(dense_reward(step.shaped) if self.signal == "shaped" else step.signal)
         self._payments = given
         self._paid.append(given)
 

@@ -24,6 +24,7 @@ from sb3_ext.common.updates import Params, global_norm
 from sb3_ext.meta.adaptation import Learner, TaskData, linear_baseline, normalized_advantages
 from sb3_ext.meta.maml_policy import MAMLPolicy
 from sb3_ext.meta.outer_loop import OuterLoop
+from sb3_ext.meta.tasks import dense_reward
 from sb3_ext.meta.trials import TrialVecEnv
 
 
@@ -184,7 +185,7 @@ class MAMLTRPO(OuterLoop):
                 outputs, actions = act(params, seen, noise_of_step)
                 observations, worth, dones, infos = env.step(env_actions(self.action_space, actions.cpu().numpy()))
                 last = inner.last_step
-                rewards = worth if is_last else (last.signal if self.inner_signal == "sparse" else last.shaped)
+                rewards = worth if is_last else (last.signal if self.inner_signal == "sparse" else dense_reward(last.shaped))
                 steps.append((seen, actions, outputs, *map(self._tensor, (ages, rewards, last.done))))
                 ages = np.where(last.done, 0, ages + 1)
                 if not on_step({"new_obs": observations, "rewards": worth, "dones": dones, "infos": infos}):

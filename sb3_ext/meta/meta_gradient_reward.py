@@ -18,6 +18,7 @@ from sb3_ext.meta.lifetime_algorithm import LifetimeAlgorithm
 from sb3_ext.meta.lifetimes import LifetimeVecEnv
 from sb3_ext.meta.policies import MetaRewardPolicy
 from sb3_ext.meta.reward_gradient import InnerUpdate, advantage_gradient
+from sb3_ext.meta.tasks import dense_reward
 
 
 class MetaGradientReward(LifetimeAlgorithm):
@@ -122,7 +123,8 @@ class MetaGradientReward(LifetimeAlgorithm):
         for number, update in enumerate(updates):
             part = slice(number * n_steps, (number + 1) * n_steps)
             inputs = {key: value[part] for key, value in lifetimes.inputs.items()}
-            batches.append((update, inputs, self._by_the_task(agents, update, lifetimes.shaped[part].to(env.device))))
+            shaped = dense_reward(lifetimes.shaped[part]).to(env.device)
+            batches.append((update, inputs, self._by_the_task(agents, update, shaped)))
         losses, norms = [], []
         for _epoch in range(self.n_epochs):
             state = network.begin(env.num_envs, self.device)

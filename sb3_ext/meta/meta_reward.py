@@ -11,7 +11,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
 from sb3_ext.common.arguments import check_choice, check_range
-from sb3_ext.meta.advantage import meta_advantage, paper_horizons
+from sb3_ext.meta.advantage import check_horizons, meta_advantage, paper_horizons
 from sb3_ext.meta.collection import (
     Job,
     Lifetimes,
@@ -100,16 +100,21 @@ class MetaReward(LifetimeAlgorithm):
         check_choice("baseline", baseline, ("value", "step", "group"))
         check_choice("imitation_target", imitation_target, ("reward", "progress"))
         for name, value in (("n_epochs", n_epochs), ("chunk", chunk)):
-            check_range(name, value, 1, integer=True)
+            check_range(name, value, 1, integer=True, schedule=False)
         check_range("episode_gamma", episode_gamma, 0, 1)
         check_range("imitation_iterations", imitation_iterations, 0, integer=True)
         check_range("imitation_expectile", imitation_expectile, 0.5, 0.999)
         check_range("n_shards", n_shards, 1, integer=True)
-        at_least_0 = {"ent_coef": ent_coef, "vf_coef": vf_coef, "imitation_learning_rate": imitation_learning_rate}
-        above_0 = {"clip_range": clip_range, "max_grad_norm": max_grad_norm, "target_kl": target_kl}
-        for argument, given in {**at_least_0, **above_0}.items():
-            if given is not None:
-                check_range(argument, given, 0, open_low=argument in above_0)
+        check_range("imitation_learning_rate", imitation_learning_rate, 0, schedule=False)
+        for name, coefficient in (("ent_coef", ent_coef), ("vf_coef", vf_coef)):
+            check_range(name, coefficient, 0, schedule=False)
+        check_range("clip_range", clip_range, 0, open_low=True)
+        for name, limit in (("max_grad_norm", max_grad_norm), ("target_kl", target_kl)):
+            if limit is not None:
+                check_range(name, limit, 0, open_low=True, schedule=False)
+        for name, steps in (("horizons", horizons), ("fallback", fallback)):
+            if steps is not None:
+                check_horizons(name, steps)
         self.n_epochs, self.episode_gamma, self.clip_range = n_epochs, episode_gamma, clip_range
         self.ent_coef, self.vf_coef, self.max_grad_norm, self.target_kl = ent_coef, vf_coef, max_grad_norm, target_kl
         self.chunk, self.horizons, self.fallback, self.skip = chunk, horizons, fallback, skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from copy import deepcopy
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, unwrap_vec_n
 from torch import Tensor
 
 from irwrappers.extrinsic.signal import success_payment
+from sb3_ext.common.arguments import check_range
 from sb3_ext.meta.policies import RewardNetwork
 from sb3_ext.meta.reward_model import Paymaster, RewardModel
 from sb3_ext.meta.tasks import flat_actions
@@ -31,7 +33,9 @@ class MetaRewardPPO(PPO):
     The model sees observations, actions, their probabilities, the success signal (``irwrappers.SuccessSignal``'s: the earlier
     a success, the more; -0.2 for an episode without) and its own last payment, and remembers all of this agent's life, over
     every call of ``learn`` and in saved files. Each copy of the environment is a lifetime of its own to it; it was trained on
-    agents with one. The end of an episode counts as terminal, also by a time limit.
+    agents with one, and begins anew where an agent goes on with another number of copies. The end of an episode counts as
+    terminal, also by a time limit. Payments enter the rollout buffer after ``on_rollout_end``. Give the model environments
+    like those it knows: ``reward_model.env`` are their arguments, ``reward_model.record["family"]`` the tasks.
 
     Args:
         reward_model: a path, a name (:func:`sb3_ext.meta.reward_model_names`) or a :class:`RewardModel`.
@@ -46,8 +50,9 @@ class MetaRewardPPO(PPO):
         ValueError: an unknown model, spaces other than those it was trained on, no limit to an episode's steps, or an
             environment without ``info["is_success"]``.
 
-    >>> import envs
-    >>> model = MetaRewardPPO("MlpPolicy", "sparse/PointGoal-v0", reward_model="point_goal", device="cpu")
+    >>> import envs, gymnasium as gym
+    >>> env = gym.make("sparse/PointGoal-v0", goal_angle=1.3, max_episode_steps=25, goal_radius=0.15)
+    >>> model = MetaRewardPPO("MlpPolicy", env, reward_model="point_goal", device="cpu")
     """
 
     reward_model: RewardModel
@@ -97,8 +102,11 @@ class MetaRewardPPO(PPO):
             self.reward_model = reward_model if isinstance(reward_model, RewardModel) else RewardModel.load(reward_model)
             settings = self._defaults()
         settings |= {name: value for name, value in given.items() if value is not None}
+        if max_episode_steps is not None:
+            check_range("max_episode_steps", max_episode_steps, 1, integer=True)
         self.max_episode_steps = max_episode_steps
         self._memory: tuple[np.ndarray, ...] | None = None
+        self._elapsed, self._succeeded = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=bool)  # of the running episodes
         super().__init__(
             policy,
             env,
@@ -150,15 +158,25 @@ class MetaRewardPPO(PPO):
         return {"net_arch": dict(pi=arch, vf=arch), "log_std_init": inner.log_std_init} | (given or {})
 
     def _setup_model(self) -> None:
+        if not isinstance(self.reward_model, RewardModel):  # given to SB3's load
+            self.reward_model = RewardModel.load(self.reward_model)
         self.reward_model.check_spaces(self.observation_space, self.action_space)
         super()._setup_model()
         self.reward_network: RewardNetwork = deepcopy(self.reward_model.network).to(self.device)
         if self.env is not None:  # a loaded agent may have none, to predict
             self._horizon = self._find_horizon(self.env)
         self._paymaster = Paymaster(self.reward_network, self.n_envs, self.device)
-        if self._memory is not None and len(self._memory[-1]) == self.n_envs:  # saved agents go on living
-            self._paymaster.memory = self._memory
-        self._elapsed, self._succeeded = np.zeros(self.n_envs, dtype=np.int64), np.zeros(self.n_envs, dtype=bool)
+        if self._memory is not None:  # saved agents go on living
+            if [part.shape for part in self._memory] == [part.shape for part in self._paymaster.memory]:
+                self._paymaster.memory = self._memory
+            else:
+                warnings.warn(
+                    "The reward model begins with an empty memory: what this agent had lived was with another number of "
+                    f"copies of its environment than {self.n_envs}, or paid by another model.",
+                    stacklevel=2,
+                )
+        if len(self._elapsed) != self.n_envs:
+            self._elapsed, self._succeeded = np.zeros(self.n_envs, dtype=np.int64), np.zeros(self.n_envs, dtype=bool)
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         super().set_env(env, force_reset)
@@ -175,6 +193,13 @@ class MetaRewardPPO(PPO):
             raise ValueError(
                 "The environment does not say how long its episodes are at most (spec.max_episode_steps); give "
                 "max_episode_steps."
+            )
+        trained = self.reward_model.env.get("max_episode_steps", limit)
+        if limit != trained:
+            warnings.warn(
+                f"This reward model was trained on episodes of {trained} steps, and these have {limit}: it may pay poorly. "
+                f"Its environments were made with {self.reward_model.env}.",
+                stacklevel=2,
             )
         return int(limit)
 

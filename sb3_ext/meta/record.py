@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sb3_ext.meta.tasks import TaskStep
+from sb3_ext.meta.tasks import TaskStep, dense_reward
 
 Objective = Literal["shaped", "sparse"]
 MEAN_OBJECTIVE = 1e-4  # which shaped rewards are scaled to have, for every kind of task
@@ -51,6 +51,8 @@ class LifetimeRecord:
         self._sparse += step.signal
         self.elapsed += 1
         worth = np.empty(self.n_lifetimes)
+        if self.objective == "shaped":
+            dense_reward(step.shaped)
         for kind, mine in self._kinds:
             count, mean = self._scale.get(kind, (0, 0.0))
             count += int(mine.sum())

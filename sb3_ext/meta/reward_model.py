@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
+import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -55,7 +57,9 @@ class RewardModel:
             "env": self.env,
             "record": self.record,
         }
-        write_state(_with_suffix(path), header, dict(self.network.state_dict()))
+        # What can't be told in JSON, a function among the environments' arguments perhaps, must not lose what was trained.
+        plain = json.dumps(header, default=lambda value: value.tolist() if hasattr(value, "tolist") else repr(value))
+        write_state(_with_suffix(path), json.loads(plain), dict(self.network.state_dict()))
 
     @classmethod
     def load(cls, name: str | os.PathLike[str]) -> RewardModel:
@@ -64,9 +68,11 @@ class RewardModel:
         Raises:
             ValueError: neither a name nor a file, or a file of something else.
         """
-        path = _with_suffix(name)
+        path, packaged = _with_suffix(name), MODELS / f"{name}.safetensors"
         if not path.is_file():
-            path = MODELS / f"{name}.safetensors"
+            path = packaged
+        elif packaged.is_file() and not packaged.samefile(path):
+            warnings.warn(f"{str(name)!r} is the file {str(path)!r} here, not the model in the package.", stacklevel=2)
         if not path.is_file():
             known = reward_model_names()
             close = difflib.get_close_matches(str(name), known, n=1)

@@ -28,7 +28,7 @@ class Shards(Protocol):
 
 
 class LocalShards:
-    """One group after the other, here.
+    """One group after the other, here; as many as there are jobs.
 
     Args:
         arguments: of a group's environment, from :meth:`LifetimeVecEnv.shard`. device: of the inner networks.
@@ -65,6 +65,7 @@ class ProcessShards:
     def run(self, network: RewardNetwork, jobs: Sequence[Job]) -> list[Result]:
         device = next(network.parameters()).device
         sent = deepcopy(network).cpu()
+        check_jobs(jobs, self._bounds[-1])
         self._workers.ask("run", [(sent, list(jobs[start:end])) for start, end in pairwise(self._bounds)])
         return [moved(result, device) for results in self._workers.answers() for result in results]
 
@@ -77,6 +78,12 @@ def make_shards(env: LifetimeVecEnv, n_shards: int) -> Shards:
     if env.n_jobs > 1 and env.device.type == "cpu":
         return ProcessShards(env, n_shards)
     return LocalShards(env.shard(n_shards), env.device)
+
+
+def check_jobs(jobs: Sequence[Job], n_shards: int) -> None:
+    """Raise ``ValueError`` unless there is one for each shard."""
+    if len(jobs) != n_shards:
+        raise ValueError(f"MetaReward runs n_shards={len(jobs)} groups of lifetimes, and its shards were made for {n_shards}.")
 
 
 def moved(result: Result, device: torch.device) -> Result:

@@ -3,6 +3,7 @@ otherwise one after the other, here or in several processes."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
@@ -21,8 +22,8 @@ class TaskStep(NamedTuple):
     """What a step of B environments gave.
 
     observations: ``[B, n_obs]`` to act on next, after the reset where an episode ended. The rest is ``[B]``: signal, what
-    ``irwrappers.SuccessSignal`` pays; shaped, ``info["shaped_reward"]``; done, the end of an episode; success, whether the
-    episode of this step has succeeded by now.
+    ``irwrappers.SuccessSignal`` pays; shaped, ``info["shaped_reward"]``, NaN without one; done, the end of an episode;
+    success, whether the episode of this step has succeeded by now.
     """
 
     observations: np.ndarray
@@ -30,6 +31,20 @@ class TaskStep(NamedTuple):
     shaped: np.ndarray
     done: np.ndarray
     success: np.ndarray
+
+
+def dense_reward(shaped: Any) -> Any:
+    """``shaped`` itself.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if math.isnan(float(shaped.sum())):
+        raise ValueError(
+            "The tasks' environments have no info['shaped_reward']. What needs their dense reward: objective='shaped' and "
+            "signal='shaped', whose other values are 'sparse'; imitation; a meta-gradient."
+        )
+    return shaped
 
 
 class TaskBatch(ABC):
@@ -86,9 +101,12 @@ class NativeTasks(TaskBatch):
         assert self._envs is not None
         observations, signal, terminated, truncated, infos = self._envs.step(self._actions)
         done = terminated | truncated
-        shaped, success = np.array(infos["shaped_reward"], dtype=np.float64), np.array(infos["is_success"], dtype=bool)
+        shaped, success = np.full(len(done), np.nan), np.array(infos["is_success"], dtype=bool)
+        if "shaped_reward" in infos:
+            shaped[:] = infos["shaped_reward"]
         if done.any():
-            shaped[done] = infos["final_info"]["shaped_reward"][done]
+            if "shaped_reward" in infos["final_info"]:
+                shaped[done] = infos["final_info"]["shaped_reward"][done]
             success[done] = infos["final_info"]["is_success"][done]
         return TaskStep(observations.reshape(len(done), -1), signal, shaped, done, success)
 
@@ -128,7 +146,7 @@ class LoopedTasks(TaskBatch):
         for env, action in zip(self._envs, self._actions, strict=True):
             observation, signal, terminated, truncated, info = env.step(action)
             done = terminated or truncated
-            row = (signal, info["shaped_reward"], done, info["is_success"])
+            row = (signal, info.get("shaped_reward", np.nan), done, info["is_success"])
             rows.append((env.reset()[0] if done else observation, *row))
         observations, signals, shaped, done_, success = zip(*rows, strict=True)
         return TaskStep(

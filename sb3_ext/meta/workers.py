@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
-START_METHOD = "forkserver"  # as SB3's SubprocVecEnv
+START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"  # as SB3's SubprocVecEnv
 
 
 class Workers:

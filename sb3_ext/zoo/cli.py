@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
+from pathlib import Path
+from typing import Any
 
 import rl_zoo3.enjoy
 import rl_zoo3.train
@@ -12,6 +14,7 @@ from rl_zoo3.utils import ALGOS
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_ext.cln import CLN
 from sb3_ext.hrl import HRL
@@ -20,6 +23,7 @@ from sb3_ext.irpo import IRPO
 from sb3_ext.lirpg import LIRPG, LIRPGA2C
 from sb3_ext.meta import MAMLTRPO, MetaGradientReward, MetaReward
 from sb3_ext.zoo.environments import import_envs, require_atari, without_bonus
+from sb3_ext.zoo.lifetimes import is_lifetime, make_evaluation_lifetimes
 from sb3_ext.zoo.manager import ExperimentManager
 
 OUR_ALGOS: dict[str, type[BaseAlgorithm]] = {
@@ -68,9 +72,30 @@ def train() -> None:
 
 
 def enjoy() -> None:
-    """``python -m rl_zoo3.enjoy`` for what :func:`train` saved."""
+    """``python -m rl_zoo3.enjoy`` for what :func:`train` saved; ``lifetime/…`` ids, whose test split it runs, draw nothing."""
     _extend_rl_zoo3()
     _check_env()
-    create = rl_zoo3.enjoy.create_test_env
-    setattr(rl_zoo3.enjoy, "create_test_env", lambda *args, **kwargs: without_bonus(create(*args, **kwargs)))  # noqa: B010
+    command = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    command.add_argument("--algo", default="ppo")
+    algo = command.parse_known_args()[0].algo
+    create, read = rl_zoo3.enjoy.create_test_env, rl_zoo3.enjoy.get_saved_hyperparams
+
+    def create_env(env_id: str, n_envs: int = 1, *args: Any, **kwargs: Any) -> VecEnv:
+        if not is_lifetime(env_id):
+            return without_bonus(create(env_id, n_envs, *args, **kwargs))
+        env_kwargs = {name: value for name, value in kwargs["env_kwargs"].items() if name != "render_mode"}
+        env: VecEnv = make_evaluation_lifetimes(algo, env_id, n_envs, kwargs["seed"], env_kwargs)
+        if kwargs["hyperparams"].get("normalize"):  # of RL² and MAML
+            env = VecNormalize.load(str(Path(kwargs["stats_path"]) / "vecnormalize.pkl"), env)
+            env.training = env.norm_reward = False
+        return env
+
+    def read_hyperparams(*args: Any, **kwargs: Any) -> tuple[dict[str, Any], str | None]:
+        hyperparams, stats = read(*args, **kwargs)
+        if isinstance(hyperparams.get("env_kwargs"), str):  # "dict(…)", as in our YAML and rl_zoo3's other settings
+            hyperparams["env_kwargs"] = eval(hyperparams["env_kwargs"])
+        return hyperparams, stats
+
+    setattr(rl_zoo3.enjoy, "create_test_env", create_env)  # noqa: B010
+    setattr(rl_zoo3.enjoy, "get_saved_hyperparams", read_hyperparams)  # noqa: B010
     rl_zoo3.enjoy.enjoy()

@@ -18,6 +18,7 @@ from sb3_ext.meta.lifetimes import LifetimeVecEnv
 from sb3_ext.meta.trials import TrialVecEnv
 
 NAMESPACE = "lifetime/"
+TRIAL_ALGOS = ("rl2", "maml_trpo")  # which learn from several episodes of a task, and are paid nothing
 
 
 def lifetime_ids() -> list[str]:
@@ -58,6 +59,18 @@ def make_lifetimes(env_id: str, n_lifetimes: int = 30, split: str = "train", **k
 def make_trials(env_id: str, n_trials: int = 30, split: str = "train", **kwargs: Any) -> TrialVecEnv:
     """A :class:`TrialVecEnv` of a family by its id; ``kwargs`` are its arguments."""
     return TrialVecEnv(make_family(env_id, split), n_trials, **kwargs)
+
+
+def make_evaluation_lifetimes(
+    algo: str, env_id: str, n: int, seed: int | None, kwargs: dict[str, Any]
+) -> LifetimeVecEnv | TrialVecEnv:
+    """Lifetimes, or trials, of the test split to judge what was trained with ``kwargs``, which they share: paid by success
+    alone, for the shaped objective is in units of what was seen so far, and without groups, which are for learning."""
+    given = {"split": "test", **kwargs, "objective": "sparse"}
+    given.pop("lifetimes_per_task", None)
+    if algo in TRIAL_ALGOS:
+        return make_trials(env_id, n, seed=seed, **{"history": algo == "rl2", **given})
+    return make_lifetimes(env_id, n, seed=seed, **given)
 
 
 class LifetimeEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):

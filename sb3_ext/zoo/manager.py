@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from sb3_ext.distributed import RayShards
 from sb3_ext.meta.inner import InnerSettings
 from sb3_ext.meta.lifetime_algorithm import LifetimeAlgorithm
 from sb3_ext.zoo.environments import native_vec_env, without_bonus
-from sb3_ext.zoo.lifetimes import is_lifetime, make_lifetimes, make_trials
+from sb3_ext.zoo.lifetimes import TRIAL_ALGOS, is_lifetime, make_evaluation_lifetimes, make_lifetimes, make_trials
 
 # Arguments of ours that may be "lin_…", beside those that rl_zoo3 knows.
 SCHEDULES = {"target_kl", "temperature", "reward_learning_rate"}
@@ -83,14 +82,14 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         if is_lifetime(self.env_name.gym_id):
-            split, kwargs = ("train", self.env_kwargs)
-            if eval_env:  # paid by success alone: the shaped objective is in units of what was seen so far
-                split, kwargs = ("test", {**self.eval_env_kwargs, "objective": "sparse"})
-                kwargs.pop("lifetimes_per_task", None)  # groups are for learning
-            make: Callable[..., VecEnv] = make_lifetimes
-            if self.algo in ("rl2", "maml_trpo"):
-                make, kwargs = make_trials, {"history": self.algo == "rl2", **kwargs}
-            env = make(self.env_name.gym_id, n_envs, seed=self.seed, **{"split": split, **kwargs})
+            env_id = self.env_name.gym_id
+            env: VecEnv
+            if eval_env:
+                env = make_evaluation_lifetimes(self.algo, env_id, n_envs, self.seed, self.eval_env_kwargs)
+            elif self.algo in TRIAL_ALGOS:
+                env = make_trials(env_id, n_envs, seed=self.seed, **{"history": self.algo == "rl2", **self.env_kwargs})
+            else:
+                env = make_lifetimes(env_id, n_envs, seed=self.seed, **self.env_kwargs)
             return self._maybe_normalize(env, eval_env)
         env = super().create_envs(n_envs, eval_env, no_log)
         return without_bonus(env) if eval_env else env
