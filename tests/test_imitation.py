@@ -9,6 +9,7 @@ import torch
 from envs.tasks import PointGoal
 from sb3_ext.meta import LifetimeVecEnv
 from sb3_ext.meta.collection import Job, collect
+from sb3_ext.meta.evaluation import run_lifetimes
 from sb3_ext.meta.imitation import Target, expectile_loss, imitation_lesson, running_sums, taught_payments
 from sb3_ext.meta.policies import RewardNetwork
 
@@ -46,6 +47,17 @@ def test_a_taught_agent_is_paid_by_the_dense_reward(target: Target, bidirectiona
     given = torch.cat(paid).numpy()
     assert np.allclose(given[:, 0], due[:, 0], atol=1e-5) and due.std() > 0.1
     assert np.allclose(given[:, 1], result.lifetimes.payments[:80, 1], atol=1e-6)
+
+
+def test_agents_can_be_paid_by_progress_alone() -> None:
+    env = LifetimeVecEnv(PointGoal(), 2, "progress", settings=INNER, env_kwargs={"max_episode_steps": 15}, seed=0)
+    paid: list[torch.Tensor] = []
+    env.before_update = lambda batch, *_: paid.append(batch.rewards)
+    env.set_state({"scale": {"sparse/PointGoal-v0": [10**12, 0.05]}})
+    trace = run_lifetimes(env, "progress", 3)
+    goes_on = ~np.concatenate([np.ones((1, 2), bool), trace.done[:-1]])
+    due = taught_payments("progress", trace.shaped, goes_on, np.full(2, 0.05))
+    assert np.allclose(trace.payments, due, atol=1e-5) and np.allclose(torch.cat(paid).numpy(), due[:80], atol=1e-5)
 
 
 @pytest.mark.parametrize("expectile", [0.5, 0.9])

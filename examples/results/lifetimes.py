@@ -30,7 +30,7 @@ from sb3_ext.meta import LifetimeVecEnv, RewardModel, TrialVecEnv
 from sb3_ext.meta.evaluation import Trace, make_evaluation_env, run_lifetimes
 from sb3_ext.zoo.lifetimes import make_family
 
-COLORS = {"shaped": "#7a7a7a", "sparse": "#c9a227"}
+COLORS = {"shaped": "#7a7a7a", "sparse": "#c9a227", "progress": "#3a3a3a"}
 RL2 = ("RL²", "RL², arg-max")
 
 
@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="processes, for environments that have no vectorised form")
     parser.add_argument("--out", type=Path, default=Path("logs", "lifetimes"))
     parser.add_argument("--rl2", type=Path, help="model.zip of python -m sb3_ext.train --algo rl2")
+    parser.add_argument("--progress", action="store_true", help="and agents paid by how much the dense reward grows")
     parser.add_argument("--resume", action="store_true", help="keep the rows of OUT/success.csv, of the same models")
     parser.add_argument(
         "--goals",
@@ -54,6 +55,8 @@ def main() -> None:
     models = load_models(given.models)
     first = next(iter(models.values()))
     payers: dict[str, Any] = {**models, "sparse": "sparse", "shaped": "shaped"}
+    if given.progress:
+        payers["progress"] = "progress"
     if given.rl2:
         payers |= dict.fromkeys(RL2, RecurrentPPO.load(given.rl2))
     # Meta-World's own tests of ML1 are the goals of the next seed as well.
@@ -85,7 +88,7 @@ def load_models(given: list[str]) -> dict[str, RewardModel]:
     """By their labels; those of files are the files' names, if they are not given."""
     pairs = [name.split("=", 1) if "=" in name else [Path(name).stem, name] for name in given]
     labels = [label for label, _ in pairs]
-    twice = {label for label in labels if labels.count(label) > 1 or label in ("sparse", "shaped", *RL2)}
+    twice = {label for label in labels if labels.count(label) > 1 or label in (*COLORS, *RL2)}
     if twice:
         raise SystemExit(f"More than one row would be called {sorted(twice)}; name the models, as in LABEL={pairs[0][1]}.")
     return {label: RewardModel.load(path) for label, path in pairs}

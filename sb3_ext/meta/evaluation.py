@@ -14,7 +14,7 @@ from sb3_ext.meta.inner import InnerSettings
 from sb3_ext.meta.lifetimes import LifetimeVecEnv
 from sb3_ext.meta.reward_model import RewardModel
 
-Payer = RewardModel | Literal["sparse", "shaped"]
+Payer = RewardModel | Literal["sparse", "shaped", "progress"]
 
 
 class Trace(NamedTuple):
@@ -77,8 +77,7 @@ def run_lifetimes(env: LifetimeVecEnv, payer: Payer, seed: int) -> Trace:
     for _ in range(env.settings.lifetime):
         last, before = env.last_step, seen["observation"]
         seen, _, _, infos = env.step(nothing)
-        paid = last.shaped if payer == "shaped" else last.signal
-        steps.append((before, paid, last.shaped, last.done))
+        steps.append((before, env.last_paid.cpu().numpy(), last.shaped, last.done))
     observations, payments, shaped, ends = (np.stack(column) for column in zip(*steps, strict=True))
     return Trace(observations, payments, shaped, ends, *_told(infos))
 

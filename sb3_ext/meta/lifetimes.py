@@ -14,14 +14,15 @@ from torch import Tensor
 
 from sb3_ext.common.arguments import check_choice, check_range
 from sb3_ext.common.rollout import env_actions
+from sb3_ext.meta.imitation import taught_payments
 from sb3_ext.meta.inner import InnerAgents, InnerBatch, InnerSettings, draw_order
 from sb3_ext.meta.policies import MAX_DENSITY
 from sb3_ext.meta.record import LifetimeRecord, Objective
 from sb3_ext.meta.shared_vec_env import SharedVecEnv
 from sb3_ext.meta.tasks import TaskBatch, TaskStep, dense_reward, flat_actions, make_task_batch
 
-Signal = Literal["reward", "advantage", "shaped", "sparse"]
-SIGNALS: tuple[Signal, ...] = ("reward", "advantage", "shaped", "sparse")
+Signal = Literal["reward", "advantage", "shaped", "progress", "sparse"]
+SIGNALS: tuple[Signal, ...] = ("reward", "advantage", "shaped", "progress", "sparse")
 BOUND = 1e6  # of the action: finite, as SB3 wants it, and never reached
 
 
@@ -29,10 +30,11 @@ class LifetimeVecEnv(SharedVecEnv):
     """B agents, each learning one task from scratch; one step is one step of each of them, an episode a whole lifetime.
 
     A step's action is what each agent is paid for the transition it has just made (``signal="reward"``) or its advantage
-    (``"advantage"``); with ``"shaped"`` and ``"sparse"`` the action is ignored and the agents are paid by the task: the
-    baselines. After every ``settings.n_steps`` steps but the last they make a PPO update. The reward of a step is what the
-    transition is worth to the outer learner: ``"shaped"``, ``info["shaped_reward"]`` divided so that its running mean over
-    tasks of one kind is 1e-4 in size; or ``"sparse"``, what ``irwrappers.SuccessSignal`` pays.
+    (``"advantage"``). With ``"shaped"``, ``"progress"`` (how much the shaped reward grows, ``imitation.taught_payments``) and
+    ``"sparse"`` the action is ignored and the agents are paid by the task: the baselines. After every ``settings.n_steps``
+    steps but the last they make a PPO update. The reward of a step is what the transition is worth to the outer learner:
+    ``"shaped"``, ``info["shaped_reward"]`` divided so that its running mean over tasks of one kind is 1e-4 in size; or
+    ``"sparse"``, what ``irwrappers.SuccessSignal`` pays.
 
     Observation (``Dict``), of the transition to be paid (Pappalardo, Ramele & Santos, arXiv 2407.21546):
 
@@ -131,6 +133,7 @@ class LifetimeVecEnv(SharedVecEnv):
         self._inner_observations = self._tensor(self._batch.begin(self.tasks, seeds))
         self._episode_begins = np.ones(self.num_envs, dtype=bool)
         self._payments = torch.zeros(self.num_envs, device=self.device)
+        self._shaped_before = np.zeros(self.num_envs)
         self._record.begin(self.tasks)
         self._steps: list[tuple[Tensor, ...]] = []
         self._paid: list[Tensor] = []
@@ -234,9 +237,14 @@ class LifetimeVecEnv(SharedVecEnv):
     def _pay(self, step: TaskStep) -> None:
         if self.signal in ("reward", "advantage"):
             given = self._tensor(np.asarray(self._given, dtype=np.float32).reshape(self.num_envs))
+        elif self.signal == "progress":
+            shaped = np.stack([self._shaped_before, step.shaped])
+            begins = self._observed["scalars"][:, 3] > 0
+            given = self._tensor(taught_payments("progress", shaped, np.stack([begins, ~begins]), self.mean_shaped())[1])
+            self._shaped_before = step.shaped
         else:
             given = self._tensor(dense_reward(step.shaped) if self.signal == "shaped" else step.signal)
-        self._payments = given
+        self._payments = self.last_paid = given
         self._paid.append(given)
 
     def _update(self) -> None:
