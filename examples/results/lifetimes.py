@@ -8,8 +8,8 @@
 
 Writes ``success.csv`` (share of successful episodes in each batch of a lifetime; each row once it is measured), ``table.md``
 (the last batch, mean and 95 % bootstrap interval over these seeds of tasks and agents, not of training), ``success.png`` and,
-of the first model, ``traces.png``: what each step is paid, over the distance to the goal (of tasks of Meta-World over the
-dense reward).
+of the first model, ``traces.png``: what each step is paid, over the distance to the goal, by the dense reward (of tasks of
+Meta-World over the dense reward, by its progress).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from sb3_ext.meta import LifetimeVecEnv, RewardModel, TrialVecEnv
 from sb3_ext.meta.evaluation import Trace, make_evaluation_env, run_lifetimes
+from sb3_ext.meta.imitation import taught_payments
 from sb3_ext.zoo.lifetimes import make_family
 
 COLORS = {"shaped": "#7a7a7a", "sparse": "#c9a227", "progress": "#3a3a3a"}
@@ -164,6 +165,7 @@ def draw_success(path: Path, success: dict[str, np.ndarray]) -> None:
         low, high = np.transpose([interval(column) for column in rows.T])
         (line,) = panel.plot(batches, rows.mean(0), label=name, color=COLORS.get(name), marker="o", markersize=3)
         panel.fill_between(batches, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    panel.set_xticks(batches)
     panel.set(xlabel="batch of a lifetime", ylabel="share of episodes that succeed, unseen goals", ylim=(0, 1))
     panel.grid(alpha=0.25)
     panel.legend()
@@ -175,9 +177,12 @@ def draw_traces(path: Path, trace: Trace, model: RewardModel) -> None:
     if hasattr(trace.tasks[0], "goal_angle"):
         goals = np.array([[np.cos(task.goal_angle), np.sin(task.goal_angle)] for task in trace.tasks])
         x, label = np.linalg.norm(trace.observations - goals, axis=-1), "distance to the goal"
+        color, told = trace.shaped, "dense reward"
     else:
         x, label = trace.shaped, "dense reward"
-    shade = np.abs(trace.shaped).max()
+        goes_on = ~np.concatenate([np.ones_like(trace.done[:1]), trace.done[:-1]])
+        color, told = taught_payments("progress", x, goes_on, np.abs(x).mean(0)), "paid by its progress"
+    shade = np.quantile(np.abs(color), 0.999)
     n = model.inner.n_steps
     figure = Figure(figsize=(9.6, 4.2), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
@@ -185,7 +190,7 @@ def draw_traces(path: Path, trace: Trace, model: RewardModel) -> None:
         drawn = panel.scatter(
             x[part].ravel(),
             trace.payments[part].ravel(),
-            c=trace.shaped[part].ravel(),
+            c=color[part].ravel(),
             s=2,
             cmap="RdBu",
             vmin=-shade,
@@ -194,7 +199,7 @@ def draw_traces(path: Path, trace: Trace, model: RewardModel) -> None:
         panel.set(xlabel=label, title=title)
         panel.grid(alpha=0.25)
     panels[0].set_ylabel("payment")
-    figure.colorbar(drawn, ax=panels, label="dense reward")
+    figure.colorbar(drawn, ax=panels, label=told)
     figure.savefig(path, dpi=150)
 
 
