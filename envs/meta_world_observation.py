@@ -1,8 +1,9 @@
 """The observation of Meta-World's environments in fewer calls: bit for bit the same; a step takes 140 µs, not 200.
 
 Two thirds of a step are Meta-World's Python, and half of that assembles 18 numbers: by splitting and stacking arrays, and by
-a rotation matrix that scipy checks before it believes that MuJoCo's is one. Both are done here in a subclass of each task's
-environment; tests/test_meta_world.py compares all fifty with the originals.
+a rotation matrix that scipy checks before it believes that MuJoCo's is one. Where something is to be gripped, as much again
+looks through all contacts, one by one, for those of the gripper. All is done here in a subclass of each task's environment;
+tests/test_meta_world.py compares all fifty with the originals.
 """
 
 from __future__ import annotations
@@ -49,3 +50,16 @@ class _LeanObservation:
         objects[:, :3] = positions.reshape(n_objects, 3)
         objects[:, 3:] = quaternions.reshape(n_objects, 4)
         return result
+
+    def touching_object(self: Any, object_geom_id: int) -> bool:
+        contacts, forces = self.data.contact, self.data.efc_force
+        geom1, geom2 = contacts.geom1, contacts.geom2
+        of_object = (geom1 == object_geom_id) | (geom2 == object_geom_id)
+        if not of_object.any():
+            return False
+        for pad in ("leftpad_geom", "rightpad_geom"):
+            pad_id = self.data.geom(pad).id
+            mine = of_object & ((geom1 == pad_id) | (geom2 == pad_id))
+            if not sum(forces[contacts.efc_address[mine]]) > 0:
+                return False
+        return True

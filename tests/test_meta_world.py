@@ -63,6 +63,21 @@ def test_observations_are_meta_worlds_own_bit_for_bit(name):
         assert np.allclose(observation[:18], theirs)  # which are clipped
 
 
+@pytest.mark.parametrize("name", ["push", "pick-place"])
+def test_what_the_gripper_touches_is_meta_worlds_own(name):
+    env = make(name, goal_observable=True)
+    source, expert = env.unwrapped.source, ENV_POLICY_MAP[f"{name}-v3"]()
+    original = next(parent for parent in type(source).__mro__ if parent.__module__.startswith("metaworld.envs"))
+    observation, _ = env.reset(seed=0)
+    told = []
+    for _ in range(70):
+        observation = env.step(expert.get_action(observation).astype(np.float32))[0]
+        for geom in (source._get_id_main_object(), *range(0, source.model.ngeom, 7)):
+            assert source.touching_object(geom) == original.touching_object(source, geom)
+        told.append(source.touching_main_object)
+    assert 5 < sum(told) < 65
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_meta_worlds_expert_is_paid_once(name, reach):
     env = make(name, goal_observable=True)
