@@ -1,9 +1,9 @@
 """The observation of Meta-World's environments in fewer calls: bit for bit the same; a step takes 140 µs, not 200.
 
 Two thirds of a step are Meta-World's Python, and half of that assembles 18 numbers: by splitting and stacking arrays, and by
-a rotation matrix that scipy checks before it believes that MuJoCo's is one. Where something is to be gripped, as much again
-looks through all contacts, one by one, for those of the gripper. All is done here in a subclass of each task's environment;
-tests/test_meta_world.py compares all fifty with the originals.
+a rotation matrix that scipy checks before it believes that MuJoCo's is one. Where something is to be gripped, nearly half of a
+step looks through all contacts, one by one, for the gripper's (push: 430 µs, here 240). All is done here in a subclass of each
+task's environment; tests/test_meta_world.py compares the observations of all fifty with the originals', and contacts of two.
 """
 
 from __future__ import annotations

@@ -1,14 +1,18 @@
 """Meta-World: its own environments, paid once, with tasks that stay what they are; its own experts solve all fifty."""
 
+from types import SimpleNamespace
+
 import gymnasium as gym
 import numpy as np
 import pytest
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_HIDDEN
 from metaworld.policies import ENV_POLICY_MAP
+from metaworld.sawyer_xyz_env import SawyerXYZEnv
 
 import envs  # noqa: F401 (registers sparse/…)
 from envs.catalogue import METAWORLD_TASKS
 from envs.meta_world import MetaWorldTask
+from envs.meta_world_observation import _LeanObservation
 
 ACTIONS = np.random.default_rng(0).uniform(-1, 1, (80, 4)).astype(np.float32)
 # One with an object on the table, one that moves the model's bodies, one with two objects, one that steps MuJoCo at reset.
@@ -76,6 +80,26 @@ def test_what_the_gripper_touches_is_meta_worlds_own(name):
             assert source.touching_object(geom) == original.touching_object(source, geom)
         told.append(source.touching_main_object)
     assert 5 < sum(told) < 65
+
+
+class Contacts(list):
+    """As MuJoCo's: one by one, or a column at a time."""
+
+    def __getattr__(self, name):
+        return np.array([getattr(contact, name) for contact in self])
+
+
+def test_what_touches_with_both_pads_and_some_force_is_touched():
+    """Whatever the contacts: those of a few geoms, of which 0 and 1 are the pads, with and without force."""
+    rng, pads = np.random.default_rng(0), {"leftpad_geom": SimpleNamespace(id=0), "rightpad_geom": SimpleNamespace(id=1)}
+    told = []
+    for _ in range(300):
+        geoms = rng.integers(0, 4, (6, 2))
+        contacts = Contacts(SimpleNamespace(geom1=a, geom2=b, efc_address=i) for i, (a, b) in enumerate(geoms))
+        world = SimpleNamespace(data=SimpleNamespace(contact=contacts, efc_force=rng.integers(0, 2, 6), geom=pads.get))
+        told.append(_LeanObservation.touching_object(world, 2))
+        assert told[-1] == SawyerXYZEnv.touching_object(world, 2)
+    assert 20 < sum(told) < 280
 
 
 @pytest.mark.parametrize("name", EVERY)

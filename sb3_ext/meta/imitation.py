@@ -21,8 +21,8 @@ def taught_payments(target: Target, shaped: np.ndarray, goes_on: np.ndarray, sca
     ``"reward"``: arctan of the dense reward r in units of its mean size. ``"progress"``: arctan(5 (Φ − Φ before)) with
     Φ = asinh(10 r), 0 at an episode's first step. Differences of a potential leave the best policy as it is (Ng, Harada &
     Russell, 1999) and tell an agent that has no critic yet which of its actions helped, where r only tells where it is good to
-    be. asinh is linear up to a tenth of r's mean size and then logarithmic: halving the way to the goal counts alike far from
-    it and near. The two numbers bring most payments on Meta-World between 0.01 and 0.5, jumps at most near 1.
+    be. asinh is linear up to a tenth of r's mean size and then logarithmic: a growth by the same factor counts alike far from
+    the goal and near. On Meta-World's door-close and reach the median payment is 0.01 to 0.06 in size, 99 % are below 0.45.
 
     Args:
         shaped: r of each step. goes_on: whether its episode is that of the step before; both ``[T, B]``. scale: ``[B]``.

@@ -57,6 +57,9 @@ class MetaReward(LifetimeAlgorithm):
             mean: where the goal may be to the left or to the right it pays for going between. Towards 1 it is the highest:
             payments add up to the way made to the nearest goal that was not yet searched for in vain, which the network's
             ``visit_memory`` tells.
+        imitation_target: ``"reward"``, the dense reward of each step, or ``"progress"``, by how much it grew since the step
+            before. Where it says how near the goal is, as in Meta-World, agents learn more from progress (three to five times
+            the successes on reach and door-close); where it is a progress already, as in PointGoal, take it as it is.
         n_shards: groups in which the lifetimes are run, with seeds and a scale of the objective of their own: in the
             environment's ``n_jobs`` processes or spread over machines (``sb3_ext.distributed``), with the same result. As many
             groups as cores are the fastest. ``set_env`` closes the groups of the environment before.

@@ -23,7 +23,7 @@ from sb3_ext.irpo import IRPO
 from sb3_ext.lirpg import LIRPG, LIRPGA2C
 from sb3_ext.meta import MAMLTRPO, MetaGradientReward, MetaReward
 from sb3_ext.zoo.environments import import_envs, require_atari, without_bonus
-from sb3_ext.zoo.lifetimes import is_lifetime, make_evaluation_lifetimes
+from sb3_ext.zoo.lifetimes import is_lifetime, make_evaluation_for
 from sb3_ext.zoo.manager import ExperimentManager
 
 OUR_ALGOS: dict[str, type[BaseAlgorithm]] = {
@@ -84,7 +84,7 @@ def enjoy() -> None:
         if not is_lifetime(env_id):
             return without_bonus(create(env_id, n_envs, *args, **kwargs))
         env_kwargs = {name: value for name, value in kwargs["env_kwargs"].items() if name != "render_mode"}
-        env: VecEnv = make_evaluation_lifetimes(algo, env_id, n_envs, kwargs["seed"], env_kwargs)
+        env: VecEnv = make_evaluation_for(algo, env_id, n_envs, kwargs["seed"], env_kwargs)
         if kwargs["hyperparams"].get("normalize"):  # of RL² and MAML
             env = VecNormalize.load(str(Path(kwargs["stats_path"]) / "vecnormalize.pkl"), env)
             env.training = env.norm_reward = False

@@ -61,16 +61,21 @@ def make_trials(env_id: str, n_trials: int = 30, split: str = "train", **kwargs:
     return TrialVecEnv(make_family(env_id, split), n_trials, **kwargs)
 
 
-def make_evaluation_lifetimes(
+def make_for(algo: str, env_id: str, n: int, seed: int | None, kwargs: dict[str, Any]) -> LifetimeVecEnv | TrialVecEnv:
+    """The lifetimes, or trials, that ``algo`` learns from; ``kwargs`` are their arguments."""
+    if algo in TRIAL_ALGOS:
+        return make_trials(env_id, n, seed=seed, **{"history": algo == "rl2", **kwargs})
+    return make_lifetimes(env_id, n, seed=seed, **kwargs)
+
+
+def make_evaluation_for(
     algo: str, env_id: str, n: int, seed: int | None, kwargs: dict[str, Any]
 ) -> LifetimeVecEnv | TrialVecEnv:
-    """Lifetimes, or trials, of the test split to judge what was trained with ``kwargs``, which they share: paid by success
-    alone, for the shaped objective is in units of what was seen so far, and without groups, which are for learning."""
+    """Those of the test split, to judge what was trained with ``kwargs``: worth what their successes are, for the shaped
+    objective is in units of what was seen so far, and without groups, which are for learning."""
     given = {"split": "test", **kwargs, "objective": "sparse"}
     given.pop("lifetimes_per_task", None)
-    if algo in TRIAL_ALGOS:
-        return make_trials(env_id, n, seed=seed, **{"history": algo == "rl2", **given})
-    return make_lifetimes(env_id, n, seed=seed, **given)
+    return make_for(algo, env_id, n, seed, given)
 
 
 class LifetimeEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):

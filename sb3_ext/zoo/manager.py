@@ -17,7 +17,7 @@ from sb3_ext.distributed import RayShards
 from sb3_ext.meta.inner import InnerSettings
 from sb3_ext.meta.lifetime_algorithm import LifetimeAlgorithm
 from sb3_ext.zoo.environments import native_vec_env, without_bonus
-from sb3_ext.zoo.lifetimes import TRIAL_ALGOS, is_lifetime, make_evaluation_lifetimes, make_lifetimes, make_trials
+from sb3_ext.zoo.lifetimes import is_lifetime, make_evaluation_for, make_for
 
 # Arguments of ours that may be "lin_…", beside those that rl_zoo3 knows.
 SCHEDULES = {"target_kl", "temperature", "reward_learning_rate"}
@@ -82,15 +82,8 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         if is_lifetime(self.env_name.gym_id):
-            env_id = self.env_name.gym_id
-            env: VecEnv
-            if eval_env:
-                env = make_evaluation_lifetimes(self.algo, env_id, n_envs, self.seed, self.eval_env_kwargs)
-            elif self.algo in TRIAL_ALGOS:
-                env = make_trials(env_id, n_envs, seed=self.seed, **{"history": self.algo == "rl2", **self.env_kwargs})
-            else:
-                env = make_lifetimes(env_id, n_envs, seed=self.seed, **self.env_kwargs)
-            return self._maybe_normalize(env, eval_env)
+            make, kwargs = (make_evaluation_for, self.eval_env_kwargs) if eval_env else (make_for, self.env_kwargs)
+            return self._maybe_normalize(make(self.algo, self.env_name.gym_id, n_envs, self.seed, kwargs), eval_env)
         env = super().create_envs(n_envs, eval_env, no_log)
         return without_bonus(env) if eval_env else env
 
