@@ -9,7 +9,8 @@
 Writes ``success.csv`` (share of successful episodes in each batch of a lifetime; each row once it is measured), ``table.md``
 (the last batch, mean and 95 % bootstrap interval over these seeds of tasks and agents, not of training), ``success.png`` and,
 of the first model, ``traces.png``: what each step is paid, over the distance to the goal, by the dense reward (of tasks of
-Meta-World over the dense reward, by its progress).
+Meta-World over the dense reward, by its progress). ``tasks.csv`` and ``table-tasks.md`` tell types of tasks apart, where there
+are several.
 """
 
 from __future__ import annotations
@@ -71,13 +72,14 @@ def main() -> None:
             env = make_env(family, payer, first, given)
             for seed in seeds:
                 if (name, seed) not in measured.rows:
-                    trace, success = run(env, name, payer, seed)
-                    measured.add(name, seed, success)
+                    trace, success, kinds = run(env, name, payer, seed)
+                    measured.add(name, seed, success, kinds)
                     first_trace = trace if payer is first else first_trace
                 bar.update()
             env.close()
     by_payer = {name: np.stack([measured.rows[name, seed] for seed in seeds]) for name in payers}
     write_table(given.out / "table.md", by_payer)
+    write_tasks(given.out / "table-tasks.md", measured.by_task)
     draw_success(given.out / "success.png", by_payer)
     if first_trace is None:  # its rows were there
         first_trace = run_lifetimes(make_env(family, first, first, given), first, seeds[-1])
@@ -105,11 +107,12 @@ def make_env(family: Any, payer: Any, like: RewardModel, given: argparse.Namespa
     return make_evaluation_env(family, payer, given.lifetimes, inner, like.env, given.jobs)
 
 
-def run(env: Any, name: str, payer: Any, seed: int) -> tuple[Trace | None, np.ndarray]:
-    """The lifetimes, if somebody was paid, and the share of successful episodes in each batch ``[n_batches]``."""
+def run(env: Any, name: str, payer: Any, seed: int) -> tuple[Trace | None, np.ndarray, list[str]]:
+    """The lifetimes, if somebody was paid, the share of successful episodes in each batch of each, ``[n_batches, B]``, and
+    their tasks' ids."""
     if not isinstance(payer, RecurrentPPO):
         trace = run_lifetimes(env, payer, seed)
-        return trace, trace.success.mean(1)
+        return trace, trace.success, [task.env_id for task in trace.tasks]
     env.seed(seed)
     torch.manual_seed(seed)
     observations, state, begins = env.reset(), None, np.ones(env.num_envs, bool)
@@ -117,28 +120,58 @@ def run(env: Any, name: str, payer: Any, seed: int) -> tuple[Trace | None, np.nd
         actions, state = payer.predict(observations, state, begins, deterministic=name == RL2[1])
         observations, _, begins, infos = env.step(actions)
         if begins.all():
-            return None, np.mean([info["lifetime"]["success"] for info in infos], 0)
+            told = [info["lifetime"] for info in infos]
+            return None, np.transpose([one["success"] for one in told]), [one["task"].env_id for one in told]
 
 
 class Measured:
-    """A file of rows, written one by one: nothing is lost when it is interrupted."""
+    """Files of rows, written one by one: nothing is lost when it is interrupted. ``by_task`` tells types of tasks apart."""
 
     def __init__(self, path: Path, n_batches: int, resume: bool) -> None:
-        self.path, self.rows = path, dict[tuple[str, int], np.ndarray]()
+        self.path, self.by_task = path, path.with_stem("tasks")
+        self.rows = dict[tuple[str, int], np.ndarray]()
+        batches = [f"batch {i + 1}" for i in range(n_batches)]
         if resume and path.is_file():
-            with open(path, newline="") as file:
-                for name, seed, *values in list(csv.reader(file))[1:]:
-                    self.rows[name, int(seed)] = np.array(values, dtype=float)
+            for name, seed, *values in read_rows(path):
+                self.rows[name, int(seed)] = np.array(values, dtype=float)
         else:
-            self._write("w", ["paid by", "seed", *(f"batch {i + 1}" for i in range(n_batches))])
+            write_row(path, "w", ["paid by", "seed", *batches])
+            write_row(self.by_task, "w", ["paid by", "seed", "task", "lifetimes", *batches])
 
-    def add(self, name: str, seed: int, success: np.ndarray) -> None:
-        self.rows[name, seed] = success
-        self._write("a", [name, seed, *success.round(4)])
+    def add(self, name: str, seed: int, success: np.ndarray, kinds: list[str]) -> None:
+        self.rows[name, seed] = success.mean(1)
+        for kind in sorted(set(kinds)):
+            of_kind = success[:, np.array(kinds) == kind]
+            write_row(self.by_task, "a", [name, seed, kind, of_kind.shape[1], *of_kind.mean(1).round(4)])
+        write_row(self.path, "a", [name, seed, *self.rows[name, seed].round(4)])
 
-    def _write(self, mode: str, row: list[Any]) -> None:
-        with open(self.path, mode, newline="") as file:
-            csv.writer(file).writerow(row)
+
+def read_rows(path: Path) -> list[list[str]]:
+    with open(path, newline="") as file:
+        return list(csv.reader(file))[1:]
+
+
+def write_row(path: Path, mode: str, row: list[Any]) -> None:
+    with open(path, mode, newline="") as file:
+        csv.writer(file).writerow(row)
+
+
+def write_tasks(path: Path, by_task: Path) -> None:
+    """The last batch's success on each type of task, where there are several."""
+    rows = read_rows(by_task) if by_task.is_file() else []
+    names, kinds = (list(dict.fromkeys(row[column] for row in rows)) for column in (0, 2))
+    if len(kinds) < 2:
+        by_task.unlink(missing_ok=True)
+        return
+    lines = [f"| task | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
+    for kind in kinds:
+        cells = []
+        for name in names:
+            of_kind = [(float(row[-1]), int(row[3])) for row in rows if (row[0], row[2]) == (name, kind)]
+            share = sum(mean * n for mean, n in of_kind) / max(sum(n for _, n in of_kind), 1)
+            cells.append(f"{share:.2f}" if of_kind else "")
+        lines.append(f"| {kind} | {' | '.join(cells)} |")
+    path.write_text("\n".join(lines) + "\n")
 
 
 def write_table(path: Path, success: dict[str, np.ndarray]) -> None:
