@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from sb3_contrib import RecurrentPPO
@@ -131,12 +132,13 @@ class Measured:
         self.path, self.by_task = path, path.with_stem("tasks")
         self.rows = dict[tuple[str, int], np.ndarray]()
         batches = [f"batch {i + 1}" for i in range(n_batches)]
-        if resume and path.is_file():
-            for name, seed, *values in read_rows(path):
-                self.rows[name, int(seed)] = np.array(values, dtype=float)
-        else:
+        if not (resume and path.is_file()):
             write_row(path, "w", ["paid by", "seed", *batches])
+        if not (resume and self.by_task.is_file()):
             write_row(self.by_task, "w", ["paid by", "seed", "task", "lifetimes", *batches])
+        with open(path, newline="") as file:
+            for name, seed, *values in list(csv.reader(file))[1:]:
+                self.rows[name, int(seed)] = np.array(values, dtype=float)
 
     def add(self, name: str, seed: int, success: np.ndarray, kinds: list[str]) -> None:
         self.rows[name, seed] = success.mean(1)
@@ -146,11 +148,6 @@ class Measured:
         write_row(self.path, "a", [name, seed, *self.rows[name, seed].round(4)])
 
 
-def read_rows(path: Path) -> list[list[str]]:
-    with open(path, newline="") as file:
-        return list(csv.reader(file))[1:]
-
-
 def write_row(path: Path, mode: str, row: list[Any]) -> None:
     with open(path, mode, newline="") as file:
         csv.writer(file).writerow(row)
@@ -158,19 +155,15 @@ def write_row(path: Path, mode: str, row: list[Any]) -> None:
 
 def write_tasks(path: Path, by_task: Path) -> None:
     """The last batch's success on each type of task, where there are several."""
-    rows = read_rows(by_task) if by_task.is_file() else []
-    names, kinds = (list(dict.fromkeys(row[column] for row in rows)) for column in (0, 2))
-    if len(kinds) < 2:
-        by_task.unlink(missing_ok=True)
+    rows = pd.read_csv(by_task)
+    if rows["task"].nunique() < 2:
+        by_task.unlink()
         return
-    lines = [f"| task | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
-    for kind in kinds:
-        cells = []
-        for name in names:
-            of_kind = [(float(row[-1]), int(row[3])) for row in rows if (row[0], row[2]) == (name, kind)]
-            share = sum(mean * n for mean, n in of_kind) / max(sum(n for _, n in of_kind), 1)
-            cells.append(f"{share:.2f}" if of_kind else "")
-        lines.append(f"| {kind} | {' | '.join(cells)} |")
+    rows["successes"] = rows.iloc[:, -1] * rows["lifetimes"]
+    sums = rows.groupby(["task", "paid by"])[["successes", "lifetimes"]].sum()
+    shares = (sums["successes"] / sums["lifetimes"]).unstack()[rows["paid by"].unique()]
+    lines = [f"| task | {' | '.join(shares)} |", "|---|" + "---:|" * len(shares.columns)]
+    lines += [f"| {task} | {' | '.join(f'{share:.2f}' for share in of_task)} |" for task, of_task in shares.iterrows()]
     path.write_text("\n".join(lines) + "\n")
 
 
