@@ -1,8 +1,8 @@
 """Sparse-reward tasks, registered with Gymnasium on import.
 
 >>> import gymnasium as gym, envs
->>> env = gym.make("sparse/FourRooms-v0")
->>> vector_env = gym.make_vec("sparse/Maze-v1", num_envs=64)
+>>> env = gym.make("sparse/FourRooms0-v0")
+>>> vector_env = gym.make_vec("sparse/Maze1-v0", num_envs=64)
 
 ``python -m envs`` lists them all.
 """

@@ -2,8 +2,8 @@
 
 python -m envs                                          # every task: spaces, horizon, source, vectorised or not
 python -m envs "sparse/MetaWorld-*"                     # those of a pattern
-python -m envs sparse/PointMaze-v1                      # one task and its arguments
-python -m envs sparse/PointMaze-v1 --render out.gif     # one episode of random actions, recorded
+python -m envs sparse/PointMaze1-v0                      # one task and its arguments
+python -m envs sparse/PointMaze1-v0 --render out.gif     # one episode of random actions, recorded
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import os
 import sys
 import textwrap
 import traceback
-import warnings
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -51,7 +50,6 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     given.task = given.task.removeprefix("envs:")
 
-    warnings.filterwarnings("ignore", message=".*is out of date", category=DeprecationWarning)  # versions name maps here
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     pattern = any(character in given.task for character in "*?[")
     ids = [env_id for env_id in FAMILY_OF if fnmatchcase(env_id, given.task)]

@@ -50,7 +50,7 @@ class AntMaze(MujocoMaze):
 
     def __init__(
         self,
-        maze_map: MazeMap = "AntMaze-v0",
+        maze_map: MazeMap = "AntMaze0",
         random_start: bool = False,
         render_mode: str | None = None,
         position_noise_range: float = 0.25,
@@ -85,7 +85,7 @@ class AntMazeVectorEnv(MujocoMazeVectorEnv):
     def __init__(
         self,
         num_envs: int = 1,
-        maze_map: MazeMap = "AntMaze-v0",
+        maze_map: MazeMap = "AntMaze0",
         random_start: bool = False,
         max_episode_steps: int | None = None,
         render_mode: str | None = None,

@@ -74,7 +74,7 @@ class GridMaze(_MazeHooks, gym.Env[np.ndarray, np.int64]):
     goal neither pay nor end it (what the random walks of a Laplacian reward want).
 
     >>> import gymnasium as gym, envs
-    >>> env = gym.make("sparse/Maze-v1", layout=["#####", "#S G#", "#####"])
+    >>> env = gym.make("sparse/Maze1-v0", layout=["#####", "#S G#", "#####"])
     >>> observation, info = env.reset(seed=0)
     >>> observation
     array([1., 1., 3., 1.], dtype=float32)
@@ -85,7 +85,7 @@ class GridMaze(_MazeHooks, gym.Env[np.ndarray, np.int64]):
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (Gymnasium's convention)
 
     def __init__(
-        self, layout: str | Sequence[str] = "Maze-v1", random_start: bool = False, render_mode: str | None = None
+        self, layout: str | Sequence[str] = "Maze1", random_start: bool = False, render_mode: str | None = None
     ) -> None:
         check_render_mode(render_mode)
         self.layout = GridLayout.parse(layout)
@@ -137,7 +137,7 @@ class GridMazeVectorEnv(_MazeHooks, BatchedEnv):
     def __init__(
         self,
         num_envs: int = 1,
-        layout: str | Sequence[str] = "Maze-v1",
+        layout: str | Sequence[str] = "Maze1",
         random_start: bool = False,
         max_episode_steps: int | None = None,
         render_mode: str | None = None,

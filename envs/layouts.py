@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 GRID_LAYOUTS: dict[str, tuple[str, ...]] = {
-    "FourRooms-v0": (
+    "FourRooms0": (
         "#############",
         "#    #      #",
         "#    #      #",
@@ -26,7 +26,7 @@ GRID_LAYOUTS: dict[str, tuple[str, ...]] = {
         "#     #     #",
         "#############",
     ),
-    "FourRooms-v1": (
+    "FourRooms1": (
         "#############",
         "#    #     G#",
         "#    #      #",
@@ -41,7 +41,7 @@ GRID_LAYOUTS: dict[str, tuple[str, ...]] = {
         "#     #     #",
         "#############",
     ),
-    "Maze-v0": (
+    "Maze0": (
         "###########",
         "#     #   #",
         "# ### # # #",
@@ -54,7 +54,7 @@ GRID_LAYOUTS: dict[str, tuple[str, ...]] = {
         "#    S    #",
         "###########",
     ),
-    "Maze-v1": (
+    "Maze1": (
         "###########",
         "#         #",
         "# ####### #",
@@ -67,7 +67,7 @@ GRID_LAYOUTS: dict[str, tuple[str, ...]] = {
         "#G#       #",
         "###########",
     ),
-    "Maze-v2": (
+    "Maze2": (
         "###########",
         "#   #     #",
         "# # # ### #",

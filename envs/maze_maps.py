@@ -12,51 +12,51 @@ from typing import Any
 from envs.arguments import did_you_mean
 
 MAZE_MAPS: dict[str, tuple[str, ...]] = {
-    "PointMaze-v0": (
+    "PointMaze0": (
         "111111",
         "1r1g01",
         "101101",
         "100001",
         "111111",
     ),
-    "PointMaze-v1": (
+    "PointMaze1": (
         "111111",
         "1g0001",
         "111101",
         "1r0001",
         "111111",
     ),
-    "AntMaze-v0": (
+    "AntMaze0": (
         "1111",
         "1r11",
         "10g1",
         "1111",
     ),
-    "AntMaze-v1": (
+    "AntMaze1": (
         "11111",
         "1r0g1",
         "11111",
     ),
-    "AntMaze-v2": (
+    "AntMaze2": (
         "11111",
         "1g111",
         "100r1",
         "11111",
     ),
-    "AntMaze-v3": (
+    "AntMaze3": (
         "11111",
         "1r011",
         "110g1",
         "11111",
     ),
-    "AntMaze-v4": (
+    "AntMaze4": (
         "11111",
         "1r111",
         "10111",
         "100g1",
         "11111",
     ),
-    "AntMaze-v5": (
+    "AntMaze5": (
         "11111",
         "1g011",
         "11011",

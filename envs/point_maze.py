@@ -38,7 +38,7 @@ class PointMaze(MujocoMaze):
             :class:`envs.mujoco_maze.MujocoMaze`.
 
     >>> import gymnasium as gym, envs
-    >>> env = gym.make("sparse/PointMaze-v0", maze_map=["11111", "1r0g1", "11111"])
+    >>> env = gym.make("sparse/PointMaze0-v0", maze_map=["11111", "1r0g1", "11111"])
     >>> observation, info = env.reset(seed=0)
     >>> observation.shape, info
     ((8,), {'is_success': False})
@@ -49,7 +49,7 @@ class PointMaze(MujocoMaze):
 
     def __init__(
         self,
-        maze_map: MazeMap = "PointMaze-v0",
+        maze_map: MazeMap = "PointMaze0",
         random_start: bool = False,
         render_mode: str | None = None,
         position_noise_range: float = 0.25,
@@ -77,7 +77,7 @@ class PointMazeVectorEnv(MujocoMazeVectorEnv):
     def __init__(
         self,
         num_envs: int = 1,
-        maze_map: MazeMap = "PointMaze-v0",
+        maze_map: MazeMap = "PointMaze0",
         random_start: bool = False,
         max_episode_steps: int | None = None,
         render_mode: str | None = None,

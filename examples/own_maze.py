@@ -21,11 +21,11 @@ LAYOUT = [
 
 
 def main(timesteps: int = 4_000_000, gif: str = "own_maze.gif") -> bool:
-    env = make_vec_env("sparse/Maze-v1", n_envs=126, seed=0, env_kwargs={"layout": LAYOUT})
+    env = make_vec_env("sparse/Maze1-v0", n_envs=126, seed=0, env_kwargs={"layout": LAYOUT})
     model = IRPO("MlpPolicy", env, batch_size=4096, target_kl=0.01, seed=0)
     model.learn(timesteps, progress_bar=True)
 
-    maze = gym.make("sparse/Maze-v1", layout=LAYOUT, render_mode="rgb_array")
+    maze = gym.make("sparse/Maze1-v0", layout=LAYOUT, render_mode="rgb_array")
     observation, info = maze.reset(seed=0)
     frames, done = [maze.render()], False
     while not done:

@@ -38,11 +38,11 @@ parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--timesteps", type=int, default=300_000)
 given = parser.parse_args()
 
-env = make_vec_env("sparse/Maze-v1", n_envs=16, seed=0)
+env = make_vec_env("sparse/Maze1-v0", n_envs=16, seed=0)
 reward = Corner(env.observation_space, env.action_space)
 model = PPO("MlpPolicy", VecIntrinsicReward(env, reward, coef=0.01), n_steps=128, batch_size=256, n_epochs=4, seed=0)
 model.learn(given.timesteps)
 returns, _ = evaluate_policy(
-    model, make_vec_env("sparse/Maze-v1", n_envs=16, seed=1), n_eval_episodes=100, deterministic=False
+    model, make_vec_env("sparse/Maze1-v0", n_envs=16, seed=1), n_eval_episodes=100, deterministic=False
 )
 print(f"Success rate of 100 episodes: {returns:.0%}; the reward has seen {int(reward.count)} states")

@@ -10,13 +10,13 @@ from sb3_ext.common.vec_env import make_vec_env
 
 
 def main(timesteps: int = 5_000_000, path: str = "irpo_maze") -> float:
-    env = make_vec_env("sparse/Maze-v1", n_envs=126, seed=0)
+    env = make_vec_env("sparse/Maze1-v0", n_envs=126, seed=0)
     model = IRPO("MlpPolicy", env, batch_size=4096, target_kl=0.01, seed=0, verbose=1)
     model.learn(timesteps, progress_bar=True)
     model.save(path)
 
     model = IRPO.load(path)
-    success, _ = evaluate_policy(model, make_vec_env("sparse/Maze-v1", n_envs=10), n_eval_episodes=100)
+    success, _ = evaluate_policy(model, make_vec_env("sparse/Maze1-v0", n_envs=10), n_eval_episodes=100)
     print(f"Success over 100 episodes: {success:.2f}")
     return float(success)
 

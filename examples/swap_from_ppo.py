@@ -13,7 +13,7 @@ from sb3_ext.common.vec_env import make_vec_env
 def main(timesteps: int = 2_000_000) -> dict[str, float]:
     success = {}
     for name in ("PPO", "IRPO"):
-        env = make_vec_env("sparse/Maze-v1", n_envs=126, seed=0)
+        env = make_vec_env("sparse/Maze1-v0", n_envs=126, seed=0)
         if name == "PPO":
             model = PPO("MlpPolicy", env, seed=0, n_steps=128, batch_size=2048)
         else:

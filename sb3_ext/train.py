@@ -1,4 +1,4 @@
-"""``python -m sb3_ext.train --algo irpo --env sparse/Maze-v1``: rl_zoo3's train with our algorithms and environments."""
+"""``python -m sb3_ext.train --algo irpo --env sparse/Maze1-v0``: rl_zoo3's train with our algorithms and environments."""
 
 from sb3_ext.zoo import train
 

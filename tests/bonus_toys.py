@@ -103,7 +103,7 @@ def rollout(env, actions):
 
 
 def maze(n=3, seed=0):
-    return make_vec_env("sparse/Maze-v1", n_envs=n, seed=seed)
+    return make_vec_env("sparse/Maze1-v0", n_envs=n, seed=seed)
 
 
 def quick(name):

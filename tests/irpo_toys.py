@@ -15,7 +15,7 @@ from irwrappers import IntrinsicReward
 from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.irpo import IRPO
 
-MAZE = "sparse/Maze-v1"
+MAZE = "sparse/Maze1-v0"
 HORIZON = 10  # of Toy
 ALLO_QUICK = dict(n_rewards=4, gradient_steps=30, hidden_sizes=(16,))
 

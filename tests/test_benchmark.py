@@ -33,7 +33,7 @@ SUITE = {
     "evaluations": 3,
     "episodes": 4,
     "actions": ["argmax", "sampled"],
-    "environments": {"sparse/FourRooms-v0": {"timesteps": 12_000}},
+    "environments": {"sparse/FourRooms0-v0": {"timesteps": 12_000}},
     "contenders": {
         "small irpo": {"algo": "irpo", "seeds": 1, "hyperparams": IRPO},
         "ppo": {"algo": "ppo", "seeds": 2, "hyperparams": PPO},
@@ -77,7 +77,7 @@ def results(out):
 
 
 def folder(out, label="small irpo", seed=0):
-    return out / "sparse-FourRooms-v0" / label / f"seed-{seed}"
+    return out / "sparse-FourRooms0-v0" / label / f"seed-{seed}"
 
 
 def test_files_and_columns(finished):
@@ -168,7 +168,7 @@ def test_a_killed_baseline_goes_on_from_its_checkpoint(benchmark, tmp_path, monk
 
     out, begun, restore = tmp_path / "out", [], run._restore
     contender = {"algo": algo, "seeds": 1, "hyperparams": HRL if algo == "hrl" else PPO}
-    suite = changed(contenders={algo: contender}, environments={"sparse/FourRooms-v0": {"timesteps": 6000}})
+    suite = changed(contenders={algo: contender}, environments={"sparse/FourRooms0-v0": {"timesteps": 6000}})
     saved = killed_at_its_second_checkpoint(benchmark, suite, out)
     before = pd.read_csv(folder(out, algo) / "evaluations.csv")
     monkeypatch.setattr(run, "_restore", lambda model: begun.append(learned(model)) or restore(model))
@@ -327,7 +327,7 @@ def test_suites_are_valid_and_known(command):
         if "speed" in suite:
             assert speed.plan(suite, 1.0, (), ())
     ablation = suites.plan(suites.load_suite("irpo-ablation"))
-    sizes = {"sparse/Maze-v1": 4096, "sparse/FourRooms-v0": 2048}  # those of irpo.yml
+    sizes = {"sparse/Maze1-v0": 4096, "sparse/FourRooms0-v0": 2048}  # those of irpo.yml
     assert len(ablation) == (23 + 8) * 3 and all(run.hyperparams["batch_size"] == sizes[run.env] for run in ablation)
     vector = {name for name, spec in gymnasium.registry.items() if spec.vector_entry_point and name.startswith("sparse/")}
     assert vector <= set(suites.load_suite("speed")["speed"]["environments"])
@@ -340,19 +340,19 @@ def changed(**changes):
 @pytest.mark.parametrize(
     ("suite", "arguments", "message"),
     [
-        (SUITE, ["--env", "sparse/FourRoom-v0"], "Closest: sparse/FourRooms-v0"),
+        (SUITE, ["--env", "sparse/FourRoom-v0"], "Closest: sparse/FourRooms0-v0"),
         (SUITE, ["--algo", "smal irpo"], "Closest: small irpo"),
         (SUITE, ["--budget", "0"], "--budget must be a number in (0"),
         (SUITE, ["--seeds", "0"], "--seeds must be an integer in [1"),
         (SUITE, ["--jobs", "0"], "--jobs must be at least 1"),
         (changed(undiscounted="no"), [], "undiscounted must be true or false, got 'no'"),
         (changed(episode=3), [], "Unknown key 'episode'. Closest: episodes"),
-        (changed(environments={"sparse/FourRooms-v9": {"timesteps": 1}}), [], "sparse/FourRooms-v"),
-        (changed(environments={"sparse/Maze-v1": {"timesteps": 1, "contenders": {"pppo": {}}}}), [], "Closest: ppo"),
+        (changed(environments={"sparse/FourRooms9-v0": {"timesteps": 1}}), [], "sparse/FourRooms"),
+        (changed(environments={"sparse/Maze1-v0": {"timesteps": 1, "contenders": {"pppo": {}}}}), [], "Closest: ppo"),
         (
-            changed(environments={"sparse/Maze-v1": {"timesteps": 1, "evaluate_in": {"b": {"sise": 5}}}}),
+            changed(environments={"sparse/Maze1-v0": {"timesteps": 1, "evaluate_in": {"b": {"sise": 5}}}}),
             [],
-            "sparse/Maze-v1: evaluate_in: b: ",
+            "sparse/Maze1-v0: evaluate_in: b: ",
         ),
         (changed(contenders={"a": {"algo": "irpoo", "seeds": 1}}), [], "Unknown algorithm 'irpoo'. Closest: irpo"),
         (changed(contenders={"a": {"algo": "irpo", "seeds": 1, "hyperparams": {"tau": 1}}}), [], "'tau' for sparse/FourRooms"),
@@ -374,7 +374,7 @@ def test_unknown_suite(command, capsys):
 @pytest.mark.slow  # those below that interrupt it type it as well
 def test_runs_in_processes_of_their_own(tmp_path):
     """From the command line, as it is typed."""
-    suite = changed(episodes=2, environments={"sparse/FourRooms-v0": {"timesteps": 300}})
+    suite = changed(episodes=2, environments={"sparse/FourRooms0-v0": {"timesteps": 300}})
     (tmp_path / "tiny.yml").write_text(yaml.safe_dump(suite))
     commands.run("benchmark", "tiny.yml", "--jobs", "2", "--algo", "ppo", "--out", "out", cwd=tmp_path)
     assert set(results(tmp_path / "out").seed) == {0, 1}
@@ -420,10 +420,10 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks for process
 
 @on_linux
 def test_ctrl_c_ends_all_processes_and_the_command_goes_on(benchmark, tmp_path):
-    environments = {"sparse/FourRooms-v0": {"timesteps": 4000}, "sparse/FourRooms-v1": {"timesteps": 16_000}}
+    environments = {"sparse/FourRooms0-v0": {"timesteps": 4000}, "sparse/FourRooms1-v0": {"timesteps": 16_000}}
     irpo = {"algo": "irpo", "seeds": 1, "hyperparams": IRPO}
     suite, out = changed(contenders={"irpo": irpo}, environments=environments), tmp_path / "out"
-    short, long = (out / f"sparse-FourRooms-v{i}" / "irpo" / "seed-0" for i in range(2))
+    short, long = (out / f"sparse-FourRooms{i}-v0" / "irpo" / "seed-0" for i in range(2))
     process = typed(tmp_path, suite)
     wait_until(lambda: (short / "done.json").is_file() and (long / "checkpoint.zip").is_file())
     process.send_signal(signal.SIGINT)  # to the command alone; a terminal sends it to the others as well
@@ -447,7 +447,7 @@ def test_ctrl_c_ends_all_processes_and_the_command_goes_on(benchmark, tmp_path):
 def test_a_killed_command_leaves_no_process_and_normalised_observations_go_on(benchmark, tmp_path):
     normalized = {**IRPO, "normalize": "dict(norm_obs=True, norm_reward=False)"}
     contenders = {"small irpo": {"algo": "irpo", "seeds": 1, "hyperparams": normalized}}
-    suite, out = changed(contenders=contenders, environments={"sparse/FourRooms-v0": {"timesteps": 16_000}}), tmp_path / "out"
+    suite, out = changed(contenders=contenders, environments={"sparse/FourRooms0-v0": {"timesteps": 16_000}}), tmp_path / "out"
     process = typed(tmp_path, suite)
     wait_until((folder(out) / "checkpoint.zip").is_file)
     process.kill()
@@ -484,8 +484,8 @@ def test_speed_measures_every_form(command, tmp_path, monkeypatch):
     copies = dict.fromkeys(speed.FORMS, 2)
     irpo = dict(batch_size=64, n_exploratory_updates=1, intrinsic_reward="random", intrinsic_reward_kwargs={"n_rewards": 2})
     measurements = [
-        speed.Measurement("environment", "sparse/Maze-v1", "", 0.01, 1, copies),
-        speed.Measurement("IRPO", "sparse/Maze-v1", "tiny", 1, 1, hyperparams=irpo, algo="irpo"),
+        speed.Measurement("environment", "sparse/Maze1-v0", "", 0.01, 1, copies),
+        speed.Measurement("IRPO", "sparse/Maze1-v0", "tiny", 1, 1, hyperparams=irpo, algo="irpo"),
         *(
             speed.Measurement("learned reward", "CartPole-v1", label, 1, 1, hyperparams={"n_steps": 64}, algo=label.lower())
             for label in ("PPO", "LIRPG")
@@ -497,7 +497,7 @@ def test_speed_measures_every_form(command, tmp_path, monkeypatch):
     assert (rows.steps_per_s > 0).all() and (rows.peak_mib.iloc[-3:] > 1).all()
     table = pd.read_csv(tmp_path / "table.csv").set_index("variant").reference_is_faster
     assert table["vectorised"] == table["PPO"] == 1 and np.isnan(table["tiny"]) and table["LIRPG"] > 1
-    assert "| environment | sparse/Maze-v1 | SubprocVecEnv | 2 |" in (tmp_path / "table.md").read_text()
+    assert "| environment | sparse/Maze1-v0 | SubprocVecEnv | 2 |" in (tmp_path / "table.md").read_text()
 
 
 @on_linux

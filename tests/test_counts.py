@@ -194,7 +194,7 @@ def test_a_million_grid_points_have_a_million_keys(dtype):
 
 
 def test_counts_in_a_maze_equal_the_cells_walked_over():
-    env = make_vec_env("sparse/Maze-v1", n_envs=3)
+    env = make_vec_env("sparse/Maze1-v0", n_envs=3)
     reward, table = StateCount(env.observation_space, env.action_space), Counter()
     env.seed(0)
     env.reset()

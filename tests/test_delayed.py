@@ -106,9 +106,9 @@ def test_vector_form_equals_wrapped_copies(mode, delay):
 @pytest.mark.parametrize("mode", AutoresetMode)
 def test_vector_form_around_a_native_vector_environment(mode):
     """The natively vectorised mazes speak the same protocol."""
-    ours = VectorDelayedReward(gym.make_vec("sparse/Maze-v0", num_envs=3, max_episode_steps=7, autoreset_mode=mode), 4)
+    ours = VectorDelayedReward(gym.make_vec("sparse/Maze0-v0", num_envs=3, max_episode_steps=7, autoreset_mode=mode), 4)
     copies = SyncVectorEnv(
-        [lambda: DelayedReward(gym.make("sparse/Maze-v0", max_episode_steps=7), 4)] * 3, autoreset_mode=mode
+        [lambda: DelayedReward(gym.make("sparse/Maze0-v0", max_episode_steps=7), 4)] * 3, autoreset_mode=mode
     )
     rng = np.random.default_rng(0)
     ours.reset(seed=0), copies.reset(seed=0)

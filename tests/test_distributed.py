@@ -95,7 +95,7 @@ description: a small one
 evaluations: 2
 episodes: 4
 actions: [sampled]
-environments: {sparse/FourRooms-v1: {timesteps: 4000}}
+environments: {sparse/FourRooms1-v0: {timesteps: 4000}}
 contenders: {ppo: {algo: ppo, seeds: 2, hyperparams: {n_envs: 8, n_steps: 50, batch_size: 100}}}
 """
 

@@ -43,7 +43,6 @@ OPEN_GRIDS = [
     "LavaCrossingS9N2-v0",
     "FourRooms-v0",
 ]
-pytestmark = pytest.mark.filterwarnings("ignore:.*is out of date:DeprecationWarning")
 
 
 def pooled(env_id, n_envs=2, seed=0, **env_kwargs):
@@ -416,8 +415,8 @@ def test_the_refused_grids_do_differ(name):
 @pytest.mark.parametrize(
     ("env_id", "kwargs", "message"),
     [
-        ("sparse/Maze-v1", {}, "EnvPool does not have sparse/Maze-v1"),
-        ("sparse/PointMaze-v0", {}, "EnvPool does not have"),
+        ("sparse/Maze1-v0", {}, "EnvPool does not have sparse/Maze1-v0"),
+        ("sparse/PointMaze0-v0", {}, "EnvPool does not have"),
         ("sparse/MetaWorld-reach-v3", {}, "draws a new task at every reset"),
         (
             "sparse/MetaWorld-dial-turn-v3",
@@ -474,7 +473,7 @@ def test_auto_takes_what_is_faithful_and_says_which(capsys):
         return capsys.readouterr().out
 
     assert said("delayed/Hopper-v5") == "make_vec_env: EnvPool for delayed/Hopper-v5.\n"
-    assert "GridMazeVectorEnv for sparse/Maze-v1. EnvPool does not have sparse/Maze-v1." in said("sparse/Maze-v1")
+    assert "GridMazeVectorEnv for sparse/Maze1-v0. EnvPool does not have sparse/Maze1-v0." in said("sparse/Maze1-v0")
     assert "single environments for sparse/MiniGrid-ObstructedMaze-1Q-v1. EnvPool is not used" in said(
         "sparse/MiniGrid-ObstructedMaze-1Q-v1"
     )

@@ -13,7 +13,7 @@ from envs import CATALOGUE
 from envs import __main__ as command
 
 IDS = [env_id for family in CATALOGUE.values() for env_id in family.horizons]
-CHEAP = ["sparse/Maze-v1", "sparse/RandomMaze-v0", "sparse/PointGoal-v0"]  # no library but ours
+CHEAP = ["sparse/Maze1-v0", "sparse/RandomMaze-v0", "sparse/PointGoal-v0"]  # no library but ours
 
 
 def run(capsys, *arguments):
@@ -55,10 +55,10 @@ def test_families_of_which_one_task_is_made_have_the_same_spaces(family):
 
 
 def test_a_pattern_lists_what_matches_it(capsys):
-    code, out, _ = run(capsys, "sparse/*Maze-v1")
+    code, out, _ = run(capsys, "sparse/*Maze1-v0")
     assert code == 0
     assert [line.split()[0] for line in out.splitlines() if "sparse/" in line] == [
-        f"sparse/{name}Maze-v1" for name in ("", "Point", "Ant")
+        f"sparse/{name}Maze1-v0" for name in ("", "Point", "Ant")
     ]
 
 
@@ -69,25 +69,25 @@ def test_an_id_describes_its_task(capsys, prefix):
     assert code == 0 and out.startswith("sparse/PointGoal-v0\n") and "hidden goal on a circle" in out
     assert facts["observation"] == "Box(2) of float32 in [-1.5, 1.5]" and facts["horizon"] == "100 steps"
     assert "goal_angle=None" in facts["arguments"]
-    assert "layout='Maze-v2'" in run(capsys, "sparse/Maze-v2")[1]  # as registered
+    assert "layout='Maze2'" in run(capsys, "sparse/Maze2-v0")[1]  # as registered
 
 
 def test_a_missing_or_broken_library_does_not_break_the_list(capsys, monkeypatch):
     make = gym.make
 
     def make_without(env_id, **kwargs):
-        if env_id == "sparse/PointMaze-v1":
+        if env_id == "sparse/PointMaze1-v0":
             raise ModuleNotFoundError("No module named 'simulator'", name="simulator")
-        if env_id == "sparse/AntMaze-v1":
+        if env_id == "sparse/AntMaze1-v0":
             raise AttributeError("'NoneType' object has no attribute 'glGetError'")
         return make(env_id, **kwargs)
 
     monkeypatch.setattr(gym, "make", make_without)
-    code, out, _ = run(capsys, "sparse/*Maze-v1")
+    code, out, _ = run(capsys, "sparse/*Maze1-v0")
     assert code == 0
-    assert re.search(r"sparse/Maze-v1 +Box\(4\) +Discrete\(4\) +200  yes", out)
-    assert re.search(r"sparse/PointMaze-v1 +needs simulator +\? +500  yes", out)
-    assert re.search(r"sparse/AntMaze-v1 +fails: AttributeError +\? +1000  yes", out)
+    assert re.search(r"sparse/Maze1-v0 +Box\(4\) +Discrete\(4\) +200  yes", out)
+    assert re.search(r"sparse/PointMaze1-v0 +needs simulator +\? +500  yes", out)
+    assert re.search(r"sparse/AntMaze1-v0 +fails: AttributeError +\? +1000  yes", out)
 
 
 # --- a recording
@@ -130,8 +130,8 @@ def test_a_film(capsys, tmp_path):
 
 def test_a_simulator_is_recorded_without_a_screen(capsys, tmp_path):
     path = tmp_path / "film.gif"
-    code, out, err = run(capsys, "sparse/PointMaze-v1", "--render", path, "--steps", 3)
-    assert code == 0 and f"{path}: sparse/PointMaze-v1, 3 steps, return 0, no success" in out, err
+    code, out, err = run(capsys, "sparse/PointMaze1-v0", "--render", path, "--steps", 3)
+    assert code == 0 and f"{path}: sparse/PointMaze1-v0, 3 steps, return 0, no success" in out, err
     assert frames(path)[0].std() > 10
 
 
@@ -151,19 +151,19 @@ def test_where_nothing_can_be_drawn_it_says_what_to_set(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["sparse/PointMaz-v1"], r"Unknown task 'sparse/PointMaz-v1'. Did you mean 'sparse/PointMaze-v1' or .*\n"),
+        (["sparse/PointMaz-v1"], r"Unknown task 'sparse/PointMaz-v1'. Did you mean 'sparse/PointMaze1-v0' or .*\n"),
         (["PointGoal-v0"], r"Unknown task 'PointGoal-v0'. Did you mean .*'sparse/PointGoal-v0.*\n"),
         (["@"], "Unknown task '@'. `python -m envs` lists them all.\n"),
         (["sparse/Metaworld-*"], r"No task matches 'sparse/Metaworld-\*'; `python -m envs` lists them all.\n"),
         (["sparse/P*", "--render", "a.gif"], r"--render records one task; 'sparse/P\*' is a pattern.\n"),
         (["--render", "a.gif"], r"--render records one task; '\*' is a pattern.\n"),
-        (["sparse/Maze-v1", "--render", "a.avi"], "--render writes .gif, .png or .mp4; 'a.avi' ends in none of them.\n"),
-        (["sparse/Maze-v1", "--render", "gif"], "--render writes .gif, .png or .mp4; 'gif' ends in none of them.\n"),
-        (["sparse/Maze-v1", "--render", "no/a.gif"], "There is no folder 'no' to write 'a.gif' to; make it first.\n"),
-        (["sparse/Maze-v1", "--render", "folder.gif"], "'folder.gif' is a folder; --render takes the name of a file.\n"),
-        (["sparse/Maze-v1", "--seed", "-1"], "(?s).*--seed: '-1' is not an integer of at least 0\n"),
-        (["sparse/Maze-v1", "--steps", "0"], "(?s).*--steps: '0' is not an integer of at least 1\n"),
-        (["sparse/Maze-v1", "--fps", "fast"], "(?s).*--fps: 'fast' is not an integer of at least 1\n"),
+        (["sparse/Maze1-v0", "--render", "a.avi"], "--render writes .gif, .png or .mp4; 'a.avi' ends in none of them.\n"),
+        (["sparse/Maze1-v0", "--render", "gif"], "--render writes .gif, .png or .mp4; 'gif' ends in none of them.\n"),
+        (["sparse/Maze1-v0", "--render", "no/a.gif"], "There is no folder 'no' to write 'a.gif' to; make it first.\n"),
+        (["sparse/Maze1-v0", "--render", "folder.gif"], "'folder.gif' is a folder; --render takes the name of a file.\n"),
+        (["sparse/Maze1-v0", "--seed", "-1"], "(?s).*--seed: '-1' is not an integer of at least 0\n"),
+        (["sparse/Maze1-v0", "--steps", "0"], "(?s).*--steps: '0' is not an integer of at least 1\n"),
+        (["sparse/Maze1-v0", "--fps", "fast"], "(?s).*--fps: 'fast' is not an integer of at least 1\n"),
     ],
 )
 def test_wrong_use_is_told_before_anything_is_made(capsys, tmp_path, monkeypatch, arguments, message):

@@ -146,8 +146,8 @@ def test_success_signal():
 
 
 def test_success_signal_takes_the_horizon_from_the_spec():
-    assert SuccessSignal(gym.make("sparse/Maze-v0", max_episode_steps=17)).max_episode_steps == 17
-    vector = gym.make_vec("sparse/Maze-v0", num_envs=2, max_episode_steps=17)
+    assert SuccessSignal(gym.make("sparse/Maze0-v0", max_episode_steps=17)).max_episode_steps == 17
+    vector = gym.make_vec("sparse/Maze0-v0", num_envs=2, max_episode_steps=17)
     assert VectorSuccessSignal(vector).max_episode_steps == 17
     with pytest.raises(ValueError, match="max_episode_steps"):
         SuccessSignal(Script())
@@ -344,8 +344,8 @@ def test_vector_form_around_a_native_vector_environment(mode, form):
         return
     layout = ["######", "#S G #", "######"]
     arguments = {"layout": layout, "max_episode_steps": LIMIT, "random_start": True}
-    ours = vector(gym.make_vec("sparse/Maze-v0", num_envs=4, autoreset_mode=mode, **arguments))
-    copies = SyncVectorEnv([lambda: single(gym.make("sparse/Maze-v0", **arguments))] * 4, autoreset_mode=mode)
+    ours = vector(gym.make_vec("sparse/Maze0-v0", num_envs=4, autoreset_mode=mode, **arguments))
+    copies = SyncVectorEnv([lambda: single(gym.make("sparse/Maze0-v0", **arguments))] * 4, autoreset_mode=mode)
     rng, paid = np.random.default_rng(0), 0.0
     np.testing.assert_array_equal(ours.reset(seed=0)[0], copies.reset(seed=0)[0])
     for _ in range(120):
@@ -414,7 +414,7 @@ def test_gymnasium_accepts_them(form):
     single = FORMS[form][0]
     if form == "shaped":
         single = partial(PotentialShaping, potential=lambda o: float(o.sum()))
-    check_env(single(gym.make("sparse/Maze-v0").unwrapped), skip_render_check=True)
+    check_env(single(gym.make("sparse/Maze0-v0").unwrapped), skip_render_check=True)
 
 
 BAD = [

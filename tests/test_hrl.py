@@ -50,7 +50,7 @@ def lines(n_envs=3, **kwargs):
 
 
 def maze(n_envs=4):
-    return make_vec_env("sparse/Maze-v1", n_envs=n_envs)
+    return make_vec_env("sparse/Maze1-v0", n_envs=n_envs)
 
 
 def weights(model):
@@ -174,7 +174,7 @@ def test_single_actions_of_a_discrete_space_are_all_there():
 
 
 def test_an_id_is_made_in_its_vectorised_form():
-    model = HRL("MlpPolicy", "sparse/Maze-v1", device="cpu")
+    model = HRL("MlpPolicy", "sparse/Maze1-v0", device="cpu")
     assert model.n_envs == 64 and isinstance(model.env.unwrapped, GymnasiumVecEnv) and model.n_options == 6
 
 

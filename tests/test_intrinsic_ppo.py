@@ -374,7 +374,7 @@ def test_every_space_learns_saves_and_loads(observations, action_space, tmp_path
 
 @pytest.mark.parametrize("name", [name for name in INTRINSIC_REWARDS if name != "place"])
 def test_every_reward_trains_it(name, tmp_path):
-    env = DummyVecEnv([lambda: Monitor(gym.make("sparse/Maze-v1"))] * 2)
+    env = DummyVecEnv([lambda: Monitor(gym.make("sparse/Maze1-v0"))] * 2)
     memory = Memory()
     model = IntrinsicPPO(
         "MlpPolicy", env, intrinsic_reward=name, intrinsic_reward_kwargs=QUICK.get(name), n_steps=256, n_epochs=1, seed=0
@@ -486,8 +486,8 @@ def test_another_place_of_vec_normalize_is_noticed():
 
 @pytest.mark.slow
 def test_it_solves_a_maze_that_a_random_walk_does_not():
-    """Maze-v2: the shortest path has 42 moves and a random walk takes it in 3 of 100 000 episodes."""
-    env = make_vec_env("sparse/Maze-v2", n_envs=64, seed=0)
+    """Maze2: the shortest path has 42 moves and a random walk takes it in 3 of 100 000 episodes."""
+    env = make_vec_env("sparse/Maze2-v0", n_envs=64, seed=0)
     settings = dict(n_steps=128, batch_size=2048, n_epochs=4, gamma=0.999, ent_coef=0.005)
     model = IntrinsicPPO("MlpPolicy", env, intrinsic_reward="count", seed=0, device="cpu", **settings)
     model.learn(1_200_000)

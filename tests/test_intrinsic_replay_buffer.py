@@ -212,7 +212,7 @@ ORDER_FREE = [
 
 @pytest.mark.parametrize("name", ORDER_FREE)
 def test_every_reward_without_episode_memory_trains_dqn(name, tmp_path):
-    env = DummyVecEnv([lambda: Monitor(gym.make("sparse/Maze-v1"))] * 2)
+    env = DummyVecEnv([lambda: Monitor(gym.make("sparse/Maze1-v0"))] * 2)
     kwargs = dict(intrinsic_reward=name)
     model = DQN(
         "MlpPolicy", env, learning_starts=50, buffer_size=1000, seed=0, device="cpu",

@@ -29,7 +29,7 @@ T, B = 12, 3
 
 
 def make_env(n=2):
-    return DummyVecEnv([lambda: gym.make("sparse/Maze-v1")] * n)
+    return DummyVecEnv([lambda: gym.make("sparse/Maze1-v0")] * n)
 
 
 def build(name, seed=0):
@@ -49,7 +49,7 @@ def fitted(name):
 
 
 def random_steps(seed=0, n_steps=T, n_envs=B):
-    """Uniformly random actions in Maze-v1, the observations before any reset."""
+    """Uniformly random actions in Maze1, the observations before any reset."""
     return copy.deepcopy(_random_steps(seed, n_steps, n_envs))
 
 
@@ -254,7 +254,7 @@ def test_update_returns_numbers_to_log(name):
 @everyone
 def test_fit_takes_a_single_environment_and_counts_steps(name):
     reward = build(name)
-    steps = reward.fit(gym.make("sparse/Maze-v1"), 1000, seed=0)
+    steps = reward.fit(gym.make("sparse/Maze1-v0"), 1000, seed=0)
     assert isinstance(steps, int) and 0 <= steps <= 1000
     assert not reward.needs_fit
 
@@ -262,9 +262,9 @@ def test_fit_takes_a_single_environment_and_counts_steps(name):
 @pytest.mark.parametrize("name", [name for name in INTRINSIC_REWARDS if build(name).needs_fit])
 def test_fit_says_what_it_takes(name):
     with pytest.raises(TypeError, match=r"GridMazeVectorEnv.*GymnasiumVecEnv"):
-        build(name).fit(gym.make_vec("sparse/Maze-v1", num_envs=2), 1000)
+        build(name).fit(gym.make_vec("sparse/Maze1-v0", num_envs=2), 1000)
     with pytest.raises(TypeError, match="str"):
-        build(name).fit("sparse/Maze-v1", 1000)
+        build(name).fit("sparse/Maze1-v0", 1000)
 
 
 # Every kind of observation and action

@@ -150,7 +150,7 @@ def test_what_is_not_finite_is_named_with_its_copy():
 
 
 YAML = """
-sparse/Maze-v1:
+sparse/Maze1-v0:
   n_timesteps: 256
   policy: MlpPolicy
   n_envs: 4
@@ -170,7 +170,7 @@ sparse/Maze-v1:
 
 def test_from_rl_zoo3_yaml_with_no_bonus_in_evaluation(tmp_path):
     (tmp_path / "ppo.yml").write_text(YAML)
-    arguments = "--algo ppo --env sparse/Maze-v1 -conf ppo.yml --seed 0 --eval-freq 128 --n-eval-envs 2"
+    arguments = "--algo ppo --env sparse/Maze1-v0 -conf ppo.yml --seed 0 --eval-freq 128 --n-eval-envs 2"
     done = run("train", *arguments.split(), cwd=tmp_path)
     assert "intrinsic/" in done.stdout and "coef" in done.stdout
     results = np.load(next(tmp_path.rglob("evaluations.npz")))["results"]

@@ -134,7 +134,7 @@ def test_unknown_names_and_other_spaces():
 def test_one_copy_is_paid_as_in_the_gymnasium_wrapper(name):
     # Three episodes of ten steps, the reward fitted and learning on the way.
     def make():
-        return gym.make("sparse/Maze-v1", max_episode_steps=10)
+        return gym.make("sparse/Maze1-v0", max_episode_steps=10)
 
     arguments = dict(reward_kwargs=quick(name), learn_every=8, warmup_steps=200, seed=3, device="cpu")
     venv, env = DummyVecEnv([make]), IntrinsicRewardWrapper(make(), name, **arguments)

@@ -403,7 +403,7 @@ LEARNING_STEPS = 2_000_000
 
 
 def test_irpo_solves_a_sparse_maze():
-    """Maze-v1, where an untrained policy never meets the goal."""
+    """Maze1, where an untrained policy never meets the goal."""
     model = IRPO(
         "MlpPolicy",
         make_vec_env(MAZE, n_envs=126),

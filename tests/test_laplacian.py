@@ -14,7 +14,7 @@ from irwrappers.intrinsic.walks import collect_walks
 from sb3_ext.common.vec_env import make_vec_env
 
 CHAIN = np.array([[0, 1], [0, 2], [1, 2]])  # left, right; a wall at either end
-MAZES = ["FourRooms-v0", "Maze-v0", "Maze-v1", "Maze-v2"]
+MAZES = ["FourRooms0", "Maze0", "Maze1", "Maze2"]
 QUICK = dict(n_rewards=4, gradient_steps=20, hidden_sizes=(16,), n_walks=20)
 
 
@@ -73,7 +73,7 @@ def cosines(estimate, exact, eigenvalues, n=6):
 
 
 def allo_against_exact(name, n_envs=50, budget=400_000, seed=0, **kwargs):
-    env = make_vec_env(f"sparse/{name}", n_envs)
+    env = make_vec_env(f"sparse/{name}-v0", n_envs)
     exact = ExactLaplacian(env.observation_space, env.action_space, n_rewards=12)
     exact.fit(env)
     allo = ALLO(env.observation_space, env.action_space, n_rewards=12, **kwargs)
@@ -125,7 +125,7 @@ def test_constant_comes_first_among_cells_with_no_way_out():
 
 @pytest.mark.parametrize("name", MAZES)
 def test_maze_eigenvectors_solve_the_eigenvalue_problem(name):
-    env = dummy(lambda: gym.make(f"sparse/{name}"), 1)
+    env = dummy(lambda: gym.make(f"sparse/{name}-v0"), 1)
     reward = ExactLaplacian(env.observation_space, env.action_space)
     assert reward.fit(env) == 0
     observations, next_states = env.env_method("transition_graph")[0]
@@ -179,7 +179,7 @@ def test_exact_errors_say_what_is_wrong():
 
 
 def test_allo_finds_the_eigenvectors_of_maze_v1():
-    found = allo_against_exact("Maze-v1", budget=200_000, gradient_steps=2000)
+    found = allo_against_exact("Maze1", budget=200_000, gradient_steps=2000)
     assert found.min() >= 0.99, found
 
 
@@ -194,7 +194,7 @@ def test_allo_finds_the_eigenvectors(name, seed):
 @pytest.mark.slow
 def test_allo_on_random_batches_finds_the_eigenvectors():
     # The form for continuous states, in which every step draws a batch of pairs as in the paper.
-    found = allo_against_exact("Maze-v1", exhaustive=0, batch_size=1024, gradient_steps=5000)
+    found = allo_against_exact("Maze1", exhaustive=0, batch_size=1024, gradient_steps=5000)
     assert found.min() >= 0.98, found
 
 
@@ -234,7 +234,7 @@ def test_walks_start_with_the_options_and_leave_none_behind():
 
 
 def test_walks_pass_over_the_goal_and_are_cut_where_an_episode_ends():
-    env = make_vec_env("sparse/Maze-v1", 4)
+    env = make_vec_env("sparse/Maze1-v0", 4)
     goal = env.reset()[0, 2:]
     walks = collect_walks(env, lambda x: x, 40, 10**6, seed=0, device=torch.device("cpu"))
     assert walks.timesteps == 40 * 200
@@ -280,8 +280,8 @@ def test_two_rows_of_a_walk_are_as_many_steps_apart_as_rows():
 
 
 def test_vecnormalize_is_seen_through_and_left_alone():
-    plain = dummy(lambda: gym.make("sparse/Maze-v1"))
-    normalized = VecNormalize(dummy(lambda: gym.make("sparse/Maze-v1")))
+    plain = dummy(lambda: gym.make("sparse/Maze1-v0"))
+    normalized = VecNormalize(dummy(lambda: gym.make("sparse/Maze1-v0")))
     normalized.reset()
     count, mean = normalized.obs_rms.count, normalized.obs_rms.mean.copy()
     states = []
@@ -295,7 +295,7 @@ def test_vecnormalize_is_seen_through_and_left_alone():
 
 
 def test_allo_reads_where_the_agent_is_from_the_environment():
-    env = dummy(lambda: gym.make("sparse/Maze-v1"))
+    env = dummy(lambda: gym.make("sparse/Maze1-v0"))
     seen, chosen = (ALLO(env.observation_space, env.action_space, **QUICK, indices=i) for i in (None, (1,)))
     for allo in (seen, chosen):
         allo.fit(env, 500, seed=0)

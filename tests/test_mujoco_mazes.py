@@ -22,7 +22,7 @@ MODES = list(AutoresetMode)
 CORRIDOR = ["11111", "1r0g1", "11111"]
 OWN_MAP = [[1] * 7, [1, "r", 0, 0, 1, "g", 1], [1, 1, 1, 0, 0, 0, 1], [1] * 7]
 MANY_WALLS = ["1" * 30, "1r0g" + "0" * 25 + "1", "1" * 30]  # more than AntMaze tries one by one
-TASKS = [f"sparse/{name}" for name in MAZE_MAPS]
+TASKS = [f"sparse/{name}-v0" for name in MAZE_MAPS]
 
 
 # --- a planner for the ball
@@ -65,9 +65,9 @@ def follow(env, observation, path):
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("maze_map", ["PointMaze-v0", "PointMaze-v1", OWN_MAP], ids=["v0", "v1", "own"])
+@pytest.mark.parametrize("maze_map", ["PointMaze0", "PointMaze1", OWN_MAP], ids=["0", "1", "own"])
 def test_the_planned_path_through_a_point_maze_returns_1(maze_map, seed):
-    env = gym.make("sparse/PointMaze-v1", maze_map=maze_map)
+    env = gym.make("sparse/PointMaze1-v0", maze_map=maze_map)
     observation, info = env.reset(seed=seed)
     assert info == {"is_success": False}
     rewards, terminated, truncated, info = follow(env, observation, shortest_path(env.unwrapped))
@@ -106,7 +106,7 @@ def test_the_ant_can_be_walked_to_the_goal(task):
         ([[1, 1, 1], [1, None, 1], [1, 1, 1]], "Unknown cell None at row 1, column 1"),
         ([], "non-empty list of rows"),
         (7, "non-empty list of rows"),
-        ("PointMaze-v7", "Did you mean 'PointMaze-v"),
+        ("PointMaze7", "Did you mean 'PointMaze"),
         ("", "Unknown maze_map ''"),
     ],
 )
@@ -118,7 +118,7 @@ def test_a_malformed_map_is_refused_with_the_place(maze, maze_map, message):
 
 def test_a_map_may_be_a_name_rows_of_characters_rows_of_cells_or_lines():
     expected = [[1, 1, 1, 1], [1, "r", 1, 1], [1, 0, "g", 1], [1, 1, 1, 1]]
-    for maze_map in ("AntMaze-v0", MAZE_MAPS["AntMaze-v0"], expected, "1111\n1r11\n10g1\n1111", np.array(expected)):
+    for maze_map in ("AntMaze0", MAZE_MAPS["AntMaze0"], expected, "1111\n1r11\n10g1\n1111", np.array(expected)):
         assert parse_maze_map(maze_map) == expected
 
 
@@ -190,7 +190,7 @@ def flat(observation):
     return np.concatenate([observation[key] for key in ("observation", "achieved_goal", "desired_goal")])
 
 
-@pytest.mark.parametrize("maze_map", ["AntMaze-v0", "AntMaze-v1", MANY_WALLS], ids=["v0", "v1", "many walls"])
+@pytest.mark.parametrize("maze_map", ["AntMaze0", "AntMaze1", MANY_WALLS], ids=["0", "1", "many walls"])
 def test_an_ant_maze_is_the_sources_bit_for_bit_until_the_ant_falls(source, maze_map):
     env, reference = AntMaze(maze_map), source(AntMazeEnv, maze_map)
     rng = np.random.default_rng(0)
@@ -211,7 +211,7 @@ def test_an_ant_maze_is_the_sources_bit_for_bit_until_the_ant_falls(source, maze
                 break
 
 
-@pytest.mark.parametrize("maze_map", ["PointMaze-v0", "PointMaze-v1"])
+@pytest.mark.parametrize("maze_map", ["PointMaze0", "PointMaze1"])
 def test_a_point_maze_is_the_sources_up_to_round_off(source, maze_map):
     env, reference = PointMaze(maze_map), source(PointMazeEnv, maze_map)
     for seed in (3, None, None):
@@ -261,7 +261,7 @@ def put(env, position, height=None):
 def test_a_wider_goal_is_reached_earlier():
     lengths = []
     for radius in (0.45, 0.8):
-        env = gym.make("sparse/PointMaze-v0", goal_radius=radius)
+        env = gym.make("sparse/PointMaze0-v0", goal_radius=radius)
         observation, _ = env.reset(seed=1)
         rewards, *_ = follow(env, observation, shortest_path(env.unwrapped))
         assert sum(rewards) == 1
@@ -287,7 +287,7 @@ def test_a_torso_outside_its_heights_is_a_fall(height, at_goal, reward, terminat
 
 @pytest.mark.parametrize("maze", [PointMaze, AntMaze])
 def test_random_starts_are_uniform_over_the_free_cells_and_off_the_goal(maze):
-    env = maze("PointMaze-v0", random_start=True)
+    env = maze("PointMaze0", random_start=True)
     cell_of, map_ = env.source.maze.cell_xy_to_rowcol, env.source.maze.maze_map
     free = {(row, column) for row in range(5) for column in range(6) if map_[row][column] != 1}
 
@@ -311,7 +311,7 @@ def test_random_starts_are_uniform_over_the_free_cells_and_off_the_goal(maze):
 
 @pytest.mark.parametrize("goal_radius", [0.45, 0.9])
 def test_a_random_start_never_lies_within_the_goal(goal_radius):
-    env = PointMaze("PointMaze-v1", random_start=True, goal_radius=goal_radius)
+    env = PointMaze("PointMaze1", random_start=True, goal_radius=goal_radius)
     for seed in range(300):
         observation, _ = env.reset(seed=seed)
         assert np.linalg.norm(observation[:2] - observation[-2:]) > goal_radius
@@ -406,9 +406,9 @@ def pulled(observation, noise):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("maze_map", ["PointMaze-v1", OWN_MAP, CORRIDOR], ids=["PointMaze-v1", "own", "corridor"])
+@pytest.mark.parametrize("maze_map", ["PointMaze1", OWN_MAP, CORRIDOR], ids=["PointMaze1", "own", "corridor"])
 def test_point_maze_copies_equal_single_environments_over_1000_steps(maze_map, mode):
-    vector, singles = twins("sparse/PointMaze-v0", 6, mode, 150, maze_map=maze_map, random_start=maze_map is not CORRIDOR)
+    vector, singles = twins("sparse/PointMaze0-v0", 6, mode, 150, maze_map=maze_map, random_start=maze_map is not CORRIDOR)
     successes, episodes = compare(vector, singles, half_guided((6, 2), pulled), 1000)
     assert successes >= 5 and episodes > successes
 
@@ -416,12 +416,12 @@ def test_point_maze_copies_equal_single_environments_over_1000_steps(maze_map, m
 @pytest.mark.parametrize("mode", MODES)
 def test_ant_maze_copies_equal_single_environments_over_1000_steps(mode):
     # The start lies 6 to 10 m from a goal 7.5 m wide: some episodes reach it, others end in a fall or at the time limit.
-    vector, singles = twins("sparse/AntMaze-v0", 3, mode, 120, maze_map=["11111111", "1r0g0001", "11111111"], goal_radius=7.5)
+    vector, singles = twins("sparse/AntMaze0-v0", 3, mode, 120, maze_map=["11111111", "1r0g0001", "11111111"], goal_radius=7.5)
     successes, episodes = compare(vector, singles, half_guided((3, 8), lambda observation, noise: noise), 1000)
     assert successes >= 5 and episodes >= successes + 10
 
 
-@pytest.mark.parametrize("task", ["sparse/PointMaze-v0", "sparse/AntMaze-v3"])
+@pytest.mark.parametrize("task", ["sparse/PointMaze0-v0", "sparse/AntMaze3-v0"])
 def test_options_reach_the_copies_they_are_for(task):
     vector, singles = twins(task, 4, AutoresetMode.DISABLED, 20, maze_map=OWN_MAP)
     policy = half_guided(vector.action_space.shape, lambda observation, noise: noise)
@@ -432,7 +432,7 @@ def test_options_reach_the_copies_they_are_for(task):
         ours, theirs = vector.reset(options=dict(options)), singles.reset(options=dict(options))
         np.testing.assert_array_equal(ours[0], theirs[0])
     cell_of = PointMaze(OWN_MAP).source.maze.cell_xy_to_rowcol
-    if task == "sparse/PointMaze-v0":
+    if task == "sparse/PointMaze0-v0":
         assert [cell_of(observation[:2]).tolist() for observation in ours[0][1::2]] == [[1, 5]] * 2
 
 
@@ -461,7 +461,7 @@ def test_the_number_of_threads_changes_nothing(vector_env, num_threads):
         assert_same_step(one.step(actions), other.step(actions))
 
 
-@pytest.mark.parametrize("task", ["sparse/PointMaze-v0", "sparse/AntMaze-v0"])
+@pytest.mark.parametrize("task", ["sparse/PointMaze0-v0", "sparse/AntMaze0-v0"])
 def test_a_vector_env_renders_what_its_single_environments_render(task):
     vector, singles = twins(task, 2, AutoresetMode.NEXT_STEP, 100, render_mode="rgb_array")
     vector.reset(seed=0)

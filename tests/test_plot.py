@@ -26,12 +26,12 @@ LAYOUT = ["######", "#S   #", "# ## #", "#   G#", "######"]
 
 @pytest.fixture(scope="module")
 def maze():
-    return gym.make("sparse/Maze-v1", layout=LAYOUT)
+    return gym.make("sparse/Maze1-v0", layout=LAYOUT)
 
 
 @pytest.fixture(scope="module")
 def point_maze():
-    return gym.make("sparse/PointMaze-v1")
+    return gym.make("sparse/PointMaze1-v0")
 
 
 class Position(IntrinsicReward):
@@ -397,7 +397,7 @@ def test_refuses(maze):
     unbounded = Position(spaces.Box(-np.inf, np.inf, (3,)), maze.action_space)
     for call, message in (
         (lambda: plot_reward("rnd", maze), "Expected an IntrinsicReward"),
-        (lambda: plot_reward(reward, "sparse/Maze-v1"), "Expected a Gymnasium environment"),
+        (lambda: plot_reward(reward, "sparse/Maze1-v0"), "Expected a Gymnasium environment"),
         (lambda: plot_reward(reward, maze, channels=[1]), r"channels must lie in 0 … 0"),
         (lambda: plot_reward(reward, maze, transition="arrive"), "transition must be"),
         (lambda: plot_reward(reward, maze, indices=(0, 9)), r"must lie in 0 … 3"),

@@ -18,7 +18,6 @@ from irwrappers.intrinsic.walks import collect_walks, random_actions
 from irwrappers.unique import unique_rows
 from sb3_ext.common.vec_env import make_vec_env
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*is out of date:DeprecationWarning")
 ROOM = ["######", "#S   #", "#   G#", "######"]
 QUICK = {"hidden_sizes": (16, 16), "gradient_steps": 30, "n_walks": 40}
 SMALL = {"allo": QUICK, "random": {"hidden_sizes": (32, 32)}}
@@ -41,7 +40,7 @@ def spaces_of(env):
 
 
 def maze(n_envs=10, **kwargs):
-    return CountSteps(make_vec_env("sparse/Maze-v1", n_envs=n_envs, **kwargs))
+    return CountSteps(make_vec_env("sparse/Maze1-v0", n_envs=n_envs, **kwargs))
 
 
 def walk(env, n_walks=100, budget=20_000, seed=0):
@@ -67,7 +66,7 @@ def test_a_loaded_module_needs_no_fit(name):
     env = maze()
     reward, fresh, other = (make_intrinsic_reward(name, *spaces_of(env), **SMALL.get(name, {})) for _ in range(3))
     reward.fit(env, 2_000, seed=0)
-    rooms = make_vec_env("sparse/FourRooms-v0", n_envs=10)
+    rooms = make_vec_env("sparse/FourRooms0-v0", n_envs=10)
     other.fit(rooms, 2_000, seed=1)
     for module in (fresh, other):
         module.load_state_dict(copy.deepcopy(reward.state_dict()), strict=True)

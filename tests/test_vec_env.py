@@ -118,7 +118,7 @@ def pendulum():
 
 
 def room(**kwargs):
-    return gym.make("sparse/Maze-v2", layout=ROOM, random_start=True, max_episode_steps=9, **kwargs)
+    return gym.make("sparse/Maze2-v0", layout=ROOM, random_start=True, max_episode_steps=9, **kwargs)
 
 
 def motley(structure="dict"):
@@ -198,7 +198,7 @@ def test_async_vector_env_shows_what_dummy_vec_env_shows(mode):
 @pytest.mark.parametrize("mode", MODES)
 def test_native_grid_shows_what_dummy_vec_env_shows(mode, n):
     kwargs = dict(layout=ROOM, random_start=True, max_episode_steps=9)
-    ours = GymnasiumVecEnv(gym.make_vec("sparse/Maze-v2", num_envs=n, autoreset_mode=mode, **kwargs))
+    ours = GymnasiumVecEnv(gym.make_vec("sparse/Maze2-v0", num_envs=n, autoreset_mode=mode, **kwargs))
     assert_same_record(record(ours), record(DummyVecEnv([room] * n)))
 
 
@@ -326,9 +326,9 @@ def test_attributes_and_methods_of_a_native_environment():
 
 
 def test_native_grid_renders_and_keeps_its_spec():
-    env = GymnasiumVecEnv(gym.make_vec("sparse/Maze-v2", num_envs=4, layout=ROOM, render_mode="rgb_array"))
+    env = GymnasiumVecEnv(gym.make_vec("sparse/Maze2-v0", num_envs=4, layout=ROOM, render_mode="rgb_array"))
     env.reset()
-    assert env.spec.id == "sparse/Maze-v2" and len(env.get_images()) == 4 and env.render().ndim == 3
+    assert env.spec.id == "sparse/Maze2-v0" and len(env.get_images()) == 4 and env.render().ndim == 3
 
 
 def with_statistics(mode):
@@ -402,7 +402,7 @@ def test_ppo_learns_the_same_weights_as_on_dummy_vec_env(mode):
 
 
 def test_ppo_trains_on_native_forms():
-    for env in (native_cartpole(4), GymnasiumVecEnv(gym.make_vec("sparse/Maze-v2", num_envs=4))):
+    for env in (native_cartpole(4), GymnasiumVecEnv(gym.make_vec("sparse/Maze2-v0", num_envs=4))):
         model = PPO("MlpPolicy", VecMonitor(env), n_steps=64, batch_size=64, device="cpu").learn(512)
         assert model.num_timesteps == 512 and model.ep_info_buffer is not None
 
@@ -414,10 +414,10 @@ def is_native(env):
     return isinstance(env, VecMonitor) and isinstance(env.venv, GymnasiumVecEnv)
 
 
-@pytest.mark.parametrize("env_id", ["sparse/Maze-v2", "envs:sparse/Maze-v2", gym.spec("sparse/Maze-v2")])
+@pytest.mark.parametrize("env_id", ["sparse/Maze2-v0", "envs:sparse/Maze2-v0", gym.spec("sparse/Maze2-v0")])
 def test_make_vec_env_of_a_grid_is_native_and_equals_sb3s(env_id):
     arguments = dict(n_envs=4, seed=9, start_index=2, env_kwargs=GRID, monitor_kwargs={"info_keywords": ("is_success",)})
-    ours, theirs = make_vec_env(env_id, **arguments), env_util.make_vec_env("sparse/Maze-v2", **arguments)
+    ours, theirs = make_vec_env(env_id, **arguments), env_util.make_vec_env("sparse/Maze2-v0", **arguments)
     assert is_native(ours) and ours.render_mode == theirs.render_mode == "rgb_array"
     assert [ours.action_space.sample() for _ in range(20)] == [theirs.action_space.sample() for _ in range(20)]
     np.testing.assert_array_equal(ours.reset(), theirs.reset())  # by make_vec_env's seed
@@ -431,13 +431,13 @@ def test_make_vec_env_of_a_grid_is_native_and_equals_sb3s(env_id):
         (gym.spec("CartPole-v1"), {}),
         ("CartPole", {}),
         (pendulum, {}),
-        ("sparse/Maze-v2", {"n_envs": 1}),
-        ("sparse/Maze-v2", {"wrapper_class": gym.wrappers.TimeAwareObservation}),
-        ("sparse/Maze-v2", {"vec_env_cls": DummyVecEnv}),
-        ("sparse/Maze-v2", {"monitor_kwargs": {"allow_early_resets": False}}),
-        ("sparse/Maze-v2", {"env_kwargs": {"disable_env_checker": True}}),
-        ("sparse/Maze-v2", {"env_kwargs": {"max_episode_steps": -1}}),
-        (gym.make("sparse/Maze-v2").spec, {"n_envs": 1}),
+        ("sparse/Maze2-v0", {"n_envs": 1}),
+        ("sparse/Maze2-v0", {"wrapper_class": gym.wrappers.TimeAwareObservation}),
+        ("sparse/Maze2-v0", {"vec_env_cls": DummyVecEnv}),
+        ("sparse/Maze2-v0", {"monitor_kwargs": {"allow_early_resets": False}}),
+        ("sparse/Maze2-v0", {"env_kwargs": {"disable_env_checker": True}}),
+        ("sparse/Maze2-v0", {"env_kwargs": {"max_episode_steps": -1}}),
+        (gym.make("sparse/Maze2-v0").spec, {"n_envs": 1}),
     ],
 )
 def test_make_vec_env_leaves_the_rest_to_sb3(env_id, arguments):
@@ -452,8 +452,8 @@ def test_make_vec_env_leaves_the_rest_to_sb3(env_id, arguments):
     ("message", "env_id", "env_kwargs"),
     [
         ("sparse", "sparse/Labyrinth-v0", {}),
-        ("module_that_is_not", "module_that_is_not:sparse/Maze-v2", {}),
-        ("colour", "sparse/Maze-v2", {"colour": 1}),
+        ("module_that_is_not", "module_that_is_not:sparse/Maze2-v0", {}),
+        ("colour", "sparse/Maze2-v0", {"colour": 1}),
     ],
 )
 def test_make_vec_env_lets_gymnasium_explain_mistakes(message, env_id, env_kwargs):
@@ -462,7 +462,7 @@ def test_make_vec_env_lets_gymnasium_explain_mistakes(message, env_id, env_kwarg
 
 
 def test_make_vec_env_with_the_same_seed_is_the_same_run():
-    first, again, other = (record(make_vec_env("sparse/Maze-v2", 3, env_kwargs=GRID), seed=seed) for seed in (1, 1, 2))
+    first, again, other = (record(make_vec_env("sparse/Maze2-v0", 3, env_kwargs=GRID), seed=seed) for seed in (1, 1, 2))
     assert_same_record(first, again)
     assert not all(np.array_equal(a[0], b[0]) for a, b in zip(steps_of(first), steps_of(other), strict=True))
 
@@ -470,10 +470,10 @@ def test_make_vec_env_with_the_same_seed_is_the_same_run():
 def test_monitor_files_hold_every_episode_once(tmp_path):
     keywords = {"info_keywords": ("is_success",)}
     for start_index in (0, 4):
-        env = make_vec_env("sparse/Maze-v2", 4, 0, start_index, str(tmp_path), env_kwargs=GRID, monitor_kwargs=keywords)
+        env = make_vec_env("sparse/Maze2-v0", 4, 0, start_index, str(tmp_path), env_kwargs=GRID, monitor_kwargs=keywords)
         ends = sum(step[2].sum() for step in steps_of(record(env)))
         lines = (tmp_path / f"{start_index}.monitor.csv").read_text().splitlines()
-        assert json.loads(lines[0][1:])["env_id"] == "sparse/Maze-v2"
+        assert json.loads(lines[0][1:])["env_id"] == "sparse/Maze2-v0"
         rows = list(csv.DictReader(lines[1:]))
         assert len(rows) == ends and max(int(row["l"]) for row in rows) == 9
         assert all((row["is_success"] == "True") == (float(row["r"]) == 1) for row in rows)

@@ -12,25 +12,25 @@ from sb3_ext import IRPO
 
 # rl_zoo3 replaces Gymnasium's TimeLimit for the whole process, so nothing here imports it: it runs in processes of its own.
 HYPERPARAMS = Path(sb3_ext.__file__).parent / "zoo" / "hyperparams"
-GRID_IDS = [f"sparse/{name}" for name in envs.GRID_LAYOUTS]
+GRID_IDS = [f"sparse/{name}-v0" for name in envs.GRID_LAYOUTS]
 
 
 def test_train_then_enjoy(tmp_path):
     log = run(
-        "train", "--algo", "irpo", "--env", "sparse/Maze-v1", "--seed", "0", "-n", "20000", "--eval-freq", "20000",
+        "train", "--algo", "irpo", "--env", "sparse/Maze1-v0", "--seed", "0", "-n", "20000", "--eval-freq", "20000",
         "-params", "batch_size:1000", "n_exploratory_updates:1", "intrinsic_reward_kwargs:dict(gradient_steps=100)",
         "-tb", "tb", "-P", cwd=tmp_path,
     )  # fmt: skip
     assert "irpo_gradient_norm" in log.stdout
-    folder = tmp_path / "logs" / "irpo" / "sparse-Maze-v1_1"
-    assert (folder / "sparse-Maze-v1.zip").is_file()
+    folder = tmp_path / "logs" / "irpo" / "sparse-Maze1-v0_1"
+    assert (folder / "sparse-Maze1-v0.zip").is_file()
     assert (folder / "best_model.zip").is_file() and (folder / "0.monitor.csv").is_file()
     assert list((tmp_path / "tb").rglob("events.out*"))
     out = run(
-        "enjoy", "--algo", "irpo", "--env", "sparse/Maze-v1", "-f", "logs", "--no-render", "-n", "500", cwd=tmp_path
+        "enjoy", "--algo", "irpo", "--env", "sparse/Maze1-v0", "-f", "logs", "--no-render", "-n", "500", cwd=tmp_path
     ).stdout
     assert "Success rate" in out and "Mean episode length" in out
-    model = IRPO.load(folder / "sparse-Maze-v1.zip")
+    model = IRPO.load(folder / "sparse-Maze1-v0.zip")
     assert 20_000 <= model.num_timesteps < 20_000 + 100_000
 
 
@@ -95,7 +95,7 @@ def test_a_game_trains(tmp_path):
 
 def test_our_hyperparameters_serve_our_environments_and_rl_zoo3s_the_others(tmp_path):
     script = "from sb3_ext.zoo.manager import *; print([hyperparams_file(a, e) for a in ('irpo', 'ppo') for e in %r])"
-    ids = ["sparse/Maze-v1", "CartPole-v1"]
+    ids = ["sparse/Maze1-v0", "CartPole-v1"]
     out = run_code(script % ids, tmp_path)
     irpo, ppo = str(HYPERPARAMS / "irpo.yml"), str(HYPERPARAMS / "ppo.yml")
     assert out.stdout.strip() == str([irpo, irpo, ppo, None])
@@ -103,16 +103,16 @@ def test_our_hyperparameters_serve_our_environments_and_rl_zoo3s_the_others(tmp_
 
 def test_a_yaml_key_that_no_argument_takes_is_named_before_anything_is_made(tmp_path):
     failed = run(
-        "train", "--algo", "irpo", "--env", "sparse/Maze-v1", "-n", "1000", "-params", "exploratory_lr:0.1",
+        "train", "--algo", "irpo", "--env", "sparse/Maze1-v0", "-n", "1000", "-params", "exploratory_lr:0.1",
         cwd=tmp_path, check=False,
     )  # fmt: skip
     assert failed.returncode != 0
-    assert "'exploratory_lr' for sparse/Maze-v1 is no argument of IRPO" in failed.stderr
+    assert "'exploratory_lr' for sparse/Maze1-v0 is no argument of IRPO" in failed.stderr
     assert not (tmp_path / "logs").exists()
 
 
 def test_ppo_trains_on_the_vectorised_form_with_our_settings(tmp_path):
-    log = run("train", "--algo", "ppo", "--env", "sparse/Maze-v1", "-n", "8192", "--eval-freq", "-1", cwd=tmp_path).stdout
+    log = run("train", "--algo", "ppo", "--env", "sparse/Maze1-v0", "-n", "8192", "--eval-freq", "-1", cwd=tmp_path).stdout
     assert "('n_envs', 64)" in log
 
 
@@ -124,7 +124,7 @@ from sb3_ext.zoo import train
 from sb3_ext.zoo.environments import import_envs, native_vec_env
 
 import_envs()
-maze = lambda **kwargs: gym.make("sparse/Maze-v1", **kwargs)
+maze = lambda **kwargs: gym.make("sparse/Maze1-v0", **kwargs)
 is_native = lambda make: isinstance(native_vec_env([lambda: Monitor(make())] * 2).unwrapped, GymnasiumVecEnv)
 native = native_vec_env([lambda: Monitor(maze(layout=["#####", "#S G#", "#####"]))] * 3)
 assert isinstance(native.unwrapped, GymnasiumVecEnv) and native.observation_space.high.tolist() == [4, 2, 4, 2]
@@ -145,7 +145,7 @@ def test_native_form_keeps_arguments_and_leaves_wrapped_environments_alone(tmp_p
 def test_somebody_elses_envs_folder_is_named(tmp_path):
     (tmp_path / "envs").mkdir()
     (tmp_path / "envs" / "__init__.py").write_text("")
-    failed = run("train", "--algo", "irpo", "--env", "sparse/Maze-v1", cwd=tmp_path, check=False)
+    failed = run("train", "--algo", "irpo", "--env", "sparse/Maze1-v0", cwd=tmp_path, check=False)
     assert failed.returncode != 0 and "stands in front of the `envs` package" in failed.stderr
 
 

@@ -1,6 +1,6 @@
 """Which payment makes an agent learn an unseen task within a lifetime: what the task pays, or what was learned to be paid.
 
-    python examples/results/lifetimes.py lifetime/PointGoal-v1 point_goal                # a model that comes with the package
+    python examples/results/lifetimes.py lifetime/PointGoalUpper-v0 point_goal          # a model that comes with the package
     python examples/results/lifetimes.py lifetime/ML1-reach-v3 reward=MODEL.safetensors … --out FOLDER  # of save_reward_model
     python examples/results/lifetimes.py lifetime/ML10-v3 MODEL.safetensors --rl2 MODEL.zip --goals other  # not other types
 

@@ -54,9 +54,9 @@ def plot_reward(
         observations: ``[N, …]``, or a dict of such: images, for instance, with ``positions``.
         positions: where to draw them, ``[N, 2]``; by default two of their entries.
         indices: the two entries of an observation that are the axes; by default the first two of the environment's
-            ``position_indices``, then (0, 1). An axis may be a tuple of entries that move together: in ``sparse/PointMaze-v1``
-            the position stands twice, ``indices=((4, 0), (5, 1))``. By default, entries of the base that repeat the position's
-            numbers move with it.
+            ``position_indices``, then (0, 1). An axis may be a tuple of entries that move together: in
+            ``sparse/PointMaze1-v0`` the position stands twice, ``indices=((4, 0), (5, 1))``. By default, entries of the base
+            that repeat the position's numbers move with it.
         ranges: (low, high) of each axis of a slice; by default the map's, or the observation space's bounds.
         base: the observation that a slice is laid through; by default ``env.reset()``'s.
         transition: what is priced for a state s. ``"stay"``: s → s with the first or a zero action, right for novelty of

@@ -388,7 +388,7 @@ def make_vec_env(
     ``info_keywords``), goes to SB3's ``make_vec_env``. Both give the same trajectories.
 
     Args:
-        env_id: an id (``"sparse/Maze-v1"``, or ``"module:id"`` to import ``module`` first), an ``EnvSpec``, or what makes a
+        env_id: an id (``"sparse/Maze1-v0"``, or ``"module:id"`` to import ``module`` first), an ``EnvSpec``, or what makes a
             single environment.
         backend: ``None`` as above. ``"envpool"``: EnvPool's C++ environments, or an error that says why not; the tasks are
             the same, the episodes drawn from a seed are others (``sb3_ext.common.envpool`` tells what was compared), and

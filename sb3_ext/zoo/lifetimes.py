@@ -1,6 +1,6 @@
 """``lifetime/…``: ids of families of tasks, so that YAML and the commands can name them.
 
-* ``lifetime/PointGoal-v0``, ``-v1`` - ``envs.tasks.PointGoal``, the whole circle and its upper half;
+* ``lifetime/PointGoal-v0``, ``lifetime/PointGoalUpper-v0`` - ``envs.tasks.PointGoal``, the whole circle and its upper half;
 * ``lifetime/ML1-<task>-v3`` - ``envs.tasks.MetaWorldML1(<task>)``, for each of Meta-World's tasks;
 * ``lifetime/ML10-v3``, ``lifetime/ML45-v3`` - many of them.
 """
@@ -24,7 +24,7 @@ TRIAL_ALGOS = ("rl2", "maml_trpo")  # which learn from several episodes of a tas
 def lifetime_ids() -> list[str]:
     """All of them."""
     many = [f"{NAMESPACE}ML1-{task}-v3" for task in METAWORLD_TASKS]
-    return [f"{NAMESPACE}PointGoal-v0", f"{NAMESPACE}PointGoal-v1", *many, f"{NAMESPACE}ML10-v3", f"{NAMESPACE}ML45-v3"]
+    return [f"{NAMESPACE}PointGoal-v0", f"{NAMESPACE}PointGoalUpper-v0", *many, f"{NAMESPACE}ML10-v3", f"{NAMESPACE}ML45-v3"]
 
 
 def make_family(env_id: str, split: str = "train", **kwargs: Any) -> Any:
@@ -35,12 +35,12 @@ def make_family(env_id: str, split: str = "train", **kwargs: Any) -> Any:
     """
     if env_id not in lifetime_ids():
         raise ValueError(
-            f"{env_id!r} is no family of tasks; expected one of {NAMESPACE}PointGoal-v0, -v1, {NAMESPACE}ML1-<task>-v3, "
-            f"{NAMESPACE}ML10-v3, {NAMESPACE}ML45-v3."
+            f"{env_id!r} is no family of tasks; expected one of {NAMESPACE}PointGoal-v0, {NAMESPACE}PointGoalUpper-v0, "
+            f"{NAMESPACE}ML1-<task>-v3, {NAMESPACE}ML10-v3, {NAMESPACE}ML45-v3."
         )
     name = env_id.removeprefix(NAMESPACE)
-    if name in ("PointGoal-v0", "PointGoal-v1"):
-        return tasks.PointGoal(split, upper_half=name.endswith("v1"), **kwargs)
+    if name in ("PointGoal-v0", "PointGoalUpper-v0"):
+        return tasks.PointGoal(split, upper_half=name.startswith("PointGoalUpper"), **kwargs)
     if name.startswith("ML1-"):
         return tasks.MetaWorldML1(name.removeprefix("ML1-").removesuffix("-v3"), split, **kwargs)
     return {"ML10-v3": tasks.MetaWorldML10, "ML45-v3": tasks.MetaWorldML45}[name](split, **kwargs)

@@ -1,6 +1,6 @@
 """One PPO run with a bonus, evaluated without it.
 
-    python run.py --bonus count --env sparse/Maze-v2 --timesteps 3000000 --seed 0 >> runs.csv
+    python run.py --bonus count --env sparse/Maze2-v0 --timesteps 3000000 --seed 0 >> runs.csv
 
 Prints one CSV row: bonus, form, env, seed, timesteps, seconds, arg-max success, sampled success (100 episodes each) and the
 timesteps at which the last 200 training episodes first had a success rate of 0.9 (empty: never).
@@ -47,7 +47,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--bonus", default="none", help="a name of irwrappers.make_intrinsic_reward, or none")
     parser.add_argument("--form", choices=("wrapper", "two_heads"), default="wrapper")
-    parser.add_argument("--env", default="sparse/Maze-v2")
+    parser.add_argument("--env", default="sparse/Maze2-v0")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--timesteps", type=int, default=3_000_000)
     parser.add_argument("--coef", type=float, default=0.1)

@@ -1,7 +1,7 @@
 """Pictures of what IRPO does while it learns, with the settings of ``sb3_ext/zoo/hyperparams/irpo.yml``.
 
     python examples/results/irpo-pictures/run.py                            # both mazes, seed 0
-    python examples/results/irpo-pictures/run.py --env sparse/Maze-v1
+    python examples/results/irpo-pictures/run.py --env sparse/Maze1-v0
 
 Writes beside itself, or to ``--out``: ``gradient_norms.csv`` and ``.png`` of all environments, and of each the intrinsic
 reward of every channel and the visits of the base policy and of every exploratory policy at three moments of training.
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     given = parser.parse_args()
-    chosen = given.env or ["sparse/Maze-v1", "sparse/PointMaze-v0"]
+    chosen = given.env or ["sparse/Maze1-v0", "sparse/PointMaze0-v0"]
     norms = pd.concat([train(env_id, given.timesteps, given.seed, given.out) for env_id in chosen], ignore_index=True)
     norms.to_csv(given.out / "gradient_norms.csv", index=False)
     plot_gradient_norms(given.out, norms)

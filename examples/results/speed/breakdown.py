@@ -9,8 +9,8 @@ import envs  # noqa: F401
 from sb3_ext import IRPO
 
 SETTINGS = {
-    "sparse/Maze-v1": {"batch_size": 8192, "gamma": 0.99, "intrinsic_reward_kwargs": {"n_rewards": 6}},
-    "sparse/PointMaze-v1": {"batch_size": 16384, "gamma": 0.999, "intrinsic_reward_kwargs": {"n_rewards": 4}},
+    "sparse/Maze1-v0": {"batch_size": 8192, "gamma": 0.99, "intrinsic_reward_kwargs": {"n_rewards": 6}},
+    "sparse/PointMaze1-v0": {"batch_size": 16384, "gamma": 0.999, "intrinsic_reward_kwargs": {"n_rewards": 4}},
 }
 ITERATIONS = 3
 PIECES = {  # (file, function): what it does; "of which" is part of the line above

@@ -8,9 +8,9 @@
     actions: [argmax, sampled]     # one row each
     undiscounted: true             # returns are sums; else, and where it is left out, discounted with the model's gamma
     environments:                  # may have evaluations, episodes and actions of their own,
-      sparse/Maze-v1:              # and contenders: those of them that run here, with their settings here
+      sparse/Maze1-v0:              # and contenders: those of them that run here, with their settings here
         timesteps: 5_000_000
-        evaluate_in:               # as well as in that of training; rows of the environment "sparse/Maze-v1, any start"
+        evaluate_in:               # as well as in that of training; rows of the environment "sparse/Maze1-v0, any start"
           any start: {random_start: true}
     contenders:
       irpo: {algo: irpo, seeds: 10}
