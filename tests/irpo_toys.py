@@ -1,5 +1,7 @@
 """Small environments, rewards and models that the tests of IRPO share."""
 
+import dataclasses
+
 import gymnasium as gym
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper
 import envs  # noqa: F401 (registers sparse/…)
 from irwrappers import IntrinsicReward
 from sb3_ext.common.vec_env import make_vec_env
-from sb3_ext.irpo import IRPO
+from sb3_ext.irpo import IRPO, PaperSettings
 
 MAZE = "sparse/Maze1-v0"
 HORIZON = 10  # of Toy
@@ -130,15 +132,23 @@ def toys(n_envs=2, bad=None, **spaces_):
     return DummyVecEnv([lambda kind=kind: Monitor(TimeLimit(Toy(bad=kind, **spaces_), HORIZON)) for kind in kinds])
 
 
+def paper_model(policy, env, **kwargs):
+    """The paper's algorithm; its settings may stand among IRPO's own arguments."""
+    names = {field.name for field in dataclasses.fields(PaperSettings)}
+    paper = {name: kwargs.pop(name) for name in list(kwargs) if name in names}
+    defaults = dict(learning_rate=5e-5, ent_coef=1e-3, intrinsic_gamma=1.0, intrinsic_reward="allo")
+    return IRPO(policy, env, **(defaults | kwargs), paper=paper)
+
+
 def toy_model(env=None, policy="MlpPolicy", reward=None, seed=0, **kwargs):
     env = env if env is not None else toys()
     reward = reward or Change(env.observation_space, env.action_space)
-    return IRPO(policy, env, batch_size=20, n_exploratory_updates=2, intrinsic_reward=reward, seed=seed, **kwargs)
+    return paper_model(policy, env, batch_size=20, n_exploratory_updates=2, intrinsic_reward=reward, seed=seed, **kwargs)
 
 
 def maze_model(n_envs=6, seed=0, env=None, **kwargs):
     settings = dict(batch_size=200, n_exploratory_updates=2, intrinsic_reward="laplacian", seed=seed) | kwargs
-    return IRPO("MlpPolicy", env or make_vec_env(MAZE, n_envs=n_envs), **settings)
+    return paper_model("MlpPolicy", env or make_vec_env(MAZE, n_envs=n_envs), **settings)
 
 
 def state_of(model):

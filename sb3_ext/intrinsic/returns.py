@@ -28,6 +28,10 @@ class ReturnStd(nn.Module):
         """``[n_rewards]``."""
         return self.running.std
 
+    def forget(self) -> None:
+        """Begin the running returns at zero, as after a reset of the environment; the deviation stays."""
+        self._returns = None
+
     @torch.no_grad()
     def update(self, rewards: Tensor) -> None:
         """Take in rewards ``[T, B, n_rewards]`` that follow those of the call before."""

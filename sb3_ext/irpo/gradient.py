@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.func import grad
 
 from sb3_ext.common.distributions import ActionDistribution
-from sb3_ext.common.updates import SGD, Params, clip_by_global_norm
+from sb3_ext.common.updates import SGD, Adam, Params, clip_by_global_norm
 
 Surrogate = Literal["ratio", "log_prob"]
 Actor = Callable[[Params, Any], Tensor]  # (parameters, observations [R, ...]) -> distribution parameters [R, P]
@@ -64,8 +64,30 @@ def surrogate_gradient(params: Params, batch: SurrogateBatch, max_grad_norm: flo
 
 
 def exploratory_update(
-    params: Params, batch: SurrogateBatch, learning_rate: float, max_grad_norm: float | None = None, **kwargs: Any
+    params: Params,
+    batch: SurrogateBatch,
+    learning_rate: float,
+    max_grad_norm: float | None = None,
+    optimizer: Literal["sgd", "adam"] = "sgd",
+    step: int = 0,
+    **kwargs: Any,
 ) -> Params:
-    """θ̃ + α · clip(∇J_R̃(θ̃)): one plain SGD step on an intrinsic reward, differentiable in θ̃."""
-    ascent = surrogate_gradient(params, batch, max_grad_norm, **kwargs)
-    return SGD(learning_rate).update(params, {name: -value for name, value in ascent.items()}, {})[0]
+    """Return θ̃ after one update on an intrinsic reward, differentiable in θ̃ and, for Adam, in its moments.
+
+    Args:
+        params: θ̃; with ``"adam"`` also its moments, as entries ``m/<name>`` and ``v/<name>``.
+        batch: of the surrogate, with intrinsic advantages.
+        learning_rate: α.
+        max_grad_norm: clip of the gradient, inside the graph.
+        optimizer: ``"sgd"`` (the paper's): θ̃ + α · clip(∇J_R̃(θ̃)); or ``"adam"`` on the same gradient.
+        step: how many updates went before, for Adam's bias correction.
+        kwargs: of :func:`surrogate_gradient`.
+    """
+    weights = {name: value for name, value in params.items() if not name.startswith(("m/", "v/"))}
+    ascent = surrogate_gradient(weights, batch, max_grad_norm, **kwargs)
+    loss_gradient = {name: -value for name, value in ascent.items()}
+    if optimizer == "sgd":
+        return SGD(learning_rate).update(weights, loss_gradient, {})[0]
+    moments = {m: {name: params[f"{m}/{name}"] for name in weights} for m in "mv"}
+    new, state = Adam(learning_rate).update(weights, loss_gradient, moments | {"step": step})
+    return new | {f"{m}/{name}": value for m in "mv" for name, value in state[m].items()}

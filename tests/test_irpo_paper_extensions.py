@@ -15,6 +15,7 @@ from irpo_toys import (
     assert_same,
     interrupt,
     maze_model,
+    paper_model,
     state_of,
     toy_model,
     toys,
@@ -118,7 +119,7 @@ def test_updates_per_batch_save_batches(updates, each, batches):
     env = Counting(toys(2))
     reward = Change(env.observation_space, env.action_space)
     settings = dict(batch_size=20, n_exploratory_updates=updates, updates_per_batch=each, intrinsic_reward=reward)
-    IRPO("MlpPolicy", env, seed=0, **settings).learn(1)
+    paper_model("MlpPolicy", env, seed=0, **settings).learn(1)
     assert env.steps == 20 * (1 + 2 * batches)
 
 

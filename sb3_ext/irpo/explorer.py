@@ -1,0 +1,232 @@
+"""Exploratory policies: PPO on an intrinsic reward beside the extrinsic one, acting in the environment of an IRPO."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.distributions import Distribution, kl_divergence
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import Tensor
+
+from irwrappers import IntrinsicReward, make_intrinsic_reward
+from sb3_ext.common import ppo_losses
+from sb3_ext.common.updates import Params, clip_by_global_norm
+from sb3_ext.intrinsic import IntrinsicPPO
+from sb3_ext.intrinsic.buffers import IntrinsicRolloutSamples
+from sb3_ext.irpo.follow import UpdateRecord, record_updates, trained_parameters
+
+if TYPE_CHECKING:
+    from sb3_ext.irpo.irpo import IRPO
+
+
+class _PrefixedLogger:
+    """Writes ``train/loss`` as ``<prefix>/loss`` to another logger."""
+
+    def __init__(self, logger: Logger, prefix: str) -> None:
+        self._logger = logger
+        self._prefix = prefix
+
+    def record(self, key: str, value: Any, exclude: Any = None) -> None:
+        self._logger.record(f"{self._prefix}/{key.rpartition('/')[2]}", value, exclude)
+
+
+class Explorer(IntrinsicPPO):
+    """An exploratory policy of an :class:`IRPO`: its arguments, environment, steps and logger are that algorithm's.
+
+    It begins as a copy of the base policy and goes on from where it ended in each of its turns.
+
+    Args:
+        model: the algorithm that it explores for.
+        reward: its intrinsic reward, of one channel.
+        name: of the channel, for logs.
+    """
+
+    def __init__(self, model: IRPO, reward: IntrinsicReward, name: str) -> None:
+        self._model = model
+        self.name = name
+        self.record: UpdateRecord | None = None
+        assert model.env is not None
+        super().__init__(
+            model.policy_class,  # type: ignore[arg-type]
+            model.env,
+            learning_rate=model.learning_rate,
+            n_steps=model.n_steps,
+            batch_size=model.batch_size,
+            n_epochs=model.n_epochs,
+            gamma=model.gamma,
+            gae_lambda=model.gae_lambda,
+            clip_range=model.clip_range,
+            clip_range_vf=model.clip_range_vf,
+            normalize_advantage=model.normalize_advantage,
+            ent_coef=model.ent_coef,
+            vf_coef=model.vf_coef,
+            max_grad_norm=model.max_grad_norm,
+            target_kl=model.target_kl,
+            policy_kwargs=model.policy_kwargs,
+            device=model.device,
+            intrinsic_gamma=model.intrinsic_gamma,
+            extrinsic_coef=model.extrinsic_coef,
+            intrinsic_coef=model.intrinsic_coef,
+            intrinsic_reward=reward,
+            intrinsic_weights=[1.0],
+            warmup_steps=model.n_steps * model.n_envs,
+        )
+        self.policy.load_state_dict(model.policy.state_dict())
+
+    @property
+    def num_timesteps(self) -> int:
+        """Environment steps of the algorithm it belongs to."""
+        return self._model.num_timesteps
+
+    @num_timesteps.setter
+    def num_timesteps(self, value: int) -> None:
+        if value:  # 0: SB3's constructor
+            self._model.num_timesteps = value
+
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: Any = None) -> None:
+        """Leave ``rollout/ep_rew_mean`` to the base policy."""
+
+    def begin_turn(self) -> None:
+        """Take the progress, the logger and the environment from the algorithm."""
+        model = self._model
+        self.env = model.env
+        self._current_progress_remaining = model._current_progress_remaining
+        self._logger = _PrefixedLogger(model.logger, f"exploration/{self.name}")  # type: ignore[assignment]
+        self.intrinsic_reward.forget()
+        self.intrinsic_return.forget()
+
+    def fit_reward(self, total_timesteps: int) -> None:
+        """Let the intrinsic reward take what it needs beforehand, at most a tenth of ``total_timesteps``."""
+        if self.intrinsic_reward.needs_fit:
+            assert self.env is not None
+            self._warm_up(max(min(self.fit_budget, total_timesteps // 10), self.env.num_envs))
+
+    @property
+    def fit_budget(self) -> int:
+        """Steps that fitting may take; ALLO's walks end by themselves."""
+        return self._model.fit_timesteps or self.warmup_steps
+
+    def train(self) -> None:
+        """PPO's update, recorded where its gradient may be pulled back."""
+        self._update_learning_rate(self.policy.optimizer)
+        self.record = None
+        if self._model.pull_back:
+            clip_range = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
+            value_range = None if self.clip_range_vf is None else self.clip_range_vf(self._current_progress_remaining)  # type: ignore[operator]
+            loss = partial(super()._loss, clip_range=clip_range, clip_range_vf=value_range, logs=defaultdict(list))
+            self.record = record_updates(self.policy, loss, self.max_grad_norm)
+        super().train()
+
+    def _loss(self, batch: Any, clip_range: float, clip_range_vf: float | None, logs: dict[str, list[float]]) -> Tensor:
+        loss = super()._loss(batch, clip_range, clip_range_vf, logs)
+        stops = self.target_kl is not None and logs["approx_kl"][-1] > 1.5 * self.target_kl
+        if self.record is not None and not stops:
+            self.record.minibatches.append(batch)
+        return loss
+
+    def extrinsic_gradient(self, sample: IntrinsicRolloutSamples) -> Params:
+        """Return the ascent direction of E[π/π_old · Â_E] at this policy, clipped as its updates are, by parameter name.
+
+        Args:
+            sample: its whole rollout, before it learned from it.
+        """
+        advantages = ppo_losses.normalized(sample.returns - sample.old_values)
+        actions = sample.actions.long().flatten() if isinstance(self.action_space, spaces.Discrete) else sample.actions
+        log_prob = self.policy.evaluate_both(sample.observations, actions)[2]
+        objective = (torch.exp(log_prob - sample.old_log_prob) * advantages).mean()
+        parameters = trained_parameters(self.policy)
+        found = torch.autograd.grad(objective, list(parameters.values()), allow_unused=True)
+        gradient = {
+            name: torch.zeros_like(value) if x is None else x
+            for (name, value), x in zip(parameters.items(), found, strict=True)
+        }
+        return clip_by_global_norm(gradient, self.max_grad_norm)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return weights, moments of the optimiser, the reward model and the scale of its returns."""
+        return {
+            "policy": self.policy.state_dict(),
+            "optimizer": self.policy.optimizer.state_dict(),
+            "intrinsic_reward": self.intrinsic_reward.state_dict(),
+            "intrinsic_return": self.intrinsic_return.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
+        """Continue from :meth:`state_dict`."""
+        self.policy.load_state_dict(state["policy"], strict=strict)
+        self.policy.optimizer.load_state_dict(state["optimizer"])
+        self.intrinsic_reward.load_state_dict(state["intrinsic_reward"], strict=strict)
+        self.intrinsic_return.load_state_dict(state["intrinsic_return"], strict=strict)
+
+
+class Explorers(list[Explorer]):
+    """The exploratory policies, saved and restored as one.
+
+    Attributes:
+        kept_state: of a model that was loaded without an environment, until it gets one.
+    """
+
+    kept_state: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of all, by number."""
+        if self.kept_state is not None:
+            return self.kept_state
+        return {str(number): explorer.state_dict() for number, explorer in enumerate(self)}
+
+    def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
+        """Continue from :meth:`state_dict`."""
+        if not self:
+            self.kept_state = state
+            return
+        if len(state) != len(self):
+            raise ValueError(f"Expected the state of {len(self)} exploratory policies, got {len(state)}.")
+        for number, explorer in enumerate(self):
+            explorer.load_state_dict(state[str(number)], strict)
+
+
+def automatic_rewards(observation_space: spaces.Space) -> list[str]:
+    """Return the names of the intrinsic rewards that ``intrinsic_reward="auto"`` stands for."""
+    if isinstance(observation_space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
+        return ["rnd", "count"]
+    return ["rnd", "pseudo_counts"]
+
+
+def make_channels(
+    reward: Any, kwargs: dict[str, Any], observation_space: spaces.Space, action_space: spaces.Space
+) -> list[tuple[IntrinsicReward, str]]:
+    """Return a reward of one channel, and a name, for each exploratory policy.
+
+    Args:
+        reward: a name, ``"auto"``, an instance, ``{name: arguments}`` or a list of these.
+        kwargs: arguments for a name.
+        observation_space: of the environment, beneath any ``VecNormalize``.
+        action_space: of the environment.
+    """
+    if reward == "auto":
+        reward = automatic_rewards(observation_space)
+    parts = reward if isinstance(reward, (list, tuple)) else [reward]
+    channels = []
+    for part in parts:
+        made = make_intrinsic_reward(part, observation_space, action_space, **(kwargs if part is reward else {}))
+        for number, name in enumerate(made.channel_names):
+            channels.append((made if made.n_rewards == 1 else made.only([number]), name))
+    names = [name for _, name in channels]
+    return [(made, name if names.count(name) == 1 else f"{name}_{i}") for i, (made, name) in enumerate(channels)]
+
+
+def divergence_of(one: Distribution, other: Distribution) -> float:
+    """Return the mean KL(one ‖ other) in nats."""
+    divergence = kl_divergence(one, other)
+    return float(divergence.reshape(len(divergence), -1).sum(1).mean())
+
+
+@torch.no_grad()
+def mean_kl(one: ActorCriticPolicy, other: ActorCriticPolicy, observations: Any) -> float:
+    """Return the mean KL(π_one ‖ π_other) in nats over ``observations`` ``[n, …]``."""
+    return divergence_of(one.get_distribution(observations), other.get_distribution(observations))

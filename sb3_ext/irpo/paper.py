@@ -1,0 +1,516 @@
+"""The paper's algorithm: Cho & Tran, "Intrinsic Reward Policy Optimization" (arXiv 2601.21391), Algorithm 1.
+
+    θ̃_k^(j+1) = θ̃_k^(j) + α ∇J_R̃k(θ̃_k^(j)),   ∇J_IRPO(θ) = Σ_k ω_k (∇_θ θ̃_k^(N))ᵀ ∇J_R(θ̃_k^(N))
+
+What an iteration does, as methods of :class:`sb3_ext.IRPO`; its settings are :class:`PaperSettings`.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.type_aliases import Schedule
+from torch import Tensor
+from torch.func import vmap
+from torch.utils._pytree import tree_map
+
+from irwrappers import IntrinsicReward, RunningStd, make_intrinsic_reward
+from irwrappers.seeding import seeded
+from sb3_ext.common.normalization import update_statistics
+from sb3_ext.common.rollout import Rollout
+from sb3_ext.common.trust_region import TrustRegionResult, trust_region_step
+from sb3_ext.common.updates import Params, backpropagate_through_updates, global_norm
+from sb3_ext.irpo.batch import EXTRINSIC, INTRINSIC, PolicyBatch, estimate_advantages, make_policy_batch
+from sb3_ext.irpo.collection import collect_policies, shared_out
+from sb3_ext.irpo.critics import critic_values, update_critics
+from sb3_ext.irpo.follow import cosine_and_ratio
+from sb3_ext.irpo.gradient import SurrogateBatch, exploratory_update, surrogate_gradient
+from sb3_ext.irpo.mixture import (
+    blended,
+    contributions,
+    direct_run,
+    scaled,
+    share_of_direct,
+    weighted_sum,
+    weights_at,
+)
+from sb3_ext.irpo.policies import IRPOPolicy
+
+
+class PaperAlgorithm(OnPolicyAlgorithm):
+    """Clone the base policy into K exploratory ones, train each N steps on its own intrinsic reward, and move the base
+    policy along the extrinsic gradient at their ends, pulled back through those steps."""
+
+    policy: IRPOPolicy
+    intrinsic_reward: IntrinsicReward
+    intrinsic_std: RunningStd
+    intrinsic_gamma: float
+    intrinsic_reward_spec: Any
+    intrinsic_reward_kwargs: dict[str, Any]
+    normalize_advantage: bool
+    paper: Any  # PaperSettings, or None where it does not run
+    _base_seed: int
+    _iteration: int
+
+    def _begin_paper(self) -> None:
+        """Set the state that an iteration changes."""
+        self._channels: list[int] | None = None  # those that prunings left; None: all
+        self._tracked_returns = np.zeros(0)  # EMA of the mean step reward, one for each exploratory policy
+        self._contributions = np.zeros(0)  # of each channel to the base policy's gradient, since the last pruning
+        self._n_prunings = 0
+        self._fit_share = 0.0  # of training, which went into fitting the intrinsic reward
+        self._carries = False  # whether the next exploratory policies begin where the last ones ended
+        self._direct_left = self._direct_run = 0  # iterations on the true gradient still to come, and when they were ordered
+
+    def _make_paper_reward(self, observation_space: spaces.Space, action_space: spaces.Space) -> IntrinsicReward:
+        reward = make_intrinsic_reward(
+            self.intrinsic_reward_spec, observation_space, action_space, **self.intrinsic_reward_kwargs
+        )
+        return reward if self._channels is None else reward.only(self._channels)
+
+    def _setup_paper(self) -> None:
+        """Build the intrinsic reward, and the policy with its exploratory policies and critics."""
+        self._setup_lr_schedule()
+        self.set_random_seed(self.seed)
+        reward = self._make_paper_reward(self.observation_space, self.action_space)
+        self.intrinsic_reward = reward.to(self.device)
+        self.intrinsic_std = RunningStd(reward.n_rewards).to(self.device)
+        if not issubclass(self.policy_class, IRPOPolicy):
+            raise ValueError(
+                f"IRPO(paper=…) needs a policy derived from sb3_ext.irpo.IRPOPolicy, got {self.policy_class.__name__}."
+            )
+        self.policy = self.policy_class(
+            self.observation_space,
+            self.action_space,
+            self.lr_schedule,
+            n_exploratory=reward.n_rewards,
+            **self.policy_kwargs,
+        ).to(self.device)
+        self.policy.set_training_mode(False)
+        if len(self._tracked_returns) != reward.n_rewards:
+            self._tracked_returns = np.zeros(reward.n_rewards)
+        if len(self._contributions) != reward.n_rewards:
+            self._contributions = np.zeros(reward.n_rewards)
+        self._maybe_recommend_cpu("IRPOPolicy")
+
+    @property
+    def _n_channels(self) -> int:
+        """K."""
+        return self.intrinsic_reward.n_rewards
+
+    @property
+    def _progress(self) -> float:
+        """Share of training done, 0 to 1."""
+        return 1 - self._current_progress_remaining
+
+    def _now(self, setting: float | Schedule) -> float:
+        return setting(self._current_progress_remaining) if callable(setting) else setting
+
+    def _prune_if_due(self) -> None:
+        if self.paper is None or self._n_prunings >= len(self.paper.pruning):
+            return
+        if self._progress >= self.paper.pruning[self._n_prunings] and self._contributions.any():
+            self._prune()  # while no batch contains a reward all channels are alike
+
+    def _paper_iteration(self, callback: BaseCallback) -> bool:
+        """Run an iteration; False: a callback stopped it, and nothing was learned."""
+        rollouts = self._run_iteration(callback)
+        if rollouts is None:
+            return False
+        update_statistics(self._vec_normalize_env, rollouts)
+        return True
+
+    def _fit_intrinsic_reward(self, total_timesteps: int, progress_bar: bool) -> None:
+        if not self.intrinsic_reward.needs_fit:
+            return
+        assert self.env is not None
+        budget = int(self.paper.fit_fraction * (total_timesteps - self.num_timesteps))
+        if self.verbose >= 1:
+            print(f"Fitting the intrinsic reward {type(self.intrinsic_reward).__name__} on at most {budget} steps")
+        try:
+            steps = self.intrinsic_reward.fit(self.env, budget, seed=self._base_seed, progress_bar=progress_bar)
+        except ValueError as error:
+            error.add_note(f"learn({total_timesteps}) with fit_fraction={self.paper.fit_fraction} gives fit() {budget} steps.")
+            raise
+        self.num_timesteps += steps
+        self._fit_share = self.num_timesteps / total_timesteps
+        self.intrinsic_reward.to(self.device)
+
+    def _run_iteration(self, callback: BaseCallback) -> list[Rollout] | None:
+        """One base update (Algorithm 1 of the paper) and the rollouts it took; ``None`` when a callback stopped it."""
+        assert self.env is not None
+        seed = int(np.random.SeedSequence([self._base_seed, self._iteration]).generate_state(1)[0])
+        self._generator = torch.Generator(self.device).manual_seed(seed)
+        self._reward_seeds = np.random.default_rng(seed)
+        self.env.seed(seed)
+        self._update_learning_rate(self.policy.optimizer)
+        callback.on_rollout_start()
+
+        theta = {name: value.clone() for name, value in self.policy.base.as_dict().items()}
+        rollouts: list[Rollout] = []
+        base = self._collect({name: value[None] for name, value in theta.items()}, rollouts, callback)
+        if base is None or not (self._explore if self._explores() else self._follow_direct)(theta, base, rollouts, callback):
+            return None
+        self._iteration += 1
+        self._n_updates += 1
+        return rollouts
+
+    def _explores(self) -> bool:
+        """Whether this iteration sends out exploratory policies; a ``blend`` may have changed over to the true gradient."""
+        if self.paper.blend == "abrupt":
+            return self._progress < self.paper.blend_start
+        return self._direct_left == 0
+
+    def _follow_direct(self, theta: Params, base: PolicyBatch, rollouts: list[Rollout], callback: BaseCallback) -> bool:
+        """An iteration on the true gradient of the base policy alone."""
+        advantages, _ = self._evaluate(base)
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        step = self._update_base(theta, self._direct_gradients(theta, base, advantages[EXTRINSIC])[0], base)
+        self.policy.base.assign(step.params)
+        self.policy.deploy(step.params, {name: value[EXTRINSIC, 0] for name, value in self.policy.critics.as_dict().items()})
+        self._direct_left = max(0, self._direct_left - 1)
+        self._log_base(theta, base, step)
+        return True
+
+    def _explore(self, theta: Params, base: PolicyBatch, rollouts: list[Rollout], callback: BaseCallback) -> bool:
+        """Send out the exploratory policies and move the base policy along what they bring back; False: stopped."""
+        thetas, batch, paid_for = self._copies(theta), base, None
+        if self._carries:
+            ended = self.policy.exploratory.as_dict()
+            thetas = {name: value + self.paper.carry_over * (ended[name] - value) for name, value in thetas.items()}
+            collected = self._collect(thetas, rollouts, callback)
+            if collected is None:
+                return False
+            batch = collected
+        adam = self.paper.exploratory_optimizer == "adam"
+        moments = {f"{m}/{name}": torch.zeros_like(value) for m in "mv" for name, value in thetas.items()} if adam else {}
+        inputs: list[Params] = []
+        surrogates: list[SurrogateBatch] = []
+        for j in range(self.paper.n_exploratory_updates):
+            if j % self.paper.updates_per_batch == 0:
+                advantages, intrinsic_return = self._evaluate(batch)
+                paid_for = advantages[EXTRINSIC] if batch is base else paid_for
+            surrogates.append(batch.surrogate(advantages[INTRINSIC]))
+            inputs.append(thetas | moments)
+            updated = self._exploratory_updates(surrogates[-1], j)(inputs[-1])
+            thetas, moments = ({name: updated[name] for name in part} for part in (thetas, moments))
+            if (j + 1) % self.paper.updates_per_batch == 0 or j + 1 == self.paper.n_exploratory_updates:
+                collected = self._collect(thetas, rollouts, callback)
+                if collected is None:
+                    return False
+                batch = collected
+        advantages, intrinsic_return = self._evaluate(batch)
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+
+        # The extrinsic gradient at the end of exploration; none where nothing was paid, for normalised noise is O(1).
+        rewarded = batch.rewarded()
+        extrinsic = vmap(partial(self._surrogate_gradient, ent_coef=self.ent_coef))(
+            thetas, batch.surrogate(advantages[EXTRINSIC])
+        )
+        extrinsic = scaled(rewarded.to(intrinsic_return.dtype), extrinsic)
+        raw = vmap(partial(self._surrogate_gradient, max_grad_norm=None))(
+            thetas, batch.surrogate(batch.returns_to_go(self.gamma))
+        )
+        pulled_back, raw_pulled_back = self._pull_back(inputs, surrogates, extrinsic, raw)
+        self._log_pull_back(theta, thetas, extrinsic, pulled_back, base, rewarded)
+
+        returns = batch.mean_episode_return(batch.per_policy(batch.rollout.rewards), self.gamma)
+        weights, temperature = self._weights(returns)
+        self._contributions = self._contributions + contributions(weights, pulled_back).cpu().numpy()
+        found = self.paper.carry_over > 0 and not bool(base.rewarded().any())
+        if found and bool(rewarded.any()):
+            step = self._move_base_to(theta, {name: value[returns.argmax()] for name, value in thetas.items()}, base)
+        else:
+            gradient = weighted_sum(weights, pulled_back)
+            if self.paper.blend is not None and paid_for is not None:
+                gradient = self._blend_in(theta, gradient, base, paid_for)
+            step = self._update_base(theta, gradient, base)
+        self._carries = found and not bool(rewarded.any())
+        base_return = self._log_base(theta, base, step)
+        base_is_best = self.paper.blend is not None and base_return > float(returns.max())
+        self._deploy(step.params, thetas, extrinsic, returns, self.paper.deploy == "base" or base_is_best)
+        if self.paper.blend == "switch":
+            self._direct_left = self._direct_run = direct_run(self._direct_run, base_return, float(returns.max()))
+        self._log_exploration(
+            returns, intrinsic_return, weights, temperature, global_norm(weighted_sum(weights, raw_pulled_back))
+        )
+        return True
+
+    def _pull_back(self, inputs: list[Params], surrogates: list[SurrogateBatch], *gradients: Params) -> tuple[Params, ...]:
+        """Gradients at the ends of the exploratory policies, ``[K, ...]`` → those at their beginnings; or as they are."""
+        if not self.paper.pull_back:
+            return gradients
+        updates = [self._exploratory_updates(surrogate, j) for j, surrogate in enumerate(surrogates)]
+        # The moments of an optimiser take no part in the objective.
+        still = {name: torch.zeros_like(value) for name, value in inputs[0].items() if name not in gradients[0]}
+        pulled = backpropagate_through_updates(updates, inputs, *(gradient | still for gradient in gradients))
+        return tuple({name: tree[name] for name in gradients[0]} for tree in pulled)
+
+    def _blend_in(self, theta: Params, gradient: Params, base: PolicyBatch, advantages: Tensor) -> Params:
+        assert self.paper.blend is not None
+        direct, halves = self._direct_gradients(theta, base, advantages)
+        share = share_of_direct(self.paper.blend, self._progress, self.paper.blend_start, gradient, direct, halves)
+        self.logger.record("train/direct_share", share)
+        return blended(gradient, direct, share)
+
+    def _direct_gradients(self, theta: Params, base: PolicyBatch, advantages: Tensor) -> tuple[Params, tuple[Params, Params]]:
+        """The true gradient from the base policy's batch, and those of the two halves of its copies.
+
+        Args:
+            advantages: ``[K, M]`` by the K extrinsic critics (their mean where all saw all); nothing paid: no gradient.
+        """
+        whole, paid = base.as_one_policy(), float(base.rewarded().any())
+        mean = base.merged(advantages) * paid
+        copies = base.rollout.valid.shape[1]
+        second = (torch.arange(copies, device=mean.device) % 2).expand(len(base.rollout.valid), copies).flatten()
+        parts = torch.stack([mean, 2 * mean * (1 - second), 2 * mean * second])
+        gradients = []
+        for part, ent_coef in zip(parts, (self.ent_coef, 0.0, 0.0), strict=True):
+            batch = SurrogateBatch(*tree_map(lambda x: x[0], tuple(whole.surrogate(part))))
+            gradients.append(self._surrogate_gradient(theta, batch, ent_coef=ent_coef * paid))
+        return gradients[0], (gradients[1], gradients[2])
+
+    def _prune(self) -> None:
+        """Drop the half of the channels that contributed least to the base policy's gradient since the last pruning."""
+        order = np.argsort(-self._contributions, kind="stable")
+        keep = sorted(int(k) for k in order[: max(1, math.ceil(self._n_channels / 2))])
+        self._n_prunings += 1
+        self._channels = keep if self._channels is None else [self._channels[k] for k in keep]
+        self.intrinsic_reward = self.intrinsic_reward.only(keep)
+        self.intrinsic_std = self.intrinsic_std.only(keep)
+        self.policy.keep_exploratory(keep)
+        self._tracked_returns, self._contributions = self._tracked_returns[keep], np.zeros(len(keep))
+
+    # ------------------------------------------------------------------ pieces of an iteration
+
+    def _collect(self, params: Params, rollouts: list[Rollout], callback: BaseCallback) -> PolicyBatch | None:
+        """A batch of each policy in ``params`` ``[P, ...]``, whose rollout is appended to ``rollouts``; ``None``: stopped.
+
+        P is K, or 1 for the base policy: each of the K then learns from its own share of the copies where these hold half a
+        batch, otherwise from all of them.
+        """
+        assert self.env is not None
+        on_step = partial(self._on_step, callback)
+        rollout = collect_policies(self.env, self.policy, params, on_step, self.paper.batch_size, self._generator)
+        if rollout is None:
+            return None
+        rollouts.append(rollout)
+        if len(next(iter(params.values()))) == self._n_channels:
+            return make_policy_batch(rollout, self.policy, params)
+        rollout = shared_out(rollout, self._n_channels, self.paper.batch_size)
+        return make_policy_batch(rollout, self.policy, self._copies({n: v[0] for n, v in params.items()}))
+
+    def _on_step(self, callback: BaseCallback, step: dict[str, Any]) -> bool:
+        """Count a step of all copies and tell the callback; False: it wants to stop."""
+        assert self.env is not None
+        self.num_timesteps += self.env.num_envs
+        callback.update_locals(step)
+        if not callback.on_step():
+            return False
+        ended = np.flatnonzero(step["dones"])
+        self._update_info_buffer([step["infos"][i] for i in ended], step["dones"][ended])
+        return True
+
+    def _evaluate(self, batch: PolicyBatch) -> tuple[Tensor, Tensor]:
+        """Advantages ``[2, K, M]`` (taken before the critics and the reward learn from the batch) and each policy's mean
+        intrinsic return ``[K]``."""
+        rollout = batch.rollout
+        transitions = rollout.transitions(self.action_space)
+        self.intrinsic_reward.forget()  # a rollout is whole episodes from reset
+        rewards = self._own_channels(self.intrinsic_reward.compute(transitions), rollout.n_policies)  # [T, K, n]
+        if not torch.isfinite(rewards).all():
+            raise ValueError(f"The intrinsic reward {type(self.intrinsic_reward).__name__} gave NaN or infinite values.")
+        self.intrinsic_std.update(rewards.movedim(1, -1), batch.per_policy(rollout.valid).movedim(1, -1))
+        rewards = self.intrinsic_std.normalize(rewards.movedim(1, -1)).movedim(-1, 1)
+        with seeded(int(self._reward_seeds.integers(2**31)), self.device):
+            log = self.intrinsic_reward.update(transitions)
+        for key, value in log.items():
+            self.logger.record_mean(f"intrinsic/{key}", value)
+
+        next_states = None
+        if self.paper.bootstrap_truncated:
+            next_rollout = copy.copy(rollout)
+            next_rollout.observations = rollout.next_observations
+            next_states = make_policy_batch(next_rollout, self.policy, self._copies(self.policy.base.as_dict())).states
+        advantages = estimate_advantages(
+            batch,
+            rewards,
+            partial(critic_values, self.policy),
+            gammas=(self.gamma, self.intrinsic_gamma),
+            gae_lambda=self.gae_lambda,
+            normalize=self.normalize_advantage,
+            next_states=next_states,
+        )
+        value_loss = update_critics(
+            self.policy,
+            batch.states,
+            advantages.targets,
+            batch.valid,
+            self.paper.n_critic_minibatches,
+            self.max_grad_norm,
+            self._generator,
+        )
+        self.logger.record_mean("train/value_loss", value_loss)
+        step_reward = (batch.flat(batch.per_policy(rollout.rewards)) * batch.valid).sum(1) / batch.valid.sum(1)
+        self._tracked_returns = (
+            self.paper.ema_decay * self._tracked_returns + (1 - self.paper.ema_decay) * step_reward.cpu().numpy()
+        )
+        return advantages.normalized, batch.mean_episode_return(rewards, self.intrinsic_gamma)
+
+    def _copies(self, params: Params) -> Params:
+        """K copies, ``[K, ...]``."""
+        return {name: value.expand(self._n_channels, *value.shape).clone() for name, value in params.items()}
+
+    def _own_channels(self, rewards: Tensor, n_policies: int) -> Tensor:
+        """``[T, E, K]`` → ``[T, K, n]``: channel k on the copies of policy k, or every channel on those of the base policy."""
+        grouped = rewards.unflatten(1, (n_policies, -1))
+        if n_policies == 1:
+            return grouped[:, 0].movedim(-1, 1)
+        return grouped.diagonal(dim1=1, dim2=3).movedim(-1, 1)
+
+    def _surrogate_gradient(
+        self,
+        params: Params,
+        batch: SurrogateBatch,
+        max_grad_norm: float | Literal["default"] | None = "default",
+        ent_coef: float = 0.0,
+    ) -> Params:
+        clip = self.max_grad_norm if max_grad_norm == "default" else max_grad_norm
+        return surrogate_gradient(
+            params,
+            batch,
+            clip,
+            actor=self.policy.actor,
+            distribution=self.policy.distribution,
+            surrogate=self.paper.surrogate,
+            ent_coef=ent_coef,
+        )
+
+    def _exploratory_updates(self, surrogate: SurrogateBatch, step: int) -> Callable[[Params], Params]:
+        """Update number ``step`` of all K policies, ``[K, ...]`` → ``[K, ...]``: θ̃ + α clip(∇J_R̃), or Adam's, whose moments
+        are entries ``m/…`` and ``v/…`` beside the weights."""
+        update = partial(
+            exploratory_update,
+            learning_rate=self.paper.exploratory_learning_rate,
+            max_grad_norm=self.max_grad_norm,
+            optimizer=self.paper.exploratory_optimizer,
+            step=step,
+            actor=self.policy.actor,
+            distribution=self.policy.distribution,
+            surrogate=self.paper.surrogate,
+            ent_coef=self.paper.exploratory_ent_coef,
+        )
+        return lambda thetas: vmap(update)(thetas, surrogate)
+
+    def _weights(self, returns: Tensor) -> tuple[Tensor, float]:
+        """ω ``[K]`` and the temperature it was taken at."""
+        temperature = 0.0
+        if self.paper.weighting == "softmax":
+            temperature = self._now(self.paper.temperature)
+        elif self.paper.weighting == "ema":
+            explored = (self._progress - self._fit_share) / max(1 - self._fit_share, 1e-9)
+            temperature = 1 - max(explored, 0) / self.paper.temperature_decay  # a second learn() needs no fit
+            returns = torch.as_tensor(self._tracked_returns, dtype=returns.dtype, device=returns.device)
+        elif self.paper.weighting == "uniform":
+            temperature = math.inf
+        return weights_at(returns, temperature), max(temperature, 0.0)
+
+    def _base_kl(self, theta: Params, base: PolicyBatch) -> Callable[[Params], Tensor]:
+        """The mean KL divergence of the policy θ from another, over the base policy's batch."""
+        whole = base.as_one_policy()
+        states = tree_map(lambda x: x[0], whole.states.rows)
+        share = whole.states.add_up(whole.valid.to(next(iter(theta.values())).dtype))[0] / whole.valid.sum()
+        with torch.no_grad():
+            old = self.policy.actor(theta, states)
+
+        def kl_divergence(params: Params) -> Tensor:
+            return (self.policy.distribution.kl_divergence(old, self.policy.actor(params, states)) * share).sum()
+
+        return kl_divergence
+
+    @torch.no_grad()
+    def _move_base_to(self, theta: Params, params: Params, base: PolicyBatch) -> TrustRegionResult:
+        return TrustRegionResult(params, float(self._base_kl(theta, base)(params)), 0, True)
+
+    def _update_base(self, theta: Params, gradient: Params, base: PolicyBatch) -> TrustRegionResult:
+        """θ after a trust-region (or plain) step along the ascent direction ``gradient``; KL over the base policy's batch."""
+        if self.paper.base_update == "sgd":
+            params = {name: value + self.paper.base_learning_rate * gradient[name] for name, value in theta.items()}
+            return self._move_base_to(theta, params, base)
+        return trust_region_step(
+            theta,
+            gradient,
+            self._base_kl(theta, base),
+            self._now(self.paper.target_kl),
+            cg_max_steps=self.paper.cg_max_steps,
+            cg_damping=self.paper.cg_damping,
+            shrinking_factor=self.paper.line_search_shrinking_factor,
+            max_backtracks=self.paper.line_search_max_iter,
+        )
+
+    @torch.no_grad()
+    def _deploy(self, theta: Params, thetas: Params, extrinsic: Params, returns: Tensor, base: bool) -> None:
+        """Store θ and the exploratory policies after their extrinsic step; the base one or the best of these is to act."""
+        after = {name: value + self.paper.exploratory_learning_rate * extrinsic[name] for name, value in thetas.items()}
+        self.policy.base.assign(theta)
+        self.policy.exploratory.assign(after)
+        tracked = torch.as_tensor(self._tracked_returns) if self.paper.weighting == "ema" else returns
+        best = int(tracked.argmax())
+        actor = theta if base else {name: value[best] for name, value in after.items()}
+        self.policy.deploy(actor, {name: value[EXTRINSIC, best] for name, value in self.policy.critics.as_dict().items()})
+
+    # ------------------------------------------------------------------ logs
+
+    def _log_base(self, theta: Params, base: PolicyBatch, step: TrustRegionResult) -> float:
+        """Record the base policy before and in its step; returns its mean discounted return."""
+        base = base.as_one_policy()
+        direct_batch = SurrogateBatch(*tree_map(lambda x: x[0], tuple(base.surrogate(base.returns_to_go(self.gamma)))))
+        direct = self._surrogate_gradient(theta, direct_batch, max_grad_norm=None)
+        record = self.logger.record
+        base_return = float(base.mean_episode_return(base.per_policy(base.rollout.rewards), self.gamma)[0])
+        record("rollout/base_return", base_return)
+        record("train/direct_gradient_norm", float(global_norm(direct)))
+        record("train/kl_divergence", step.kl)
+        record("train/line_search_steps", step.backtracks)
+        record("train/is_line_search_success", float(step.accepted))
+        record("train/n_updates", self._n_updates + 1, exclude="tensorboard")
+        if isinstance(self.action_space, spaces.Box):
+            record("train/std", float(theta["log_std"].exp().mean()))
+        return base_return
+
+    def _log_pull_back(
+        self, theta: Params, thetas: Params, extrinsic: Params, pulled_back: Params, base: PolicyBatch, rewarded: Tensor
+    ) -> None:
+        """Record how far the exploratory policies went, and what the updates there do to the gradient at their ends."""
+        record, kl = self.logger.record, self._base_kl(theta, base)
+        for k, name in enumerate(self.intrinsic_reward.channel_names):
+            with torch.no_grad():
+                record(f"exploration/kl_{k}_{name}", float(kl({n: value[k] for n, value in thetas.items()})))
+            pair = ({n: value[k] for n, value in gradients.items()} for gradients in (extrinsic, pulled_back))
+            cosine, ratio = cosine_and_ratio(*pair)
+            record(f"exploration/cosine_{k}_{name}", cosine)
+            record(f"exploration/norm_ratio_{k}_{name}", ratio)
+        record("exploration/rewarded", float(rewarded.float().mean()))
+
+    def _log_exploration(
+        self, returns: Tensor, intrinsic_return: Tensor, weights: Tensor, temperature: float, gradient_norm: Tensor
+    ) -> None:
+        record = self.logger.record
+        record("rollout/best_return", float(returns.max()))
+        for k, name in enumerate(self.intrinsic_reward.channel_names):
+            record(f"extrinsic_return/{k}_{name}", float(returns[k]))
+            record(f"intrinsic_return/{k}_{name}", float(intrinsic_return[k]))
+            record(f"weight/{k}_{name}", float(weights[k]))
+        record("train/temperature", temperature)
+        record("train/irpo_gradient_norm", float(gradient_norm))

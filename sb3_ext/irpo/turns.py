@@ -1,0 +1,133 @@
+"""One policy acting from reset: what its episodes returned, and what stays apart from the callbacks of the user."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
+from torch.utils._pytree import tree_map
+
+
+@contextmanager
+def preserved_generators() -> Iterator[None]:
+    """Leave the global random generators of Python, NumPy and torch as they were before the block."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+class TurnRecorder:
+    """Stands between SB3's rollout loop and the user's callback, and keeps the returns of the episodes.
+
+    What a callback draws at random (an evaluation with sampled actions) leaves no trace in training, so a run that is
+    resumed, whose callbacks act at other moments, is the unbroken run.
+
+    Args:
+        callback: the user's.
+        env: the environment, before its ``VecNormalize`` is frozen.
+        gamma: discount of the returns.
+
+    Attributes:
+        returns: discounted returns of the episodes that ended, on the environment's own rewards.
+        ended: bool ``[n_envs]``, the copies in which one ended.
+        n_steps: steps of each copy so far.
+        rewarded: whether any reward was not 0.
+    """
+
+    def __init__(self, callback: BaseCallback, env: VecEnv, gamma: float) -> None:
+        self.callback = callback
+        self.gamma = gamma
+        self.returns: list[float] = []
+        self.ended = np.zeros(env.num_envs, dtype=bool)
+        self.n_steps = 0
+        self.rewarded = False
+        self._n_taken = 0
+        self._running = np.zeros(env.num_envs)
+        self._discount = np.ones(env.num_envs)
+        self._normalize = unwrap_vec_normalize(env)
+        self._training = self._normalize is not None and self._normalize.training
+        self._seen: list[tuple[Any, np.ndarray, np.ndarray]] = []  # original observations and rewards, and dones
+
+    @contextmanager
+    def _outside(self) -> Iterator[None]:
+        """The user's callback finds ``VecNormalize`` training as it knows it, and moves no generator."""
+        with preserved_generators():
+            if self._normalize is None:
+                yield
+                return
+            frozen, self._normalize.training = self._normalize.training, self._training
+            try:
+                yield
+            finally:
+                self._normalize.training = frozen
+
+    def on_rollout_start(self) -> None:
+        """Pass on."""
+        with self._outside():
+            self.callback.on_rollout_start()
+
+    def on_rollout_end(self) -> None:
+        """Pass on."""
+        with self._outside():
+            self.callback.on_rollout_end()
+
+    def update_locals(self, locals_: dict[str, Any]) -> None:
+        """Take in the local variables of the rollout loop, and pass them on."""
+        self._locals = locals_
+        self.callback.update_locals(locals_)
+
+    def on_step(self) -> bool:
+        """Take in a step; False: the callback stops training."""
+        rewards, dones = self._locals["rewards"], self._locals["dones"]
+        if self._normalize is not None:
+            rewards = self._normalize.get_original_reward()
+            self._seen.append((tree_map(np.array, self._normalize.get_original_obs()), rewards, dones))
+        self.n_steps += 1
+        self.rewarded = self.rewarded or bool(np.any(rewards))
+        self._running += self._discount * rewards
+        self._discount *= self.gamma
+        if dones.any():
+            self.returns += self._running[dones].tolist()
+            self.ended |= dones
+            self._running[dones], self._discount[dones] = 0.0, 1.0
+        with self._outside():
+            return self.callback.on_step()
+
+    @property
+    def unfinished(self) -> list[float]:
+        """Returns so far, all over the same number of steps, in the copies in which no episode has ended."""
+        return self._running[~self.ended].tolist()
+
+    def take_new(self) -> list[float]:
+        """Return the returns that were not taken before."""
+        new, self._n_taken = self.returns[self._n_taken :], len(self.returns)
+        return new
+
+    def cut(self) -> None:
+        """Count the episodes that still run in copies where none has ended as episodes of their own."""
+        self.returns += self.unfinished
+
+    def update_statistics(self, normalize: VecNormalize | None) -> None:
+        """Let ``normalize`` take in the turn, whose statistics were frozen while it lasted."""
+        if normalize is None or not normalize.training:
+            return
+        for observations, rewards, dones in self._seen:
+            if normalize.norm_obs:
+                if isinstance(observations, dict):
+                    for key in normalize.norm_obs_keys or ():
+                        normalize.obs_rms[key].update(observations[key])
+                else:
+                    normalize.obs_rms.update(observations)
+            if normalize.norm_reward:
+                normalize._update_reward(rewards)
+            normalize.returns[dones] = 0
