@@ -40,6 +40,7 @@ SelfIRPO = TypeVar("SelfIRPO", bound="IRPO")
 
 DEFAULT_N_ENVS = 8  # for an environment given by its id
 ROLLOUT_SIZE = 2048  # transitions of a rollout, all environments together
+RECENT_EPISODES = 16  # of the base policy that are compared with an exploratory policy's, where it changes
 DEFAULT_TURN = 10_000  # steps of each environment after which a turn ends, where no time limit is known
 
 
@@ -55,7 +56,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
     The base policy is PPO's in everything: rollouts, clipped epochs, critic, optimiser. Each exploratory policy is PPO on an
     intrinsic reward of its own beside the extrinsic one (:class:`sb3_ext.IntrinsicPPO`), and goes on from where it ended.
     Training is a sequence of *turns*: one policy acts from reset, in all environments, until each of them has ended an
-    episode, and learns after every rollout. Returns decide who acts next (``sb3_ext.irpo.evidence``):
+    episode (the base policy for a whole run), and learns after every rollout. Returns decide who acts next (``sb3_ext.irpo.evidence``):
 
     * while all returns of the base policy are the same it does not learn, and the exploratory policies take turns;
     * otherwise it goes on alone for a run of rollouts that doubles while it improves and halves where it stagnates, and one
@@ -398,6 +399,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         self.env.seed(seed)
         recorder = TurnRecorder(callback, self.env, self.gamma)
         before, n_rollouts, limit = self.num_timesteps, 0, self._turn_limit()
+        planned = self._schedule.left if number is None else 1
         with frozen_statistics(self._vec_normalize_env):
             actor._last_obs = self.env.reset()  # type: ignore[assignment]
             actor._last_episode_starts = np.ones(self.env.num_envs, dtype=bool)
@@ -408,7 +410,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
                     return False
                 n_rollouts += 1
                 self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
-                over = bool(recorder.ended.all()) or recorder.n_steps >= limit
+                over = n_rollouts >= planned and (bool(recorder.ended.all()) or recorder.n_steps >= limit)
                 if over and not recorder.ended.all():
                     self._warn_of_endless_episodes(limit)
                     recorder.cut()
@@ -451,11 +453,11 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
 
     def _learn_alone(self, recorder: TurnRecorder) -> None:
         """A PPO update of the base policy, where its returns vary."""
-        if varies([*self._base_returns, *recorder.returns]) or varies(recorder.unfinished):
+        new = recorder.take_new()
+        self._base_returns += new
+        if varies(self._base_returns) or varies(recorder.unfinished):
             self.train()
-            self._base_returns = list(recorder.returns)
-        else:
-            self._base_returns += recorder.take_new()
+            self._base_returns = self._base_returns[-max(len(new), RECENT_EPISODES) :]
 
     def _heed(self, explorer: Explorer, recorder: TurnRecorder, last: bool) -> None:
         """Let an exploratory policy learn from its rollout; after the ``last`` one of its turn draw conclusions."""
