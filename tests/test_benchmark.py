@@ -354,6 +354,9 @@ def changed(**changes):
             [],
             "sparse/Maze1-v0: evaluate_in: b: ",
         ),
+        (changed(environments={"no_module_of_mine:A-v0": {"timesteps": 1}}), [], "No module named 'no_module_of_mine'"),
+        (changed(environments={"sparse/Maze1-v0": {"timesteps": 1, "score_range": [1, 0]}}), [], "the lower one first"),
+        (changed(contenders={"a": {"algo": "irpo", "seeds": 1, "settings": "tune"}}), [], "must be one of 'tuned', 'default'"),
         (changed(contenders={"a": {"algo": "irpoo", "seeds": 1}}), [], "Unknown algorithm 'irpoo'. Closest: irpo"),
         (changed(contenders={"a": {"algo": "irpo", "seeds": 1, "hyperparams": {"tau": 1}}}), [], "'tau' for sparse/FourRooms"),
     ],
@@ -363,6 +366,89 @@ def test_mistakes_are_named_before_work_starts(benchmark, tmp_path, capsys, suit
         benchmark(suite, tmp_path / "out", *arguments)
     assert ended.value.code == 2 and message in capsys.readouterr().err
     assert not list((tmp_path / "out").iterdir())
+
+
+def runs_of(suite, tmp_path):
+    from sb3_ext.zoo.benchmark.suites import load_suite, plan
+
+    (tmp_path / "suite.yml").write_text(yaml.safe_dump(suite, sort_keys=False))
+    return plan(load_suite(str(tmp_path / "suite.yml")))
+
+
+def test_default_settings_are_the_constructors_and_what_the_suite_gives(command, tmp_path):
+    contenders = {
+        "tuned": {"algo": "ppo", "seeds": 1},
+        "default": {"algo": "ppo", "seeds": 1, "hyperparams": "default"},
+        "small": {"algo": "ppo", "seeds": 1, "settings": "default", "hyperparams": {"n_steps": 256}},
+    }
+    suite = changed(
+        contenders=contenders, environments={"sparse/FourRooms0-v0": {"timesteps": 1, "hyperparams": {"n_envs": 8}}}
+    )
+    tuned, default, small = runs_of(suite, tmp_path)
+    assert tuned.hyperparams["n_steps"] == 128 and tuned.hyperparams["n_envs"] == 8
+    assert default.hyperparams == {"n_envs": 8, "policy": "MlpPolicy"}
+    assert small.hyperparams == {"n_envs": 8, "policy": "MlpPolicy", "n_steps": 256}
+
+
+def test_the_model_of_a_default_contender_has_the_defaults_of_its_class(benchmark, tmp_path):
+    from stable_baselines3 import PPO as StablePPO
+
+    suite = changed(
+        settings="default",
+        contenders={"ppo": {"algo": "ppo", "seeds": 1, "hyperparams": {"n_envs": 2}}},
+        environments={"CartPole-v1": {"timesteps": 1, "episodes": 1, "threshold": 475}},
+    )
+    benchmark(suite, tmp_path / "out")
+    model = StablePPO.load(tmp_path / "out" / "CartPole-v1" / "ppo" / "seed-0" / "model.zip")
+    default = StablePPO("MlpPolicy", "CartPole-v1")
+    for name in ("n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "ent_coef", "learning_rate", "policy_kwargs"):
+        assert getattr(model, name) == getattr(default, name), name
+    assert model.n_envs == 2 and model.seed == 0
+
+
+CORRIDOR = """
+import gymnasium as gym
+import numpy as np
+
+
+class Corridor(gym.Env):
+    observation_space, action_space = gym.spaces.Box(0, 99, (1,)), gym.spaces.Discrete(2)
+
+    def __init__(self, length=3):
+        self.length = length
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.at = 0
+        return np.full(1, self.at, np.float32), {}
+
+    def step(self, action):
+        self.at = max(0, self.at + 2 * int(action) - 1)
+        return np.full(1, self.at, np.float32), -1.0, self.at == self.length, False, {}
+
+
+gym.register("Corridor-v0", Corridor)
+"""
+
+
+def test_an_environment_of_ones_own_is_cut_and_named_in_the_suite(benchmark, tmp_path, monkeypatch):
+    (tmp_path / "my_corridors.py").write_text(CORRIDOR)
+    monkeypatch.syspath_prepend(tmp_path)
+    endless = {"id": "my_corridors:Corridor-v0", "env_kwargs": {"length": 10**6}, "max_episode_steps": 7, "timesteps": 64}
+    suite = changed(
+        environments={"long corridor": {**endless, "threshold": -3}},
+        contenders={"ppo": {"algo": "ppo", "seeds": 1, "settings": "default", "hyperparams": PPO}},
+    )
+    benchmark(suite, tmp_path / "out")
+    rows = results(tmp_path / "out")
+    # Undiscounted, for it has a threshold; without the limit the evaluation would never end.
+    assert set(rows.env) == {"long corridor"} and set(rows["return"]) == {-7.0} and rows.success.isna().all()
+
+
+def test_an_environment_without_tuned_settings_is_told_of_the_defaults(command, tmp_path):
+    suite = changed(environments={"CliffWalking-v1": {"timesteps": 1}}, contenders={"a": {"algo": "irpo", "seeds": 1}})
+    with pytest.raises(ValueError, match=r"Hyperparameters not found for irpo-CliffWalking-v1 .* `settings: default`"):
+        runs_of(suite, tmp_path)
 
 
 def test_unknown_suite(command, capsys):
