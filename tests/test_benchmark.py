@@ -88,7 +88,12 @@ def test_files_and_columns(finished):
     ppo = rows[(rows.algo == "ppo") & (rows.seed == 1) & (rows.actions == "sampled")]
     assert ppo.timesteps.tolist() == [4096, 8192, 12_032]  # the first rollouts (of 256) that begin in a new third, and the end
     assert (rows.groupby(["algo", "seed", "actions"]).wall_s.diff().dropna() > 0).all()
-    for name in ("sample_efficiency_argmax.png", "sample_efficiency_sampled.png", "gradient_norms.png"):
+    for name in (
+        "sample_efficiency_argmax.png",
+        "sample_efficiency_sampled.png",
+        "gradient_norms.png",
+        "performance_profile.png",
+    ):
         assert (finished / name).read_bytes().startswith(b"\x89PNG")
     text = "".join((finished / name).read_text() for name in ("README.md", "table.md", "table.csv", "results.csv"))
     assert "python -m sb3_ext.benchmark tiny.yml" in text and str(finished.parent) not in text
@@ -228,11 +233,11 @@ def test_a_failed_run_is_reported_and_the_others_go_on(benchmark, tmp_path, monk
 
 
 def test_plot_remakes_everything_from_the_csv_files_alone(finished, command, tmp_path):
-    for name in ("results.csv", "gradient_norms.csv"):
+    for name in ("results.csv", "gradient_norms.csv", "scoring.json"):
         (tmp_path / name).write_bytes((finished / name).read_bytes())
     command.plot_again([str(tmp_path), "--out", str(tmp_path / "again")])
     assert (tmp_path / "again" / "table.csv").read_text() == (finished / "table.csv").read_text()
-    assert len(list((tmp_path / "again").glob("*.png"))) == 3
+    assert len(list((tmp_path / "again").glob("*.png"))) == 5
 
 
 def rows_of(final_success, steps=(100, 200)):
@@ -255,7 +260,7 @@ def test_table_has_rliables_interquartile_mean(command):
     row = summarize(rows, all_curves(rows)).iloc[0]
     # sorted: 0 .1 | .2 .6 .7 .9 | 1 1
     assert row.success == pytest.approx((0.2 + 0.6 + 0.7 + 0.9) / 4) == aggregate_iqm(np.array(success)[:, None])
-    assert row.success_low < row.success < row.success_high and row.seeds == 8 and np.isnan(row.solved_at)
+    assert row.success_low < row.success < row.success_high and row.seeds == 8 and row.solved == 3
 
 
 def test_curves_hold_each_seeds_last_result(command):
@@ -266,8 +271,8 @@ def test_curves_hold_each_seeds_last_result(command):
     assert curve.timesteps.tolist() == [101, 200, 201] and curve.success.tolist() == [0.5, 0.75, 1.0]
     alone = rows_of([1.0])
     table = summarize(alone, all_curves(alone))
-    assert np.isnan(table.success_low[0]) and table.solved_at[0] == 200
-    assert "| 1.000 |" in markdown(table)
+    assert np.isnan(table.success_low[0]) and table.held_at[0] == 200
+    assert "| 1.000 |" in markdown(table) and "| 1 of 1 |" in markdown(table)
 
 
 def test_a_task_that_knows_no_success_has_none_in_tables_and_plots(command, tmp_path):
@@ -331,6 +336,17 @@ def test_suites_are_valid_and_known(command):
     assert len(ablation) == (23 + 8) * 3 and all(run.hyperparams["batch_size"] == sizes[run.env] for run in ablation)
     vector = {name for name, spec in gymnasium.registry.items() if spec.vector_entry_point and name.startswith("sparse/")}
     assert vector <= set(suites.load_suite("speed")["speed"]["environments"])
+
+
+def test_suites_evaluate_sampled_and_argmax_actions(command):
+    """But for lifetimes, whose agents always sample."""
+    from sb3_ext.zoo.benchmark import suites
+
+    for name in suites.suite_names():
+        suite = suites.load_suite(name)
+        for env, settings in suite.get("environments", {}).items():
+            actions = settings.get("actions", suite.get("actions", suites.ACTIONS))
+            assert env.startswith("lifetime/") or set(actions) == set(suites.ACTIONS), f"{name}: {env}"
 
 
 def changed(**changes):

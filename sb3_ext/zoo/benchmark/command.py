@@ -14,9 +14,10 @@ import pandas as pd
 
 from sb3_ext.distributed.cluster import import_ray
 from sb3_ext.zoo.benchmark import schedule, speed, table
-from sb3_ext.zoo.benchmark.plots import plot_gradient_norms, plot_sample_efficiency
+from sb3_ext.zoo.benchmark.plots import plot_comparison, plot_gradient_norms, plot_sample_efficiency
 from sb3_ext.zoo.benchmark.run import ERROR, circumstances
-from sb3_ext.zoo.benchmark.suites import load_suite, plan, suite_names
+from sb3_ext.zoo.benchmark.scores import SCORING, Scoring
+from sb3_ext.zoo.benchmark.suites import load_suite, plan, scoring, suite_names
 from sb3_ext.zoo.cli import _extend_rl_zoo3
 
 
@@ -86,6 +87,7 @@ def _learning(given: argparse.Namespace, suite: dict[str, Any], out: Path) -> tu
         finally:  # what was finished before Ctrl-C as well
             results = schedule.collect(out)
         if len(results):
+            Scoring(**scoring(suite)).write(out)
             report(out)
         return failed
 
@@ -103,10 +105,11 @@ def _speed(given: argparse.Namespace, suite: dict[str, Any], out: Path) -> tuple
 
 
 def report(folder: Path) -> None:
-    """Table and plots of a benchmark's folder, from its CSV files alone."""
-    results = pd.read_csv(folder / schedule.RESULTS)
+    """Table and plots of a benchmark's folder, from its CSV files and its ``scoring.json`` alone."""
+    scoring = Scoring.read(folder)
+    results = scoring.ordered(pd.read_csv(folder / schedule.RESULTS, dtype={"commit": str}))
     curves = table.all_curves(results)
-    table.write_table(folder, results, curves)
+    plot_comparison(folder, **table.write_table(folder, results, curves, scoring))
     plot_sample_efficiency(folder, curves)
     if (folder / schedule.GRADIENTS).is_file():
         plot_gradient_norms(folder, pd.read_csv(folder / schedule.GRADIENTS))
@@ -141,14 +144,17 @@ def _log_session(out: Path, suite: dict[str, Any], given: argparse.Namespace, wh
 
 def plot_again(arguments: Sequence[str] | None = None) -> None:
     """``python -m sb3_ext.plot``."""
-    parser = argparse.ArgumentParser(prog="python -m sb3_ext.plot", description="A benchmark's table and plots from its CSVs.")
+    parser = argparse.ArgumentParser(
+        prog="python -m sb3_ext.plot", description="A benchmark's tables and plots from its CSVs."
+    )
     parser.add_argument("folder", type=Path, help="where python -m sb3_ext.benchmark wrote")
     parser.add_argument("--out", type=Path, help="where to put them (default: the same folder)")
+    parser.add_argument("--suite", help="of which to take thresholds and score ranges, where the folder has no scoring.json")
     given = parser.parse_args(arguments)
     source, out = given.folder, given.out or given.folder
-    known = (schedule.RESULTS, schedule.GRADIENTS, speed.RESULTS)
+    known = (schedule.RESULTS, schedule.GRADIENTS, SCORING, speed.RESULTS)
     found = [name for name in known if (source / name).is_file()]
-    if not found or found == [schedule.GRADIENTS]:
+    if schedule.RESULTS not in found and speed.RESULTS not in found:
         parser.error(f"{source} has neither {schedule.RESULTS} nor {speed.RESULTS}; give the --out of a benchmark.")
     if out != source:
         out.mkdir(parents=True, exist_ok=True)
@@ -157,4 +163,10 @@ def plot_again(arguments: Sequence[str] | None = None) -> None:
     if speed.RESULTS in found:
         speed.report(out)
     if schedule.RESULTS in found:
+        if given.suite is not None:
+            _extend_rl_zoo3()
+            try:
+                Scoring(**scoring(load_suite(given.suite))).write(out)
+            except ValueError as error:
+                parser.error(str(error))
         report(out)
