@@ -6,6 +6,7 @@
 * ``scores.py``, ``bootstrap.py``, ``comparison.py``, ``commits.py`` - what the rows say of a seed, of all seeds, of all
   environments, and of the code.
 * ``table.py``, ``plots.py`` - all that as tables and pictures, from the CSV files and ``scoring.json`` alone.
+* ``search.py`` - the same hyperparameter search for every contender, instead of the runs.
 * ``speed.py`` - steps per second and memory instead of learning.
 """
 

@@ -13,11 +13,11 @@ from typing import Any
 import pandas as pd
 
 from sb3_ext.distributed.cluster import import_ray
-from sb3_ext.zoo.benchmark import schedule, speed, table
+from sb3_ext.zoo.benchmark import schedule, search, speed, table
 from sb3_ext.zoo.benchmark.plots import plot_comparison, plot_gradient_norms, plot_sample_efficiency
 from sb3_ext.zoo.benchmark.run import ERROR, circumstances
 from sb3_ext.zoo.benchmark.scores import SCORING, Scoring
-from sb3_ext.zoo.benchmark.suites import load_suite, plan, scoring, suite_names
+from sb3_ext.zoo.benchmark.suites import load_best, load_suite, plan, scoring, suite_names
 from sb3_ext.zoo.cli import _extend_rl_zoo3
 
 
@@ -35,7 +35,8 @@ def benchmark(arguments: Sequence[str] | None = None) -> None:
     try:
         suite = load_suite(given.suite)
         out = Path(given.out or Path("logs", "benchmark", suite["name"]))
-        work, what = _speed(given, suite, out) if "speed" in suite else _learning(given, suite, out)
+        kind = _speed if "speed" in suite else _search if given.search is not None else _learning
+        work, what = kind(given, suite, out)
     except ValueError as error:
         parser.error(str(error))
     try:
@@ -46,9 +47,8 @@ def benchmark(arguments: Sequence[str] | None = None) -> None:
         raise
     if what:
         _log_session(out, suite, given, what)
-    for run in failed:
-        error_file = run.folder(out) / ERROR
-        print(f"\n{run} failed; {error_file}:\n{error_file.read_text()}", file=sys.stderr)
+    for error_file in failed:
+        print(f"\n{error_file.parent.relative_to(out)} failed; {error_file}:\n{error_file.read_text()}", file=sys.stderr)
     if failed:
         sys.exit(1)
 
@@ -66,24 +66,29 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", help="folder (default: logs/benchmark/SUITE)")
     parser.add_argument("--env", action="append", default=[], help="only this environment (repeatable)")
     parser.add_argument("--algo", action="append", default=[], help="only this contender, by its label (repeatable)")
+    parser.add_argument("--search", type=int, metavar="N", help="search hyperparameters instead, N trials for each contender")
+    parser.add_argument(
+        "--best",
+        nargs="?",
+        const=True,
+        metavar="FILE",
+        help="with the hyperparameters that --search found best (default: in this folder)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="run anew what was run with other settings")
     return parser
 
 
-def _learning(given: argparse.Namespace, suite: dict[str, Any], out: Path) -> tuple[Callable[[], list], str]:
-    if given.jobs < 1:
-        raise ValueError(f"--jobs must be at least 1, got {given.jobs}.")
-    if given.ray is not None and given.jobs != 1:
-        raise ValueError("--jobs and --ray are two ways to run several at a time; give one of them.")
-    if given.ray is not None:
-        import_ray()  # before anything is planned
+def _learning(given: argparse.Namespace, suite: dict[str, Any], out: Path) -> tuple[Callable[[], list[Path]], str]:
+    _check_jobs(given)
+    if given.best is not None:
+        suite["best"] = load_best(out / search.FOLDER / search.BEST if given.best is True else Path(given.best))
     runs = plan(suite, given.budget, given.seeds, given.env, given.algo)
     todo = schedule.unfinished(runs, out, given.overwrite)
     print(f"{len(runs)} runs in {out}, {len(runs) - len(todo)} of them finished before")
 
-    def work() -> list:
+    def work() -> list[Path]:
         try:
-            failed = schedule.run_all(todo, out, given.jobs, given.ray) if todo else []
+            failed = [run.folder(out) / ERROR for run in schedule.run_all(todo, out, given.jobs, given.ray)] if todo else []
         finally:  # what was finished before Ctrl-C as well
             results = schedule.collect(out)
         if len(results):
@@ -94,10 +99,26 @@ def _learning(given: argparse.Namespace, suite: dict[str, Any], out: Path) -> tu
     return work, f"{len(todo)} runs" if todo else ""
 
 
-def _speed(given: argparse.Namespace, suite: dict[str, Any], out: Path) -> tuple[Callable[[], list], str]:
+def _search(given: argparse.Namespace, suite: dict[str, Any], out: Path) -> tuple[Callable[[], list[Path]], str]:
+    _check_jobs(given)
+    trials = search.Search(suite, out, given.search, given.budget, given.seeds, given.env, given.algo)
+    what = f"search: {given.search} trials of {len(trials.cases)} contenders on seeds {trials.seeds[0]} to {trials.seeds[-1]}"
+    return lambda: trials.run(given.jobs, given.ray), what
+
+
+def _check_jobs(given: argparse.Namespace) -> None:
+    if given.jobs < 1:
+        raise ValueError(f"--jobs must be at least 1, got {given.jobs}.")
+    if given.ray is not None and given.jobs != 1:
+        raise ValueError("--jobs and --ray are two ways to run several at a time; give one of them.")
+    if given.ray is not None:
+        import_ray()  # before anything is planned
+
+
+def _speed(given: argparse.Namespace, suite: dict[str, Any], out: Path) -> tuple[Callable[[], list[Path]], str]:
     measurements = speed.plan(suite, given.budget, given.env, given.algo)
 
-    def work() -> list:
+    def work() -> list[Path]:
         speed.measure_all(measurements, out)
         return []
 
@@ -119,11 +140,11 @@ def report(folder: Path) -> None:
 def _log_session(out: Path, suite: dict[str, Any], given: argparse.Namespace, what: str) -> None:
     """One more line in ``README.md``: what was run, of which code, where and when. Names no path of this machine."""
     words = ["python", "-m", "sb3_ext.benchmark", Path(given.suite).name]
-    for name in ("seeds", "jobs", "budget", "env", "algo", "overwrite"):
+    for name in ("seeds", "jobs", "budget", "env", "algo", "search", "best", "overwrite"):
         value = getattr(given, name)
         for one in value if isinstance(value, list) else [value]:
             if one not in (None, False):
-                words += [f"--{name}"] if one is True else [f"--{name}", str(one)]
+                words += [f"--{name}"] if one is True else [f"--{name}", Path(one).name if name == "best" else str(one)]
     about = circumstances()
     readme = out / "README.md"
     if not readme.is_file():

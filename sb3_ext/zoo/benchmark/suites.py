@@ -9,7 +9,7 @@
     undiscounted: true             # returns are sums; else, and where it is left out, discounted with the model's gamma
     settings: tuned                # hyperparameters start from the tuned YAML files; default: from the constructors' defaults
     hyperparams: {n_envs: 8}       # of all contenders everywhere
-    searched: best.yml             # what a search found best (search.py), beside the suite's file; takes precedence
+    best: best.yml                 # what a search found best (search.py), beside the suite's file; takes precedence
     search: {seeds: 2}             # see search.py
     environments:                  # may have evaluations, episodes and actions of their own, hyperparams of all contenders,
       sparse/Maze1-v0:             # and contenders: those of them that run here, with their settings here
@@ -56,7 +56,7 @@ SUITES = Path(__file__).parent / "suites"
 ACTIONS = ("argmax", "sampled")
 SETTINGS = ("tuned", "default")
 _EVALUATION = ("evaluations", "episodes", "actions")
-_SUITE_KEYS = ("actions", "undiscounted", "settings", "hyperparams", "searched", "search")
+_SUITE_KEYS = ("actions", "undiscounted", "settings", "hyperparams", "best", "search")
 _ENVIRONMENT_KEYS = (
     *_EVALUATION,
     "contenders",
@@ -139,12 +139,12 @@ def load_suite(name: str) -> dict[str, Any]:
         raise ValueError(f"{path.name}: expected a mapping with environments and contenders, got {type(suite).__name__}.")
     if "speed" not in suite:
         _check_suite(suite, path.name)
-        if "searched" in suite:
-            suite["searched"] = load_searched(path.parent / suite["searched"])
+        if "best" in suite:
+            suite["best"] = load_best(path.parent / suite["best"])
     return {"name": path.stem, **suite}
 
 
-def load_searched(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
+def load_best(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
     """The hyperparameters that a search found best, by environment and contender.
 
     Raises:
@@ -181,7 +181,7 @@ def plan(
         check_range("--seeds", seeds, 1, integer=True)
     runs = []
     for env, label in cases(suite, budget, envs, labels):
-        best = suite.get("searched", {}).get(env, {}).get(label)
+        best = suite.get("best", {}).get(env, {}).get(label)
         run = resolve_run(suite, env, label, budget, best)
         runs += [replace(run, seed=seed) for seed in range(seeds or _contender(suite, env, label)["seeds"])]
     return sorted(runs, key=lambda run: run.seed)
@@ -216,16 +216,14 @@ def cases(
     return found
 
 
-def resolve_run(
-    suite: dict[str, Any], env: str, label: str, budget: float = 1.0, searched: dict[str, Any] | None = None
-) -> Run:
+def resolve_run(suite: dict[str, Any], env: str, label: str, budget: float = 1.0, best: dict[str, Any] | None = None) -> Run:
     """The run of one environment and contender with seed 0.
 
     Args:
         suite: from :func:`load_suite`.
         env, label: of :func:`cases`.
         budget: share of the environment's timesteps.
-        searched: hyperparameters that take precedence over those of the suite.
+        best: hyperparameters that take precedence over those of the suite.
 
     Raises:
         ValueError: an unknown algorithm, missing or mistaken hyperparameters.
@@ -237,7 +235,7 @@ def resolve_run(
     require_atari(env_id)
     contender = _contender(suite, env, label)
     defaults = contender.get("settings", suite.get("settings", "tuned")) == "default"
-    hyperparams = {**contender["hyperparams"], **(searched or {})}
+    hyperparams = {**contender["hyperparams"], **(best or {})}
     env_kwargs = _env_kwargs(here)
     if env_kwargs:
         own = hyperparams.get("env_kwargs") or {}
@@ -408,12 +406,25 @@ def _check_settings(given: dict[str, Any], where: str) -> None:
         raise ValueError(f"{where}: hyperparams must be a mapping, or default, got {hyperparams!r}.")
 
 
+def _check_search(given: Any, contenders: dict[str, Any], where: str) -> None:
+    _check_keys(given, (), ("seeds", "spaces"), where)
+    check_range(f"{where}: seeds", given.get("seeds", 1), 1, integer=True)
+    for label, space in given.get("spaces", {}).items():
+        if label not in contenders:
+            raise ValueError(f"{where}: {_unknown('contender', label, contenders)}")
+        for name, entry in space.items():
+            interval = isinstance(entry, dict) and {"low", "high"} <= set(entry) <= {"low", "high", "log"}
+            if not interval and not (isinstance(entry, list) and entry):
+                raise ValueError(f"{where}: {label}: {name} must be a list, or low, high and log, got {entry!r}.")
+
+
 def _check_suite(suite: dict[str, Any], where: str) -> None:
     _check_keys(suite, ("description", "evaluations", "episodes", "environments", "contenders"), _SUITE_KEYS, where)
     if suite.get("undiscounted") not in (None, True, False):
         raise ValueError(f"{where}: undiscounted must be true or false, got {suite['undiscounted']!r}.")
     _check_evaluation(suite, where)
     _check_settings(suite, where)
+    _check_search(suite.get("search", {}), suite["contenders"], f"{where}: search")
     for label, contender in suite["contenders"].items():
         _check_keys(contender, ("algo", "seeds"), ("hyperparams", "settings"), f"{where}: {label}")
         check_range(f"{where}: seeds of {label}", contender["seeds"], 1, integer=True)
