@@ -26,11 +26,12 @@ class Chain(gym.Env[np.ndarray, np.int64]):
     length give both, ``gym.make("sparse/Chain-v0", length=50, max_episode_steps=59)``: with the limit of 29 the reward of that
     chain cannot be reached.
 
-    :param length: number of states, at least 3.
-    :param action_seed: seed of the meaning of the actions; ``None``: action 1 moves right in every state.
-    :param observation: ``"one_hot"``, float32 ``[length]``, or ``"scalar"``, the state divided by ``length - 1``, float32
-        ``[1]``.
-    :param render_mode: ``None`` or ``"rgb_array"``.
+    Args:
+        length: number of states, at least 3.
+        action_seed: seed of the meaning of the actions; ``None``: action 1 moves right in every state.
+        observation: ``"one_hot"``, float32 ``[length]``, or ``"scalar"``, the state divided by ``length - 1``, float32
+            ``[1]``.
+        render_mode: ``None`` or ``"rgb_array"``.
 
     >>> import gymnasium as gym, envs
     >>> env = gym.make("sparse/Chain-v0", length=3, action_seed=None, max_episode_steps=12)
@@ -69,7 +70,8 @@ class Chain(gym.Env[np.ndarray, np.int64]):
     def transition_graph(self) -> tuple[np.ndarray, np.ndarray]:
         """All states and where each action leads, the right end not absorbing.
 
-        :return: observations, float32 ``[length, …]``, and next states, int ``[length, 2]``, indices into them.
+        Returns:
+            observations, float32 ``[length, …]``, and next states, int ``[length, 2]``, indices into them.
         """
         return self._observations.copy(), self._next.copy()
 

@@ -461,7 +461,7 @@ def test_an_environment_of_ones_own_is_cut_and_named_in_the_suite(benchmark, tmp
     assert set(rows.env) == {"long corridor"} and set(rows["return"]) == {-7.0} and rows.success.isna().all()
 
 
-def test_an_environment_without_tuned_settings_is_told_of_the_defaults(command, tmp_path):
+def test_an_environment_without_tuned_settings_is_an_error_that_names_the_defaults(command, tmp_path):
     suite = changed(environments={"CliffWalking-v1": {"timesteps": 1}}, contenders={"a": {"algo": "irpo", "seeds": 1}})
     with pytest.raises(ValueError, match=r"Hyperparameters not found for irpo-CliffWalking-v1 .* `settings: default`"):
         runs_of(suite, tmp_path)

@@ -135,6 +135,15 @@ def test_without_a_threshold_a_return_is_neither_solved_nor_normalised(command, 
     assert not (tmp_path / "performance_profile.png").exists()
 
 
+def test_plot_takes_thresholds_from_a_suite_where_the_folder_has_none(command, tmp_path, capsys):
+    csv_of(RETURNS).replace({"env": {"cart": "CartPole-v1"}}).to_csv(tmp_path / "results.csv", index=False)
+    command.plot_again([str(tmp_path), "--suite", "swap"])
+    assert pd.read_csv(tmp_path / "table.csv").solved.tolist() == [0, 2]  # irpo comes first in the suite
+    with pytest.raises(SystemExit):
+        command.plot_again([str(tmp_path), "--suite", "swop"])
+    assert "Closest: swap" in capsys.readouterr().err
+
+
 def test_a_threshold_of_the_return_goes_before_success(command, tmp_path):
     table, *_ = report(command, tmp_path, csv_of(SUCCESSES), contenders=[], environments={"maze": {"threshold": 0.45}})
     assert table.set_index("algo").solved.to_dict() == {"irpo": 1, "ppo": 1}

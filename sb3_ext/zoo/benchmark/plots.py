@@ -92,7 +92,8 @@ def plot_comparison(folder: Path, comparison: pd.DataFrame, profiles: dict[str, 
 
     Args:
         folder: where to write.
-        comparison, profiles: of :func:`sb3_ext.zoo.benchmark.comparison.compare`; nothing is written where they are empty.
+        comparison: of :func:`sb3_ext.zoo.benchmark.comparison.compare`; nothing is written where it is empty.
+        profiles: of the same function.
     """
     if not len(comparison):
         return

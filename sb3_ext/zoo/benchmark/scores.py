@@ -26,8 +26,9 @@ SCORING = "scoring.json"
 class Scoring:
     """What a suite says about the scores of its environments.
 
-    :param contenders: labels in the suite's order; the first is compared with the others.
-    :param environments: by name, a mapping that may have ``threshold`` and ``score_range``.
+    Args:
+        contenders: labels in the suite's order; the first is compared with the others.
+        environments: by name, a mapping that may have ``threshold`` and ``score_range``.
     """
 
     contenders: Sequence[str] = ()
@@ -76,7 +77,8 @@ def held_at(timesteps: np.ndarray, scores: np.ndarray, threshold: float) -> floa
     """The timestep of the first evaluation from which the score is at least ``threshold`` to the end; NaN: not at the end.
 
     Args:
-        timesteps, scores: ``[evaluations]`` of one seed, in the order of time.
+        timesteps: ``[evaluations]`` of one seed, in the order of time.
+        scores: ``[evaluations]``, those of the same seed.
         threshold: that of the score.
     """
     below = np.flatnonzero(~(scores >= threshold))
@@ -90,7 +92,8 @@ def area_under_curve(timesteps: np.ndarray, scores: np.ndarray) -> float:
     The curve is linear between evaluations (trapezoidal rule), and has the score of the first evaluation from step 0 to there.
 
     Args:
-        timesteps, scores: ``[evaluations]`` of one seed, in the order of time.
+        timesteps: ``[evaluations]`` of one seed, in the order of time.
+        scores: ``[evaluations]``, those of the same seed.
     """
     steps, values = np.concatenate([[0], timesteps]), np.concatenate([scores[:1], scores])
     return float(np.sum(np.diff(steps) * (values[1:] + values[:-1]) / 2) / steps[-1])
@@ -98,6 +101,10 @@ def area_under_curve(timesteps: np.ndarray, scores: np.ndarray) -> float:
 
 def seed_statistics(results: pd.DataFrame, scoring: Scoring) -> pd.DataFrame:
     """A row for each environment, contender, way to act and seed, in the order of ``results``.
+
+    Args:
+        results: the rows of ``results.csv``.
+        scoring: of the suite.
 
     Returns:
         the columns of ``GROUP``, ``seed``, ``metric`` (of the score), ``threshold`` (NaN: none), ``score`` of the last
@@ -130,5 +137,8 @@ def median_step(steps: np.ndarray) -> float:
     """The lower median over seeds, where NaN stands for never: the step by which half of the seeds hold the threshold.
 
     NaN if most of the seeds do not.
+
+    Args:
+        steps: ``[seeds]``, those of :func:`held_at`.
     """
     return float(np.sort(steps)[(len(steps) - 1) // 2])  # NumPy sorts NaN to the end

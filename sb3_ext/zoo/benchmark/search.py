@@ -47,14 +47,17 @@ COLUMNS = (
 class Search:
     """A search over all environments and contenders of a suite.
 
-    :param suite: of :func:`sb3_ext.zoo.benchmark.suites.load_suite`.
-    :param out: folder of the benchmark.
-    :param n_trials: of each contender in each environment, those of before included.
-    :param budget: share of the suite's timesteps, for each trial.
-    :param seeds: number of tuning seeds; by default the suite's ``search: seeds:``, or 2.
-    :param envs: only these environments; all, if empty.
-    :param labels: only these contenders; all, if empty.
-    :raises ValueError: a contender has no search space or one with a wrong name, or the folder holds another search.
+    Args:
+        suite: of :func:`sb3_ext.zoo.benchmark.suites.load_suite`.
+        out: folder of the benchmark.
+        n_trials: of each contender in each environment, those of before included.
+        budget: share of the suite's timesteps, for each trial.
+        seeds: number of tuning seeds; by default the suite's ``search: seeds:``, or 2.
+        envs: only these environments; all, if empty.
+        labels: only these contenders; all, if empty.
+
+    Raises:
+        ValueError: a contender has no search space or one with a wrong name, or the folder holds another search.
     """
 
     def __init__(

@@ -76,20 +76,21 @@ class Run:
 
     The entries with a default of None are None, not False, where they do not apply: runs from before they existed lack them.
 
-    :param suite: name of the suite.
-    :param env: name of the environment in the suite, in tables and folders.
-    :param label: name of the contender.
-    :param algo: name of the algorithm.
-    :param seed: of the algorithm and its environments.
-    :param timesteps: environment steps of training.
-    :param evaluations: number of evaluations, at equal distances, the last at the end.
-    :param episodes: number of episodes of an evaluation.
-    :param actions: how the policy acts in evaluations, of ``ACTIONS``.
-    :param hyperparams: those of rl_zoo3's files, resolved.
-    :param evaluate_in: further environments to evaluate in: by name, the arguments that differ from training.
-    :param undiscounted: whether the return of an evaluation is undiscounted.
-    :param env_id: Gymnasium's id (``module:id`` for one that a module registers), where it is not ``env``.
-    :param defaults: whether ``hyperparams`` are added to the defaults of the constructor, and not to the tuned YAML file.
+    Args:
+        suite: name of the suite.
+        env: name of the environment in the suite, in tables and folders.
+        label: name of the contender.
+        algo: name of the algorithm.
+        seed: of the algorithm and its environments.
+        timesteps: environment steps of training.
+        evaluations: number of evaluations, at equal distances, the last at the end.
+        episodes: number of episodes of an evaluation.
+        actions: how the policy acts in evaluations, of ``ACTIONS``.
+        hyperparams: those of rl_zoo3's files, resolved.
+        evaluate_in: further environments to evaluate in: by name, the arguments that differ from training.
+        undiscounted: whether the return of an evaluation is undiscounted.
+        env_id: Gymnasium's id (``module:id`` for one that a module registers), where it is not ``env``.
+        defaults: whether ``hyperparams`` are added to the defaults of the constructor, and not to the tuned YAML file.
     """
 
     suite: str
@@ -171,7 +172,8 @@ def plan(
         suite: from :func:`load_suite`.
         budget: share of each environment's timesteps.
         seeds: instead of the suite's numbers of seeds.
-        envs, labels: only these; all, if empty.
+        envs: only these environments; all, if empty.
+        labels: only these contenders; all, if empty.
 
     Raises:
         ValueError: a name that the suite does not have, an unknown algorithm, missing or mistaken hyperparameters.
@@ -195,7 +197,8 @@ def cases(
     Args:
         suite: from :func:`load_suite`.
         budget: checked here, before any run is resolved.
-        envs, labels: only these; all, if empty.
+        envs: only these environments; all, if empty.
+        labels: only these contenders; all, if empty.
 
     Raises:
         ValueError: a name that the suite does not have, or nothing left to run.
@@ -221,7 +224,8 @@ def resolve_run(suite: dict[str, Any], env: str, label: str, budget: float = 1.0
 
     Args:
         suite: from :func:`load_suite`.
-        env, label: of :func:`cases`.
+        env: name of the environment in the suite.
+        label: of the contender.
         budget: share of the environment's timesteps.
         best: hyperparameters that take precedence over those of the suite.
 

@@ -145,7 +145,17 @@ def _steps(held: float, threshold: float) -> str:
 def write_table(
     folder: Path, results: pd.DataFrame, curve: dict[tuple[str, str, str], pd.DataFrame], scoring: Scoring
 ) -> dict[str, Any]:
-    """Write ``table.csv``, ``comparison.csv`` and both for people, ``table.md``; return the performance profiles."""
+    """Write ``table.csv``, ``comparison.csv`` and both for people, ``table.md``.
+
+    Args:
+        folder: where to write.
+        results: the rows of ``results.csv``.
+        curve: of :func:`all_curves`.
+        scoring: of the suite.
+
+    Returns:
+        ``comparison`` and ``profiles``, of :func:`sb3_ext.zoo.benchmark.comparison.compare`.
+    """
     seeds = seed_statistics(results, scoring)
     table = summarize(results, curve, seeds)
     comparison, profiles = compare(seeds, scoring)
