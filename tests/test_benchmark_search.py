@@ -11,7 +11,7 @@ import yaml
 pytest.importorskip("rliable")
 
 PPO = {"n_envs": 8, "n_steps": 32, "batch_size": 64, "n_epochs": 1}
-SPACE = {"rollout": [64, 128], "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}
+SPACE = {"rollout": [64, 128], "normalize_advantage": [True, False], "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}
 SUITE = {
     "description": "two contenders to tune",
     "evaluations": 2,
@@ -111,7 +111,9 @@ def test_the_suite_runs_with_the_best_settings(benchmark, searched):
     for label in "ab":
         own = rows[rows.algo == label]
         top = json.loads(own.loc[own.value.idxmax()].params)
-        assert best[label] == ({} if not top else {"learning_rate": top["learning_rate"], "n_steps": top["rollout"] // 8})
+        assert best[label] == (
+            {} if not top else {**{name: top[name] for name in top if name != "rollout"}, "n_steps": top["rollout"] // 8}
+        )
     benchmark(searched, "--best", "--algo", "a")
     config = json.loads((searched / "CartPole-v1" / "a" / "seed-0" / "config.json").read_text())
     assert config["run"]["hyperparams"] == {**PPO, "policy": "MlpPolicy", **best["a"]}

@@ -35,6 +35,8 @@ def benchmark(arguments: Sequence[str] | None = None) -> None:
     try:
         suite = load_suite(given.suite)
         out = Path(given.out or Path("logs", "benchmark", suite["name"]))
+        if given.search is not None and "speed" in suite:
+            raise ValueError(f"--search needs a suite with contenders; {suite['name']} measures speed.")
         kind = _speed if "speed" in suite else _search if given.search is not None else _learning
         work, what = kind(given, suite, out)
     except ValueError as error:

@@ -165,7 +165,7 @@ class Search:
             writer = csv.writer(file)
             if new:
                 writer.writerow(COLUMNS)
-            about = ("complete" if succeeded else "failed", value, run.timesteps, " ".join(map(str, self.seeds)), wall_s)
+            about = ("failed" if np.isnan(value) else "complete", value, run.timesteps, " ".join(map(str, self.seeds)), wall_s)
             settings = (json.dumps(params), json.dumps(run.hyperparams))
             writer.writerow([run.suite, run.env, run.label, trial, *about, commit(), *settings])
 
@@ -186,7 +186,8 @@ class Search:
             algo = self.suite["contenders"].get(label, {}).get("algo", label)
             chosen = hyperparams_of(json.loads(top.params), algo, json.loads(top.hyperparams))
             best.setdefault(env, {})[label] = chosen
-            words = ", ".join(f"{name} {value:.4g}" for name, value in chosen.items()) or "the suite's own"
+            shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in chosen.items()}
+            words = ", ".join(f"{name} {value}" for name, value in shown.items()) or "the suite's own"
             first = f"{given.iloc[0]:.3f}" if len(given) else "failed"
             numbers = f"{len(own)} | {len(own) - len(complete)} | {first} | {top.value:.3f} | {top.trial}"
             lines.append(f"| {env} | {label} | {numbers} | {words} |")
