@@ -194,6 +194,7 @@ CATALOGUE: dict[str, Family] = {
         vector_entry_point="envs.point_goal:PointGoalVectorEnv",
         horizons={"sparse/PointGoal-v0": 100},
     ),
+    "chain": Family(source="irwrappers", entry_point="envs.chain:Chain", horizons={"sparse/Chain-v0": 29}),
     "delayed MuJoCo": Family(
         source="Gymnasium, delay of LIRPG (arXiv 1804.06459)",
         entry_point={f"delayed/{name}-v5": f"gymnasium.envs.mujoco.{path}" for name, path in _MUJOCO.items()},

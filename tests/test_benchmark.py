@@ -88,7 +88,12 @@ def test_files_and_columns(finished):
     ppo = rows[(rows.algo == "ppo") & (rows.seed == 1) & (rows.actions == "sampled")]
     assert ppo.timesteps.tolist() == [4096, 8192, 12_032]  # the first rollouts (of 256) that begin in a new third, and the end
     assert (rows.groupby(["algo", "seed", "actions"]).wall_s.diff().dropna() > 0).all()
-    for name in ("sample_efficiency_argmax.png", "sample_efficiency_sampled.png", "gradient_norms.png"):
+    for name in (
+        "sample_efficiency_argmax.png",
+        "sample_efficiency_sampled.png",
+        "gradient_norms.png",
+        "performance_profile.png",
+    ):
         assert (finished / name).read_bytes().startswith(b"\x89PNG")
     text = "".join((finished / name).read_text() for name in ("README.md", "table.md", "table.csv", "results.csv"))
     assert "python -m sb3_ext.benchmark tiny.yml" in text and str(finished.parent) not in text
@@ -228,11 +233,11 @@ def test_a_failed_run_is_reported_and_the_others_go_on(benchmark, tmp_path, monk
 
 
 def test_plot_remakes_everything_from_the_csv_files_alone(finished, command, tmp_path):
-    for name in ("results.csv", "gradient_norms.csv"):
+    for name in ("results.csv", "gradient_norms.csv", "scoring.json"):
         (tmp_path / name).write_bytes((finished / name).read_bytes())
     command.plot_again([str(tmp_path), "--out", str(tmp_path / "again")])
     assert (tmp_path / "again" / "table.csv").read_text() == (finished / "table.csv").read_text()
-    assert len(list((tmp_path / "again").glob("*.png"))) == 3
+    assert len(list((tmp_path / "again").glob("*.png"))) == 5
 
 
 def rows_of(final_success, steps=(100, 200)):
@@ -255,7 +260,7 @@ def test_table_has_rliables_interquartile_mean(command):
     row = summarize(rows, all_curves(rows)).iloc[0]
     # sorted: 0 .1 | .2 .6 .7 .9 | 1 1
     assert row.success == pytest.approx((0.2 + 0.6 + 0.7 + 0.9) / 4) == aggregate_iqm(np.array(success)[:, None])
-    assert row.success_low < row.success < row.success_high and row.seeds == 8 and np.isnan(row.solved_at)
+    assert row.success_low < row.success < row.success_high and row.seeds == 8 and row.solved == 3
 
 
 def test_curves_hold_each_seeds_last_result(command):
@@ -266,8 +271,8 @@ def test_curves_hold_each_seeds_last_result(command):
     assert curve.timesteps.tolist() == [101, 200, 201] and curve.success.tolist() == [0.5, 0.75, 1.0]
     alone = rows_of([1.0])
     table = summarize(alone, all_curves(alone))
-    assert np.isnan(table.success_low[0]) and table.solved_at[0] == 200
-    assert "| 1.000 |" in markdown(table)
+    assert np.isnan(table.success_low[0]) and table.held_at[0] == 200
+    assert "| 1.000 |" in markdown(table) and "| 1 of 1 |" in markdown(table)
 
 
 def test_a_task_that_knows_no_success_has_none_in_tables_and_plots(command, tmp_path):
@@ -333,6 +338,17 @@ def test_suites_are_valid_and_known(command):
     assert vector <= set(suites.load_suite("speed")["speed"]["environments"])
 
 
+def test_suites_evaluate_sampled_and_argmax_actions(command):
+    """But for lifetimes, whose agents always sample."""
+    from sb3_ext.zoo.benchmark import suites
+
+    for name in suites.suite_names():
+        suite = suites.load_suite(name)
+        for env, settings in suite.get("environments", {}).items():
+            actions = settings.get("actions", suite.get("actions", suites.ACTIONS))
+            assert env.startswith("lifetime/") or set(actions) == set(suites.ACTIONS), f"{name}: {env}"
+
+
 def changed(**changes):
     return {**SUITE, **changes}
 
@@ -354,6 +370,9 @@ def changed(**changes):
             [],
             "sparse/Maze1-v0: evaluate_in: b: ",
         ),
+        (changed(environments={"no_module_of_mine:A-v0": {"timesteps": 1}}), [], "No module named 'no_module_of_mine'"),
+        (changed(environments={"sparse/Maze1-v0": {"timesteps": 1, "score_range": [1, 0]}}), [], "the lower one first"),
+        (changed(contenders={"a": {"algo": "irpo", "seeds": 1, "settings": "tune"}}), [], "must be one of 'tuned', 'default'"),
         (changed(contenders={"a": {"algo": "irpoo", "seeds": 1}}), [], "Unknown algorithm 'irpoo'. Closest: irpo"),
         (changed(contenders={"a": {"algo": "irpo", "seeds": 1, "hyperparams": {"tau": 1}}}), [], "'tau' for sparse/FourRooms"),
     ],
@@ -363,6 +382,89 @@ def test_mistakes_are_named_before_work_starts(benchmark, tmp_path, capsys, suit
         benchmark(suite, tmp_path / "out", *arguments)
     assert ended.value.code == 2 and message in capsys.readouterr().err
     assert not list((tmp_path / "out").iterdir())
+
+
+def runs_of(suite, tmp_path):
+    from sb3_ext.zoo.benchmark.suites import load_suite, plan
+
+    (tmp_path / "suite.yml").write_text(yaml.safe_dump(suite, sort_keys=False))
+    return plan(load_suite(str(tmp_path / "suite.yml")))
+
+
+def test_default_settings_are_the_constructors_and_what_the_suite_gives(command, tmp_path):
+    contenders = {
+        "tuned": {"algo": "ppo", "seeds": 1},
+        "default": {"algo": "ppo", "seeds": 1, "hyperparams": "default"},
+        "small": {"algo": "ppo", "seeds": 1, "settings": "default", "hyperparams": {"n_steps": 256}},
+    }
+    suite = changed(
+        contenders=contenders, environments={"sparse/FourRooms0-v0": {"timesteps": 1, "hyperparams": {"n_envs": 8}}}
+    )
+    tuned, default, small = runs_of(suite, tmp_path)
+    assert tuned.hyperparams["n_steps"] == 128 and tuned.hyperparams["n_envs"] == 8
+    assert default.hyperparams == {"n_envs": 8, "policy": "MlpPolicy"}
+    assert small.hyperparams == {"n_envs": 8, "policy": "MlpPolicy", "n_steps": 256}
+
+
+def test_the_model_of_a_default_contender_has_the_defaults_of_its_class(benchmark, tmp_path):
+    from stable_baselines3 import PPO as StablePPO
+
+    suite = changed(
+        settings="default",
+        contenders={"ppo": {"algo": "ppo", "seeds": 1, "hyperparams": {"n_envs": 2}}},
+        environments={"CartPole-v1": {"timesteps": 1, "episodes": 1, "threshold": 475}},
+    )
+    benchmark(suite, tmp_path / "out")
+    model = StablePPO.load(tmp_path / "out" / "CartPole-v1" / "ppo" / "seed-0" / "model.zip")
+    default = StablePPO("MlpPolicy", "CartPole-v1")
+    for name in ("n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "ent_coef", "learning_rate", "policy_kwargs"):
+        assert getattr(model, name) == getattr(default, name), name
+    assert model.n_envs == 2 and model.seed == 0
+
+
+CORRIDOR = """
+import gymnasium as gym
+import numpy as np
+
+
+class Corridor(gym.Env):
+    observation_space, action_space = gym.spaces.Box(0, 99, (1,)), gym.spaces.Discrete(2)
+
+    def __init__(self, length=3):
+        self.length = length
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.at = 0
+        return np.full(1, self.at, np.float32), {}
+
+    def step(self, action):
+        self.at = max(0, self.at + 2 * int(action) - 1)
+        return np.full(1, self.at, np.float32), -1.0, self.at == self.length, False, {}
+
+
+gym.register("Corridor-v0", Corridor)
+"""
+
+
+def test_an_environment_of_ones_own_is_cut_and_named_in_the_suite(benchmark, tmp_path, monkeypatch):
+    (tmp_path / "my_corridors.py").write_text(CORRIDOR)
+    monkeypatch.syspath_prepend(tmp_path)
+    endless = {"id": "my_corridors:Corridor-v0", "env_kwargs": {"length": 10**6}, "max_episode_steps": 7, "timesteps": 64}
+    suite = changed(
+        environments={"long corridor": {**endless, "threshold": -3}},
+        contenders={"ppo": {"algo": "ppo", "seeds": 1, "settings": "default", "hyperparams": PPO}},
+    )
+    benchmark(suite, tmp_path / "out")
+    rows = results(tmp_path / "out")
+    # Undiscounted, for it has a threshold; without the limit the evaluation would never end.
+    assert set(rows.env) == {"long corridor"} and set(rows["return"]) == {-7.0} and rows.success.isna().all()
+
+
+def test_an_environment_without_tuned_settings_is_an_error_that_names_the_defaults(command, tmp_path):
+    suite = changed(environments={"CliffWalking-v1": {"timesteps": 1}}, contenders={"a": {"algo": "irpo", "seeds": 1}})
+    with pytest.raises(ValueError, match=r"Hyperparameters not found for irpo-CliffWalking-v1 .* `settings: default`"):
+        runs_of(suite, tmp_path)
 
 
 def test_unknown_suite(command, capsys):

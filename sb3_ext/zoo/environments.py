@@ -37,6 +37,14 @@ def import_envs() -> None:
     importlib.import_module("sb3_ext.zoo.lifetimes").register_lifetimes()
 
 
+def import_environment(env_id: str) -> str:
+    """Import the module of ``module:id``, which registers the environment with Gymnasium, and return the id alone."""
+    module, _, name = env_id.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    return name
+
+
 def is_atari(env_id: str) -> bool:
     """Whether ``env_id`` is the name of a game that ale-py registers, installed or not."""
     return env_id.startswith("ALE/") or "NoFrameskip-v" in env_id

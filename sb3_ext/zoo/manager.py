@@ -9,19 +9,22 @@ from typing import Any
 
 import rl_zoo3.exp_manager
 import yaml
+from gymnasium import spaces
 from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from sb3_ext.distributed import RayShards
 from sb3_ext.meta.inner import InnerSettings
 from sb3_ext.meta.lifetime_algorithm import LifetimeAlgorithm
-from sb3_ext.zoo.environments import native_vec_env, without_bonus
+from sb3_ext.zoo.environments import import_environment, native_vec_env, without_bonus
 from sb3_ext.zoo.lifetimes import is_lifetime, make_evaluation_for, make_for
 
 # Arguments of ours that may be "lin_…", beside those that rl_zoo3 knows.
 SCHEDULES = {"target_kl", "temperature", "reward_learning_rate"}
 HYPERPARAMS = Path(__file__).parent / "hyperparams"
+CONSTRUCTOR_DEFAULTS = "the constructor's defaults"  # as the config of an ExperimentManager: read no file
 
 
 def hyperparams_file(algo: str, env_id: str) -> str | None:
@@ -43,6 +46,7 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
     ray_address: str | None = None  # of the cluster over which lifetimes are spread
 
     def __init__(self, args: Any, algo: str, env_id: str, *rest: Any, **kwargs: Any) -> None:
+        env_id = import_environment(env_id)
         kwargs["config"] = kwargs.get("config") or hyperparams_file(algo, env_id)
         super().__init__(args, algo, env_id, *rest, **kwargs)
         if kwargs.get("vec_env_type") == "subproc":
@@ -64,6 +68,21 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
                 )
             model.shards = RayShards(model.lifetimes, model.n_shards, self.ray_address)
         return result
+
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        if self.config != CONSTRUCTOR_DEFAULTS:
+            return super().read_hyperparameters()
+        hyperparams = {"n_timesteps": self.n_timesteps, **(self.custom_hyperparams or {})}
+        return hyperparams, dict(sorted(hyperparams.items()))
+
+    def fitting_policy(self) -> str:
+        """The name of the policy that takes the environment's observations, as its wrappers leave them."""
+        env = self.create_envs(1, no_log=True)
+        space = env.observation_space
+        env.close()
+        if isinstance(space, spaces.Dict):
+            return "MultiInputPolicy"
+        return "CnnPolicy" if is_image_space(space) else "MlpPolicy"
 
     def create_callbacks(self) -> None:
         if is_lifetime(self.env_name.gym_id) and self.eval_freq > 0:

@@ -3,7 +3,10 @@
 * ``suites.py`` - a suite is a YAML file; it becomes a list of runs, or an error before work starts.
 * ``run.py`` - one run: train as ``python -m sb3_ext.train`` does, evaluate, write checkpoints and go on from them.
 * ``schedule.py`` - all runs, some at a time, those of before left alone; their rows in one file.
-* ``table.py``, ``plots.py`` - interquartile means over seeds with bootstrap intervals, from the CSV files alone.
+* ``scores.py``, ``bootstrap.py``, ``comparison.py``, ``commits.py`` - what the rows say of a seed, of all seeds, of all
+  environments, and of the code.
+* ``table.py``, ``plots.py`` - all that as tables and pictures, from the CSV files and ``scoring.json`` alone.
+* ``search.py`` - the same hyperparameter search for every contender, instead of the runs.
 * ``speed.py`` - steps per second and memory instead of learning.
 """
 

@@ -13,10 +13,11 @@ from typing import Any
 import pandas as pd
 
 from sb3_ext.distributed.cluster import import_ray
-from sb3_ext.zoo.benchmark import schedule, speed, table
-from sb3_ext.zoo.benchmark.plots import plot_gradient_norms, plot_sample_efficiency
+from sb3_ext.zoo.benchmark import schedule, search, speed, table
+from sb3_ext.zoo.benchmark.plots import plot_comparison, plot_gradient_norms, plot_sample_efficiency
 from sb3_ext.zoo.benchmark.run import ERROR, circumstances
-from sb3_ext.zoo.benchmark.suites import load_suite, plan, suite_names
+from sb3_ext.zoo.benchmark.scores import SCORING, Scoring
+from sb3_ext.zoo.benchmark.suites import load_best, load_suite, plan, scoring, suite_names
 from sb3_ext.zoo.cli import _extend_rl_zoo3
 
 
@@ -34,7 +35,10 @@ def benchmark(arguments: Sequence[str] | None = None) -> None:
     try:
         suite = load_suite(given.suite)
         out = Path(given.out or Path("logs", "benchmark", suite["name"]))
-        work, what = _speed(given, suite, out) if "speed" in suite else _learning(given, suite, out)
+        if given.search is not None and "speed" in suite:
+            raise ValueError(f"--search needs a suite with contenders; {suite['name']} measures speed.")
+        kind = _speed if "speed" in suite else _search if given.search is not None else _learning
+        work, what = kind(given, suite, out)
     except ValueError as error:
         parser.error(str(error))
     try:
@@ -45,9 +49,8 @@ def benchmark(arguments: Sequence[str] | None = None) -> None:
         raise
     if what:
         _log_session(out, suite, given, what)
-    for run in failed:
-        error_file = run.folder(out) / ERROR
-        print(f"\n{run} failed; {error_file}:\n{error_file.read_text()}", file=sys.stderr)
+    for error_file in failed:
+        print(f"\n{error_file.parent.relative_to(out)} failed; {error_file}:\n{error_file.read_text()}", file=sys.stderr)
     if failed:
         sys.exit(1)
 
@@ -65,37 +68,59 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", help="folder (default: logs/benchmark/SUITE)")
     parser.add_argument("--env", action="append", default=[], help="only this environment (repeatable)")
     parser.add_argument("--algo", action="append", default=[], help="only this contender, by its label (repeatable)")
+    parser.add_argument("--search", type=int, metavar="N", help="search hyperparameters instead, N trials for each contender")
+    parser.add_argument(
+        "--best",
+        nargs="?",
+        const=True,
+        metavar="FILE",
+        help="with the hyperparameters that --search found best (default: in this folder)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="run anew what was run with other settings")
     return parser
 
 
-def _learning(given: argparse.Namespace, suite: dict[str, Any], out: Path) -> tuple[Callable[[], list], str]:
-    if given.jobs < 1:
-        raise ValueError(f"--jobs must be at least 1, got {given.jobs}.")
-    if given.ray is not None and given.jobs != 1:
-        raise ValueError("--jobs and --ray are two ways to run several at a time; give one of them.")
-    if given.ray is not None:
-        import_ray()  # before anything is planned
+def _learning(given: argparse.Namespace, suite: dict[str, Any], out: Path) -> tuple[Callable[[], list[Path]], str]:
+    _check_jobs(given)
+    if given.best is not None:
+        suite["best"] = load_best(out / search.FOLDER / search.BEST if given.best is True else Path(given.best))
     runs = plan(suite, given.budget, given.seeds, given.env, given.algo)
     todo = schedule.unfinished(runs, out, given.overwrite)
     print(f"{len(runs)} runs in {out}, {len(runs) - len(todo)} of them finished before")
 
-    def work() -> list:
+    def work() -> list[Path]:
         try:
-            failed = schedule.run_all(todo, out, given.jobs, given.ray) if todo else []
+            failed = [run.folder(out) / ERROR for run in schedule.run_all(todo, out, given.jobs, given.ray)] if todo else []
         finally:  # what was finished before Ctrl-C as well
             results = schedule.collect(out)
         if len(results):
+            Scoring(**scoring(suite)).write(out)
             report(out)
         return failed
 
     return work, f"{len(todo)} runs" if todo else ""
 
 
-def _speed(given: argparse.Namespace, suite: dict[str, Any], out: Path) -> tuple[Callable[[], list], str]:
+def _search(given: argparse.Namespace, suite: dict[str, Any], out: Path) -> tuple[Callable[[], list[Path]], str]:
+    _check_jobs(given)
+    trials = search.Search(suite, out, given.search, given.budget, given.seeds, given.env, given.algo)
+    what = f"search: {given.search} trials of {len(trials.cases)} contenders on seeds {trials.seeds[0]} to {trials.seeds[-1]}"
+    return lambda: trials.run(given.jobs, given.ray), what
+
+
+def _check_jobs(given: argparse.Namespace) -> None:
+    if given.jobs < 1:
+        raise ValueError(f"--jobs must be at least 1, got {given.jobs}.")
+    if given.ray is not None and given.jobs != 1:
+        raise ValueError("--jobs and --ray are two ways to run several at a time; give one of them.")
+    if given.ray is not None:
+        import_ray()  # before anything is planned
+
+
+def _speed(given: argparse.Namespace, suite: dict[str, Any], out: Path) -> tuple[Callable[[], list[Path]], str]:
     measurements = speed.plan(suite, given.budget, given.env, given.algo)
 
-    def work() -> list:
+    def work() -> list[Path]:
         speed.measure_all(measurements, out)
         return []
 
@@ -103,10 +128,11 @@ def _speed(given: argparse.Namespace, suite: dict[str, Any], out: Path) -> tuple
 
 
 def report(folder: Path) -> None:
-    """Table and plots of a benchmark's folder, from its CSV files alone."""
-    results = pd.read_csv(folder / schedule.RESULTS)
+    """Table and plots of a benchmark's folder, from its CSV files and its ``scoring.json`` alone."""
+    scoring = Scoring.read(folder)
+    results = scoring.ordered(pd.read_csv(folder / schedule.RESULTS, dtype={"commit": str}))
     curves = table.all_curves(results)
-    table.write_table(folder, results, curves)
+    plot_comparison(folder, **table.write_table(folder, results, curves, scoring))
     plot_sample_efficiency(folder, curves)
     if (folder / schedule.GRADIENTS).is_file():
         plot_gradient_norms(folder, pd.read_csv(folder / schedule.GRADIENTS))
@@ -116,11 +142,11 @@ def report(folder: Path) -> None:
 def _log_session(out: Path, suite: dict[str, Any], given: argparse.Namespace, what: str) -> None:
     """One more line in ``README.md``: what was run, of which code, where and when. Names no path of this machine."""
     words = ["python", "-m", "sb3_ext.benchmark", Path(given.suite).name]
-    for name in ("seeds", "jobs", "budget", "env", "algo", "overwrite"):
+    for name in ("seeds", "jobs", "budget", "env", "algo", "search", "best", "overwrite"):
         value = getattr(given, name)
         for one in value if isinstance(value, list) else [value]:
             if one not in (None, False):
-                words += [f"--{name}"] if one is True else [f"--{name}", str(one)]
+                words += [f"--{name}"] if one is True else [f"--{name}", Path(one).name if name == "best" else str(one)]
     about = circumstances()
     readme = out / "README.md"
     if not readme.is_file():
@@ -141,14 +167,17 @@ def _log_session(out: Path, suite: dict[str, Any], given: argparse.Namespace, wh
 
 def plot_again(arguments: Sequence[str] | None = None) -> None:
     """``python -m sb3_ext.plot``."""
-    parser = argparse.ArgumentParser(prog="python -m sb3_ext.plot", description="A benchmark's table and plots from its CSVs.")
+    parser = argparse.ArgumentParser(
+        prog="python -m sb3_ext.plot", description="A benchmark's tables and plots from its CSVs."
+    )
     parser.add_argument("folder", type=Path, help="where python -m sb3_ext.benchmark wrote")
     parser.add_argument("--out", type=Path, help="where to put them (default: the same folder)")
+    parser.add_argument("--suite", help="of which to take thresholds and score ranges, where the folder has no scoring.json")
     given = parser.parse_args(arguments)
     source, out = given.folder, given.out or given.folder
-    known = (schedule.RESULTS, schedule.GRADIENTS, speed.RESULTS)
+    known = (schedule.RESULTS, schedule.GRADIENTS, SCORING, speed.RESULTS)
     found = [name for name in known if (source / name).is_file()]
-    if not found or found == [schedule.GRADIENTS]:
+    if schedule.RESULTS not in found and speed.RESULTS not in found:
         parser.error(f"{source} has neither {schedule.RESULTS} nor {speed.RESULTS}; give the --out of a benchmark.")
     if out != source:
         out.mkdir(parents=True, exist_ok=True)
@@ -157,4 +186,10 @@ def plot_again(arguments: Sequence[str] | None = None) -> None:
     if speed.RESULTS in found:
         speed.report(out)
     if schedule.RESULTS in found:
+        if given.suite is not None:
+            _extend_rl_zoo3()
+            try:
+                Scoring(**scoring(load_suite(given.suite))).write(out)
+            except ValueError as error:
+                parser.error(str(error))
         report(out)

@@ -1,4 +1,4 @@
-"""Curves of success and return over timesteps, and IRPO's two gradient norms, as PNG files."""
+"""Curves over timesteps, performance profiles, probabilities of improvement and IRPO's two gradient norms, as PNG files."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from irwrappers.plot.figures import finish, new_figure
+from sb3_ext.zoo.benchmark.comparison import THRESHOLDS
 from sb3_ext.zoo.benchmark.table import known_metrics
 
 _PANEL = (4.0, 3.0)  # inches
@@ -84,6 +85,44 @@ def plot_gradient_norms(folder: Path, norms: pd.DataFrame) -> None:
     figure.supylabel("gradient norm")
     _legend(figure, axes)
     finish(figure, folder / "gradient_norms.png")
+
+
+def plot_comparison(folder: Path, comparison: pd.DataFrame, profiles: dict[str, dict[str, np.ndarray]]) -> None:
+    """``performance_profile.png`` and ``probability_of_improvement.png``, a panel for each way to act.
+
+    Args:
+        folder: where to write.
+        comparison: of :func:`sb3_ext.zoo.benchmark.comparison.compare`; nothing is written where it is empty.
+        profiles: of the same function.
+    """
+    if not len(comparison):
+        return
+    colors = _colors(list(dict.fromkeys(comparison.algo)))
+    drawn = {actions: by_label for actions, by_label in profiles.items() if by_label}
+    if drawn:
+        figure, axes = _panels(list(drawn), 1, len(colors))
+        for ax, (actions, by_label) in zip(axes[0], drawn.items(), strict=True):
+            for i, (label, (share, low, high)) in enumerate(by_label.items()):
+                ax.plot(THRESHOLDS, share, _DASHES[i // 10 % len(_DASHES)], color=colors[label], label=label)
+                ax.fill_between(THRESHOLDS, low, high, color=colors[label], alpha=0.2, lw=0)
+            ax.set(title=f"{actions} actions", xlabel="normalised score", ylim=(-0.05, 1.05))
+        axes[0, 0].set_ylabel("share of runs above it")
+        _legend(figure, axes)
+        finish(figure, folder / "performance_profile.png")
+    pairs = comparison.dropna(subset="improvement")
+    if len(pairs):
+        by_actions = list(pairs.groupby("actions", sort=False))
+        figure = new_figure(len(by_actions) * _PANEL[0] + 1.5, 1.2 + 0.35 * len(set(pairs.algo)))
+        axes = figure.subplots(1, len(by_actions), squeeze=False, sharey=True)
+        for ax, (actions, rows) in zip(axes[0], by_actions, strict=True):
+            for row in rows.itertuples():
+                error = np.nan_to_num([[row.improvement - row.improvement_low], [row.improvement_high - row.improvement]])
+                ax.errorbar([row.improvement], [row.algo], xerr=error, fmt="o", capsize=3, color=colors[row.algo])
+            ax.axvline(0.5, color="gray", lw=1, ls="--")
+            ax.set(title=f"{actions} actions", xlabel=f"P({rows.over.iloc[0]} better)", xlim=(-0.05, 1.05))
+            ax.margins(y=0.2)
+        axes[0, 0].invert_yaxis()
+        finish(figure, folder / "probability_of_improvement.png")
 
 
 def _legend(figure: Any, axes: Any) -> None:

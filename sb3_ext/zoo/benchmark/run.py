@@ -32,7 +32,7 @@ from irwrappers import VecIntrinsicReward
 from irwrappers.seeding import seeded
 from sb3_ext.meta.lifetime_algorithm import LifetimeAlgorithm
 from sb3_ext.zoo.benchmark.suites import Run
-from sb3_ext.zoo.manager import ExperimentManager
+from sb3_ext.zoo.manager import CONSTRUCTOR_DEFAULTS, ExperimentManager
 
 COLUMNS = ("suite", "env", "algo", "seed", "timesteps", "wall_s", "success", "return", "commit", "actions")
 CONFIG, EVALUATIONS, PROGRESS, DONE, ERROR = "config.json", "evaluations.csv", "progress.csv", "done.json", "error.txt"
@@ -110,11 +110,12 @@ class _Manager(ExperimentManager):
         super().__init__(
             None,
             run.algo,
-            run.env,
+            run.gym_id,
             str(folder),
             n_timesteps=run.timesteps,
             eval_freq=-1,
             hyperparams=copy.deepcopy(run.hyperparams),
+            config=CONSTRUCTOR_DEFAULTS if run.defaults else None,
             trained_agent=str(checkpoint) if checkpoint.is_file() else "",
             seed=run.seed,
             verbose=0,

@@ -196,7 +196,7 @@ def _line(run: Run, out: Path) -> str:
 
 def collect(out: Path) -> pd.DataFrame:
     """Write the rows of all finished runs under ``out`` to ``results.csv``, and IRPO's gradient norms to another file."""
-    folders = sorted(path.parent for path in out.rglob(DONE))
+    folders = sorted(path.parent for path in out.glob(f"*/*/seed-*/{DONE}"))  # not those of a search, which lie deeper
     if not folders:
         return pd.DataFrame()
     results = pd.concat([pd.read_csv(folder / EVALUATIONS, dtype={"commit": str}) for folder in folders], ignore_index=True)

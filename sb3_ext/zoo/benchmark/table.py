@@ -1,28 +1,24 @@
-"""Interquartile means over seeds with 95 % bootstrap intervals (rliable), from ``results.csv`` alone."""
+"""The tables: interquartile means over seeds with 95 % bootstrap intervals (rliable), seeds that solve a task, and when.
+
+Everything comes from ``results.csv`` and ``scoring.json``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-GROUP = ["env", "algo", "actions"]
+from sb3_ext.zoo.benchmark.bootstrap import bootstrap, interquartile_means, with_interval
+from sb3_ext.zoo.benchmark.commits import MIXED, commit_note
+from sb3_ext.zoo.benchmark.comparison import compare, comparison_markdown
+from sb3_ext.zoo.benchmark.scores import GROUP, Scoring, median_step, seed_statistics
+
 METRICS = ("success", "return")
-SOLVED = 0.9
-REPETITIONS = 2000  # of the bootstrap
-
-
-def interquartile_means(scores: np.ndarray) -> np.ndarray:
-    """``[seeds, 1, …] → […]``: rliable's ``aggregate_iqm`` of one task, at all evaluations at once.
-
-    The mean of the middle half of the seeds; of fewer than four it is the plain mean.
-    """
-    # scipy's trim_mean, which rliable calls, spends most of a millisecond on checking what it is given, and the bootstrap
-    # calls it thousands of times.
-    cut = len(scores) // 4
-    kept = np.partition(scores, [cut, len(scores) - 1 - cut], axis=0)[cut : len(scores) - cut]
-    return np.asarray(kept.mean(0))[0]
 
 
 def known_metrics(scores: pd.DataFrame) -> list[str]:
@@ -37,23 +33,11 @@ def curves(rows: pd.DataFrame) -> pd.DataFrame:
     of success and return its name, ``…_low`` and ``…_high``: of a single seed these are NaN, as is the success of a task that
     knows none.
     """
-    from rliable.library import get_interval_estimates
-
     metrics = known_metrics(rows)
     by_seed = rows.pivot_table(index="timesteps", columns="seed", values=metrics).ffill().dropna()
     # [seeds, 1 task, evaluations, metrics]
     scores = np.stack([by_seed[metric].to_numpy().T for metric in metrics], axis=-1)[:, None]
-    state = np.random.get_state()
-    np.random.seed(0)  # rliable draws from NumPy's global generator, whatever random_state says
-    if len(scores) > 1:
-        points, intervals = get_interval_estimates(
-            {"": scores.reshape(*scores.shape[:2], -1)}, interquartile_means, reps=REPETITIONS
-        )
-        point, interval = points[""], intervals[""]
-    else:
-        point = interquartile_means(scores).ravel()
-        interval = np.full((2, point.size), np.nan)
-    np.random.set_state(state)
+    point, interval = bootstrap(scores.reshape(*scores.shape[:2], -1), interquartile_means)
     result = pd.DataFrame({"timesteps": by_seed.index})
     for metric in METRICS:
         result[[metric, f"{metric}_low", f"{metric}_high"]] = np.nan
@@ -68,50 +52,116 @@ def all_curves(results: pd.DataFrame) -> dict[tuple[str, str, str], pd.DataFrame
     return {key: curves(rows) for key, rows in results.groupby(GROUP, sort=False)}
 
 
-def summarize(results: pd.DataFrame, curve: dict[tuple[str, str, str], pd.DataFrame]) -> pd.DataFrame:
+def summarize(
+    results: pd.DataFrame, curve: dict[tuple[str, str, str], pd.DataFrame], seeds: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """A row for each environment, contender and way to act: what :func:`curves` ends with, and how it got there.
 
-    ``steps`` and ``wall_s`` are medians over the seeds; ``solved_at`` is the timestep at which the IQM of success first
-    reached 0.9 (NaN: never).
+    Args:
+        results: the rows of ``results.csv``.
+        curve: of :func:`all_curves`.
+        seeds: of :func:`sb3_ext.zoo.benchmark.scores.seed_statistics`; by default with the threshold 0.9 of success alone.
+
+    Returns:
+        beside IQMs and intervals of success, return and area: ``steps`` and ``wall_s``, medians over the seeds; ``threshold``
+        of the score ``metric``; ``solved``, the number of seeds that hold it at the end (NaN without a threshold);
+        ``held_at``, :func:`sb3_ext.zoo.benchmark.scores.median_step` over the seeds; ``commits``, those of the row's runs.
     """
+    seeds = seed_statistics(results, Scoring()) if seeds is None else seeds
+    of_seeds = dict(iter(seeds.groupby(GROUP, sort=False)))
     table = []
     for key, rows in results.groupby(GROUP, sort=False):
         end = rows.sort_values("timesteps").groupby("seed").last()
+        own = of_seeds[key]
         last = curve[key].iloc[-1].drop("timesteps")
-        solved = curve[key].query("success >= @SOLVED").timesteps
-        named = dict(zip(GROUP, key, strict=True))
-        named.update(seeds=len(end), steps=int(end.timesteps.median()), **last, wall_s=end.wall_s.median())
-        table.append({**named, "solved_at": solved.iloc[0] if len(solved) else np.nan})
+        (area,), interval = bootstrap(own.area.to_numpy()[:, None, None], interquartile_means)
+        threshold = own.threshold.iloc[0]
+        table.append(
+            {
+                **dict(zip(GROUP, key, strict=True)),
+                "seeds": len(end),
+                "steps": int(end.timesteps.median()),
+                **last,
+                "metric": own.metric.iloc[0],
+                "threshold": threshold,
+                "solved": np.nan if np.isnan(threshold) else int(own.held_at.notna().sum()),
+                "held_at": median_step(own.held_at.to_numpy()),
+                "area": area,
+                "area_low": interval[0, 0],
+                "area_high": interval[1, 0],
+                "wall_s": end.wall_s.median(),
+                "commits": " ".join(dict.fromkeys(commit for commits in own.commit for commit in commits)),
+            }
+        )
     return pd.DataFrame(table)
+
+
+_CAPTION = (
+    "Success, return and area: interquartile mean over seeds, with its 95 % stratified bootstrap interval (rliable; none for "
+    "one seed); the mean of fewer than four seeds. Success and return are of the last evaluation; the return is undiscounted "
+    "where the threshold is one of the return or the suite says so, else discounted with the model's gamma. Solved: seeds "
+    "whose last evaluation is at the threshold. Steps held: the first evaluation from which all later ones of a seed are at "
+    "the threshold, lower median over seeds; never, where most seeds have none. Area: under the learning curve of the score, "
+    "divided by the steps (trapezoidal rule; before the first evaluation, its score), which is the mean score over training. "
+    "Steps and wall-clock of training are medians."
+)
 
 
 def markdown(table: pd.DataFrame) -> str:
     """The summary for people."""
     metrics = known_metrics(table)
-    header = ["environment", "contender", "actions", "seeds", "steps", *metrics, "wall-clock s"]
-    align = ["---", "---", "---", "---:", "---:", *["---"] * len(metrics), "---:"]
-    if "success" in metrics:
-        header, align = [*header, f"steps to {SOLVED} success"], [*align, "---:"]
-    lines = [f"| {' | '.join(header)} |", f"|{'|'.join(align)}|"]
-    for row in table.to_dict("records"):
-        cells = [row["env"], row["algo"], row["actions"], row["seeds"], f"{row['steps']:,}"]
-        for metric in metrics:
-            low, high = row[f"{metric}_low"], row[f"{metric}_high"]
-            score = "" if np.isnan(row[metric]) else f"{row[metric]:.3f}"
-            cells.append(score + ("" if np.isnan(low) else f" [{low:.3f}, {high:.3f}]"))
-        cells.append(f"{row['wall_s']:,.0f}")
-        if "success" in metrics:
-            cells.append("never" if np.isnan(row["solved_at"]) else f"{row['solved_at']:,.0f}")
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    caption = (
-        "Interquartile mean over seeds of the last evaluation, with its 95 % stratified bootstrap interval (rliable; none for "
-        "one seed); the mean of fewer than four seeds. Steps and wall-clock of training are medians."
-    )
-    return "\n".join([*lines, "", caption, ""])
+    columns: dict[str, Callable[[dict[str, Any]], str]] = {
+        "environment": lambda row: row["env"],
+        "contender": lambda row: row["algo"] + (f" {MIXED}" if " " in row["commits"] else ""),
+        "actions": lambda row: row["actions"],
+        "steps": lambda row: f"{row['steps']:,}",
+        **{metric: partial(with_interval, name=metric) for metric in metrics},
+        "solved": lambda row: _solved(row["solved"], row["seeds"]),
+        "threshold": _threshold,
+        "steps held": lambda row: _steps(row["held_at"], row["threshold"]),
+        "area": partial(with_interval, name="area"),
+        "wall-clock s": lambda row: f"{row['wall_s']:,.0f}",
+    }
+    numbers = {"steps", "steps held", "wall-clock s"}
+    lines = [f"| {' | '.join(columns)} |", f"|{'|'.join('---:' if name in numbers else '---' for name in columns)}|"]
+    lines += [f"| {' | '.join(cell(row) for cell in columns.values())} |" for row in table.to_dict("records")]
+    return "\n".join([*lines, "", _CAPTION, ""])
 
 
-def write_table(folder: Path, results: pd.DataFrame, curve: dict[tuple[str, str, str], pd.DataFrame]) -> None:
-    """``table.csv`` and ``table.md``."""
-    table = summarize(results, curve)
+def _solved(solved: float, seeds: int) -> str:
+    return f"{seeds} seeds" if np.isnan(solved) else f"{solved:.0f} of {seeds}"
+
+
+def _threshold(row: dict[str, Any]) -> str:
+    return "none" if np.isnan(row["threshold"]) else f"{row['metric']} {row['threshold']:g}"
+
+
+def _steps(held: float, threshold: float) -> str:
+    if np.isnan(threshold):
+        return ""
+    return "never" if np.isnan(held) else f"{held:,.0f}"
+
+
+def write_table(
+    folder: Path, results: pd.DataFrame, curve: dict[tuple[str, str, str], pd.DataFrame], scoring: Scoring
+) -> dict[str, Any]:
+    """Write ``table.csv``, ``comparison.csv`` and both for people, ``table.md``.
+
+    Args:
+        folder: where to write.
+        results: the rows of ``results.csv``.
+        curve: of :func:`all_curves`.
+        scoring: of the suite.
+
+    Returns:
+        ``comparison`` and ``profiles``, of :func:`sb3_ext.zoo.benchmark.comparison.compare`.
+    """
+    seeds = seed_statistics(results, scoring)
+    table = summarize(results, curve, seeds)
+    comparison, profiles = compare(seeds, scoring)
     table.to_csv(folder / "table.csv", index=False, float_format="%.6g")
-    (folder / "table.md").write_text(markdown(table), encoding="utf-8")
+    parts = [markdown(table), comparison_markdown(comparison), commit_note(seeds)]
+    if len(comparison):
+        comparison.to_csv(folder / "comparison.csv", index=False, float_format="%.6g")
+    (folder / "table.md").write_text("\n".join(part for part in parts if part), encoding="utf-8")
+    return {"comparison": comparison, "profiles": profiles}

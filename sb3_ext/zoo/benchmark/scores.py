@@ -1,0 +1,144 @@
+"""The score of an environment, and what a seed's evaluations say about it: solved or not, when, and how fast.
+
+* Score: the success rate; where the suite gives a ``threshold``, or where a task knows no success, the return.
+* Threshold: 0.9 of success, or the suite's ``threshold``. A task with neither is not solved by definition.
+* Normalised score: a success rate as it is; a return min-max normalised, ``(return - low) / (high - low)`` with the suite's
+  ``score_range: [low, high]``, not clipped. A return without a range has none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+GROUP = ["env", "algo", "actions"]
+SOLVED = 0.9
+SCORING = "scoring.json"
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What a suite says about the scores of its environments.
+
+    Args:
+        contenders: labels in the suite's order; the first is compared with the others.
+        environments: by name, a mapping that may have ``threshold`` and ``score_range``.
+    """
+
+    contenders: Sequence[str] = ()
+    environments: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> Scoring:
+        """That of a benchmark's folder; without a file there, success alone has a threshold and a normalised score."""
+        path = folder / SCORING
+        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else cls()
+
+    def write(self, folder: Path) -> None:
+        """Write ``scoring.json``, with which ``python -m sb3_ext.plot`` needs no suite."""
+        folder.mkdir(parents=True, exist_ok=True)
+        known = {"contenders": list(self.contenders), "environments": self.environments}
+        (folder / SCORING).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+
+    def ordered(self, results: pd.DataFrame) -> pd.DataFrame:
+        """``results`` in the suite's order of environments and contenders; what the suite does not have comes last."""
+        ranks = {
+            column: results[column].map({name: rank for rank, name in enumerate(names)}).fillna(len(names))
+            for column, names in (("env", list(self.environments)), ("algo", self.contenders))
+        }
+        order = pd.DataFrame(ranks).sort_values(["env", "algo"], kind="stable").index
+        return results.loc[order].reset_index(drop=True)
+
+    def metric(self, rows: pd.DataFrame) -> str:
+        """The column that is the score of one environment's rows: ``success`` or ``return``."""
+        has_threshold = "threshold" in self.environments.get(rows.env.iloc[0], {})
+        return "return" if has_threshold or rows.success.isna().all() else "success"
+
+    def threshold(self, env: str, metric: str) -> float | None:
+        """The score from which an environment is solved, or None."""
+        given = self.environments.get(env, {}).get("threshold")
+        return given if given is not None else SOLVED if metric == "success" else None
+
+    def normalized(self, env: str, metric: str, scores: np.ndarray) -> np.ndarray:
+        """Normalised scores, NaN where the environment has none."""
+        if metric == "success":
+            return scores
+        low, high = self.environments.get(env, {}).get("score_range", (np.nan, np.nan))
+        return (scores - low) / (high - low)
+
+
+def held_at(timesteps: np.ndarray, scores: np.ndarray, threshold: float) -> float:
+    """The timestep of the first evaluation from which the score is at least ``threshold`` to the end; NaN: not at the end.
+
+    Args:
+        timesteps: ``[evaluations]`` of one seed, in the order of time.
+        scores: ``[evaluations]``, those of the same seed.
+        threshold: that of the score.
+    """
+    below = np.flatnonzero(~(scores >= threshold))
+    first = below[-1] + 1 if len(below) else 0
+    return float(timesteps[first]) if first < len(timesteps) else np.nan
+
+
+def area_under_curve(timesteps: np.ndarray, scores: np.ndarray) -> float:
+    """The mean score over training: the area under the learning curve, divided by the steps of the last evaluation.
+
+    The curve is linear between evaluations (trapezoidal rule), and has the score of the first evaluation from step 0 to there.
+
+    Args:
+        timesteps: ``[evaluations]`` of one seed, in the order of time.
+        scores: ``[evaluations]``, those of the same seed.
+    """
+    steps, values = np.concatenate([[0], timesteps]), np.concatenate([scores[:1], scores])
+    return float(np.sum(np.diff(steps) * (values[1:] + values[:-1]) / 2) / steps[-1])
+
+
+def seed_statistics(results: pd.DataFrame, scoring: Scoring) -> pd.DataFrame:
+    """A row for each environment, contender, way to act and seed, in the order of ``results``.
+
+    Args:
+        results: the rows of ``results.csv``.
+        scoring: of the suite.
+
+    Returns:
+        the columns of ``GROUP``, ``seed``, ``metric`` (of the score), ``threshold`` (NaN: none), ``score`` of the last
+        evaluation, ``normalized``, ``held_at`` (NaN: not held at the end, or no threshold), ``area`` and ``commit``: the
+        commits of the seed's evaluations, a tuple.
+    """
+    table = []
+    metrics = {env: scoring.metric(rows) for env, rows in results.groupby("env", sort=False)}
+    for key, rows in results.groupby([*GROUP, "seed"], sort=False):
+        rows = rows.sort_values("timesteps", kind="stable")
+        env, metric = key[0], metrics[key[0]]
+        steps, scores = rows.timesteps.to_numpy(), rows[metric].to_numpy(dtype=float)
+        threshold = scoring.threshold(env, metric)
+        table.append(
+            {
+                **dict(zip([*GROUP, "seed"], key, strict=True)),
+                "metric": metric,
+                "threshold": np.nan if threshold is None else threshold,
+                "score": scores[-1],
+                "normalized": float(scoring.normalized(env, metric, scores[-1])),
+                "held_at": np.nan if threshold is None else held_at(steps, scores, threshold),
+                "area": area_under_curve(steps, scores),
+                "commit": tuple(rows.commit.unique()) if "commit" in rows else (),
+            }
+        )
+    return pd.DataFrame(table)
+
+
+def median_step(steps: np.ndarray) -> float:
+    """The lower median over seeds, where NaN stands for never: the step by which half of the seeds hold the threshold.
+
+    NaN if most of the seeds do not.
+
+    Args:
+        steps: ``[seeds]``, those of :func:`held_at`.
+    """
+    return float(np.sort(steps)[(len(steps) - 1) // 2])  # NumPy sorts NaN to the end
