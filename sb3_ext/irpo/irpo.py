@@ -17,6 +17,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
@@ -29,7 +30,7 @@ from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.intrinsic.policies import CnnPolicy, IntrinsicActorCriticPolicy, MlpPolicy, MultiInputPolicy
 from sb3_ext.irpo import policies as stacked
 from sb3_ext.irpo.evidence import Schedule as TurnSchedule
-from sb3_ext.irpo.evidence import varies, verdict
+from sb3_ext.irpo.evidence import exceeds, varies, verdict
 from sb3_ext.irpo.explorer import Explorer, Explorers, divergence_of, make_channels, mean_kl
 from sb3_ext.irpo.follow import cosine_and_ratio, pull_back, step_to_divergence, trained_parameters
 from sb3_ext.irpo.paper import PaperAlgorithm
@@ -61,6 +62,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
     * while all returns of the base policy are the same it does not learn, and the exploratory policies take turns;
     * otherwise it goes on alone for a run of rollouts that doubles while it improves and halves where it stagnates, and one
       exploratory policy acts between two runs;
+    * a run after which its returns are lower than before it, by ``n_errors`` standard errors, is undone;
     * it *moves* to an exploratory policy whose returns exceed its own by ``n_errors`` standard errors, and *follows* the
       gradient there, within a divergence of ``follow_kl``, where that policy has met a reward and it has met none.
 
@@ -137,7 +139,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
     _boundary_attributes = (
         *IterationCheckpoint._boundary_attributes,
         *("_tracked_returns", "_contributions", "_carries", "_direct_left", "_direct_run"),
-        *("_schedule", "_base_returns", "_explored_timesteps", "_n_moves"),
+        *("_schedule", "_base_returns", "_explored_timesteps", "_n_moves", "_n_undone"),
     )
 
     def __init__(
@@ -232,7 +234,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         self._schedule = TurnSchedule(0)
         self._base_returns: list[float] = []  # of the base policy, since it last changed
         self._explored_timesteps = 0
-        self._n_moves = 0
+        self._n_moves = self._n_undone = 0
         self._n_rollouts = 0
         self._log_interval: int | None = 1
         self._last_kl = 0.0
@@ -400,6 +402,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         recorder = TurnRecorder(callback, self.env, self.gamma)
         before, n_rollouts, limit = self.num_timesteps, 0, self._turn_limit()
         planned = self._schedule.left if number is None else 1
+        returns_before = list(self._base_returns)
         with frozen_statistics(self._vec_normalize_env):
             actor._last_obs = self.env.reset()  # type: ignore[assignment]
             actor._last_episode_starts = np.ones(self.env.num_envs, dtype=bool)
@@ -422,7 +425,9 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
                 if over or self.num_timesteps >= self._total_timesteps:
                     break
         recorder.update_statistics(self._vec_normalize_env)
-        informative = varies(self._base_returns)
+        if number is None and exceeds(returns_before, self._base_returns, self.n_errors):
+            self._undo_run()
+        informative = varies(self._base_returns) or varies(returns_before)
         if number is None:
             self._schedule.after_base(recorder.returns, n_rollouts, informative)
         else:
@@ -430,6 +435,14 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
             self._schedule.after_exploration(recorder.returns, self._moved, informative)
         self._iteration += 1
         return True
+
+    def _undo_run(self) -> None:
+        """Move the base policy back to where its run began. What it returned there must be seen anew before the next undoing."""
+        assert self._boundary is not None
+        for name in ("policy", "policy.optimizer"):
+            recursive_getattr(self, name).load_state_dict(copy.deepcopy(self._boundary["modules"][name]))
+        self._base_returns = []
+        self._n_undone += 1
 
     def _turn_limit(self) -> int:
         """Steps of each environment after which a turn ends at the latest."""
@@ -497,6 +510,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         record = self.logger.record
         record("exploration/share", self._explored_timesteps / max(1, self.num_timesteps))
         record("exploration/moves", self._n_moves)
+        record("exploration/undone", self._n_undone)
         record("exploration/run_length", self._schedule.run)
         if isinstance(actor, Explorer):
             record(f"exploration/{actor.name}/kl", self._last_kl)

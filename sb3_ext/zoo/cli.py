@@ -25,9 +25,11 @@ from sb3_ext.meta import MAMLTRPO, MetaGradientReward, MetaReward
 from sb3_ext.zoo.environments import import_envs, require_atari, without_bonus
 from sb3_ext.zoo.lifetimes import is_lifetime, make_evaluation_for
 from sb3_ext.zoo.manager import ExperimentManager
+from sb3_ext.zoo.paper_irpo import PaperIRPO
 
 OUR_ALGOS: dict[str, type[BaseAlgorithm]] = {
     "irpo": IRPO,
+    "irpo_paper": PaperIRPO,  # its settings beside IRPO's arguments
     "hrl": HRL,
     "intrinsic_ppo": IntrinsicPPO,
     "ppo_drnd": IntrinsicPPO,  # paid by DRND: hyperparams/ppo_drnd.yml
