@@ -17,11 +17,10 @@ GRID_IDS = [f"sparse/{name}-v0" for name in envs.GRID_LAYOUTS]
 
 def test_train_then_enjoy(tmp_path):
     log = run(
-        "train", "--algo", "irpo", "--env", "sparse/Maze1-v0", "--seed", "0", "-n", "20000", "--eval-freq", "20000",
-        "-params", "batch_size:1000", "n_exploratory_updates:1", "intrinsic_reward_kwargs:dict(gradient_steps=100)",
-        "-tb", "tb", "-P", cwd=tmp_path,
+        "train", "--algo", "irpo", "--env", "sparse/Maze1-v0", "--seed", "0", "-n", "20000", "--eval-freq", "10000",
+        "-params", "n_epochs:2", "-tb", "tb", "-P", cwd=tmp_path,
     )  # fmt: skip
-    assert "irpo_gradient_norm" in log.stdout
+    assert "exploration/" in log.stdout
     folder = tmp_path / "logs" / "irpo" / "sparse-Maze1-v0_1"
     assert (folder / "sparse-Maze1-v0.zip").is_file()
     assert (folder / "best_model.zip").is_file() and (folder / "0.monitor.csv").is_file()
@@ -31,10 +30,43 @@ def test_train_then_enjoy(tmp_path):
     ).stdout
     assert "Success rate" in out and "Mean episode length" in out
     model = IRPO.load(folder / "sparse-Maze1-v0.zip")
-    assert 20_000 <= model.num_timesteps < 20_000 + 100_000
+    assert 20_000 <= model.num_timesteps < 20_000 + 2_048
 
 
-WITHOUT_GRIDS = {"meta_reward", "meta_gradient_reward", "rl2", "maml_trpo", "ppo_live", "a2c_live"}
+def test_the_papers_algorithm_trains_with_its_settings_flat(tmp_path):
+    log = run(
+        "train", "--algo", "irpo_paper", "--env", "sparse/Maze1-v0", "--seed", "0", "-n", "5000", "--eval-freq", "-1",
+        "-params", "batch_size:500", "n_exploratory_updates:1", "n_envs:12",
+        "intrinsic_reward_kwargs:dict(gradient_steps=50)", cwd=tmp_path,
+    )  # fmt: skip
+    assert "irpo_gradient_norm" in log.stdout and "norm_ratio" in log.stdout
+    model = IRPO.load(tmp_path / "logs" / "irpo_paper" / "sparse-Maze1-v0_1" / "sparse-Maze1-v0.zip")
+    assert (model.paper.batch_size, model.paper.target_kl, model.gamma) == (500, 1e-3, 0.99)
+
+
+def test_the_papers_yaml_is_the_papers_table():
+    """PAPER: environment, K, γ, B, δ, discount of ALLO (arXiv 2601.21391, table of settings)."""
+    paper = {
+        "FourRooms0": (4, 0.99, 4096, 1e-3, 0.9), "FourRooms1": (4, 0.99, 4096, 1e-3, 0.9),
+        "Maze0": (6, 0.99, 8192, 1e-3, 0.9), "Maze1": (6, 0.99, 8192, 1e-3, 0.9),
+        "PointMaze0": (4, 0.999, 16384, 1e-3, 0.99), "PointMaze1": (4, 0.999, 16384, 1e-3, 0.99),
+        "FetchReach": (4, 0.9, 4096, 1e-3, 0.99), "FetchPush": (4, 0.9995, 8192, 1e-2, 0.99),
+    } | {f"AntMaze{i}": (3, 0.9999, 16384, 1e-3, 0.995) for i in range(6)}  # fmt: skip
+    entries = yaml.safe_load((HYPERPARAMS / "irpo_paper.yml").read_text())
+    assert {f"sparse/{name}-v0" for name in paper} == entries.keys() - {"default"}
+    for name, (k, gamma, batch_size, target_kl, discount) in paper.items():
+        entry = entries[f"sparse/{name}-v0"]
+        rest = {key: value for key, value in entry.items() if key not in ("policy", "n_timesteps", "n_envs")}
+        settings = IRPO.paper_settings(f"sparse/{name}-v0")
+        assert rest == {key: value for key, value in settings.items() if key != "paper"} | settings["paper"]
+        reward = entry["intrinsic_reward_kwargs"]
+        found = (reward["n_rewards"], gamma, batch_size, entry["target_kl"], reward["discount"])
+        assert found == (k, entry["gamma"], entry["batch_size"], target_kl, discount)
+        assert (entry["exploratory_learning_rate"], entry["n_exploratory_updates"], entry["learning_rate"]) == (0.01, 5, 5e-5)
+        assert entry["n_envs"] % k == 0
+
+
+WITHOUT_GRIDS = {"irpo_paper", "meta_reward", "meta_gradient_reward", "rl2", "maml_trpo", "ppo_live", "a2c_live"}
 
 
 @pytest.mark.parametrize("algo", sorted({path.stem for path in HYPERPARAMS.glob("*.yml")} - WITHOUT_GRIDS))

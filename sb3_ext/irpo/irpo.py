@@ -57,7 +57,8 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
     The base policy is PPO's in everything: rollouts, clipped epochs, critic, optimiser. Each exploratory policy is PPO on an
     intrinsic reward of its own beside the extrinsic one (:class:`sb3_ext.IntrinsicPPO`), and goes on from where it ended.
     Training is a sequence of *turns*: one policy acts from reset, in all environments, until each of them has ended an
-    episode (the base policy for a whole run), and learns after every rollout. Returns decide who acts next (``sb3_ext.irpo.evidence``):
+    episode (the base policy for a whole run), and learns after every rollout. Returns decide who acts next
+    (``sb3_ext.irpo.evidence``):
 
     * while all returns of the base policy are the same it does not learn, and the exploratory policies take turns;
     * otherwise it goes on alone for a run of rollouts that doubles while it improves and halves where it stagnates, and one
@@ -437,7 +438,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         return True
 
     def _undo_run(self) -> None:
-        """Move the base policy back to where its run began. What it returned there must be seen anew before the next undoing."""
+        """Move the base policy back to where its run began; what it returns there is then measured anew."""
         assert self._boundary is not None
         for name in ("policy", "policy.optimizer"):
             recursive_getattr(self, name).load_state_dict(copy.deepcopy(self._boundary["modules"][name]))
