@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
@@ -100,7 +101,7 @@ class ALLO(FeatureDifference):
                 raise ValueError(f"{name} must not be negative, got {value!r}.")
         if not max_barrier >= barrier:
             raise ValueError(f"max_barrier must be at least barrier = {barrier}, got {max_barrier}.")
-        if not all(isinstance(size, int) and size > 0 for size in hidden_sizes):
+        if not all(isinstance(size, (int, np.integer)) and size > 0 for size in hidden_sizes):
             raise ValueError(f"hidden_sizes must be positive integers, got {tuple(hidden_sizes)}.")
         self.n_features = n_features
         self.discount = discount
