@@ -428,6 +428,71 @@ def test_every_space_learns_saves_and_loads(observations, action_space, tmp_path
     assert loaded.num_timesteps == 128 + 96 and loaded.intrinsic_reward.steps == 128 + 96
 
 
+def box(*shape, dtype=np.float32):
+    return spaces.Box(0, 255, shape, dtype)
+
+
+PPO_TAKES = {
+    "matrix": ("MlpPolicy", box(3, 2)),
+    "float64": ("MlpPolicy", box(3, dtype=np.float64)),
+    "integers": ("MlpPolicy", box(3, dtype=np.int64)),
+    "bytes": ("MlpPolicy", box(30, dtype=np.uint8)),
+    "discrete": ("MlpPolicy", spaces.Discrete(5)),
+    "multi-discrete": ("MlpPolicy", spaces.MultiDiscrete([2, 3])),
+    "multi-binary": ("MlpPolicy", spaces.MultiBinary((2, 3))),
+    "image, channels last": ("CnnPolicy", box(40, 44, 3, dtype=np.uint8)),
+    "image, channels first": ("CnnPolicy", box(3, 40, 44, dtype=np.uint8)),
+    "image, grey": ("CnnPolicy", box(40, 44, 1, dtype=np.uint8)),
+    "image, flattened": ("MlpPolicy", box(40, 44, 3, dtype=np.uint8)),
+    "image, small": ("MlpPolicy", box(7, 7, 3, dtype=np.uint8)),
+    "dict": (
+        "MultiInputPolicy",
+        spaces.Dict(
+            place=box(2, 2),
+            room=spaces.Discrete(3),
+            digits=spaces.MultiDiscrete([2, 3]),
+            lamps=spaces.MultiBinary(2),
+            eye=box(40, 44, 3, dtype=np.uint8),
+        ),
+    ),
+}
+
+
+class Sampled(gym.Env):
+    """Observations are samples of their space; an episode has 7 steps."""
+
+    def __init__(self, observation_space, action_space):
+        self.observation_space, self.action_space = observation_space, action_space
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.elapsed = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        self.elapsed += 1
+        return self.observation_space.sample(), 0.0, self.elapsed == 7, False, {}
+
+
+@pytest.mark.parametrize("reward", ["rnd", "count", "pseudo_counts"])
+@pytest.mark.parametrize("observations", PPO_TAKES)
+def test_a_reward_takes_every_observation_space_that_ppo_takes(observations, reward):
+    policy, observation_space = PPO_TAKES[observations]
+    env = DummyVecEnv([lambda: Monitor(Sampled(observation_space, spaces.Discrete(3)))] * 2)
+    settings = dict(n_steps=16, batch_size=16, n_epochs=1, device="cpu")
+    if reward == "rnd":
+        PPO(policy, env, **settings).learn(32)
+    model = IntrinsicPPO(policy, env, intrinsic_reward=reward, **settings).learn(64)
+    assert np.isfinite(model.rollout_buffer.intrinsic_returns).all() and model.rollout_buffer.intrinsic_returns.any()
+
+
+@pytest.mark.parametrize("reward", ["rnd", "count", "pseudo_counts"])
+@pytest.mark.parametrize("action_space", [*ACTIONS, spaces.Box(-1, 1, (2, 2)), spaces.Discrete(3, start=1)], ids=str)
+def test_a_reward_takes_every_action_space_that_ppo_takes(action_space, reward):
+    env = DummyVecEnv([lambda: Monitor(Sampled(box(3), action_space))] * 2)
+    IntrinsicPPO("MlpPolicy", env, n_steps=16, batch_size=16, n_epochs=1, intrinsic_reward=reward).learn(64)
+
+
 @pytest.mark.parametrize("name", [name for name in INTRINSIC_REWARDS if name != "place"])
 def test_every_reward_trains_it(name, tmp_path):
     env = DummyVecEnv([lambda: Monitor(gym.make("sparse/Maze1-v0"))] * 2)
