@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
 from stable_baselines3.common.vec_env import DummyVecEnv
+from torch.utils._pytree import tree_map
 
 from irwrappers import ICM, RND, Transitions
 from irwrappers.intrinsic.encoder import Encoder, ObservationNormalizer, action_entries, encode_actions
@@ -126,13 +127,18 @@ def test_images_are_seen_the_same_with_channels_first_or_last():
 
 
 @pytest.mark.parametrize("shape", [(7, 7, 3), (3, 20, 64), (64, 35, 1)])
-def test_images_too_small_for_nature_cnn_are_named(shape):
+def test_images_too_small_for_nature_cnn_are_flattened(shape):
     space = spaces.Box(0, 255, shape, np.uint8)
-    for whole in (space, spaces.Dict(eye=space, place=VECTOR)):
-        with pytest.raises(ValueError, match=r"36 by 36.*features_extractor_class"):
-            RND(whole, spaces.Discrete(2))
-        if whole is space:
-            RND(whole, spaces.Discrete(2), features_extractor_class=FlattenExtractor)
+    with_more = spaces.Dict(eye=space, place=VECTOR, large=IMAGE)
+    assert isinstance(RND(space, spaces.Discrete(2)).predictor.extractor, FlattenExtractor)
+    extractors = RND(with_more, spaces.Discrete(2)).predictor.extractor.extractors
+    assert isinstance(extractors["eye"], torch.nn.Flatten) and isinstance(extractors["large"], NatureCNN)
+    image = torch.randint(256, (4, *shape), dtype=torch.uint8)
+    for reward, following in ((space, image), (with_more, dict(eye=image, place=torch.zeros(4, 3), large=images(4)))):
+        flags = torch.zeros(4, 1, dtype=torch.bool)
+        following = tree_map(lambda x: x.unsqueeze(1), following)
+        batch = Transitions(following, torch.zeros(4, 1, dtype=torch.long), following, flags, flags)
+        assert RND(reward, spaces.Discrete(2)).compute(batch).shape == (4, 1, 1)
 
 
 def test_an_encoder_is_an_extractor_and_a_perceptron():
@@ -147,6 +153,7 @@ def test_an_encoder_is_an_extractor_and_a_perceptron():
     [
         (spaces.Discrete(3, start=5), [[5], [7]], [[1, 0, 0], [0, 0, 1]]),
         (spaces.Discrete(3, start=5), [5, 7], [[1, 0, 0], [0, 0, 1]]),
+        (spaces.Discrete(3, start=5), [0, 1, 2], [[0, 1, 0], [0, 0, 1], [1, 0, 0]]),  # as SB3's policies act: a row each
         (spaces.MultiDiscrete([2, 3], start=[1, 0]), [[1, 2], [2, 0]], [[1, 0, 0, 0, 1], [0, 1, 1, 0, 0]]),
         (spaces.MultiBinary(2), [[0, 1]], [[0, 1]]),
         (spaces.Box(-9, 9, (1, 2)), [[[3.0, -1.0]]], [[3, -1]]),

@@ -1,5 +1,8 @@
 """IntrinsicPPO: PPO to the bit without its intrinsic side, RND's returns with it, and an SB3 algorithm throughout."""
 
+import inspect
+import re
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3 import PPO
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.monitor import Monitor
@@ -17,6 +21,7 @@ import envs  # noqa: F401 (registers sparse/…)
 from irwrappers import INTRINSIC_REWARDS, IntrinsicReward, make_intrinsic_reward
 from sb3_ext import IntrinsicPPO
 from sb3_ext.common.vec_env import make_vec_env
+from sb3_ext.intrinsic.buffers import IntrinsicRolloutBuffer
 from sb3_ext.intrinsic.recorder import TransitionRecorder
 from sb3_ext.intrinsic.returns import ReturnStd
 
@@ -120,6 +125,57 @@ def state_of(model):
 def assert_same(one, other):
     different = [name for name in one if not torch.equal(one[name], other[name])]
     assert not different, f"{len(different)} of {len(one)} tensors differ, e.g. {different[0]}"
+
+
+# ---------------------------------------------------------------------- arguments
+
+
+def test_arguments_are_those_of_ppo_in_its_order_and_ours_come_behind_by_keyword():
+    theirs, ours = (list(inspect.signature(cls).parameters.values()) for cls in (PPO, IntrinsicPPO))
+    shared, added = ours[: len(theirs)], ours[len(theirs) :]
+    assert [p.name for p in shared] == [p.name for p in theirs]
+    assert [p.kind for p in shared] == [p.kind for p in theirs]
+    assert {mine.name for mine, its in zip(shared, theirs, strict=True) if mine.default != its.default} == {"n_steps"}
+    assert {p.kind for p in added} == {inspect.Parameter.KEYWORD_ONLY}
+    assert {"intrinsic_reward", "intrinsic_reward_kwargs", "extrinsic_coef", "intrinsic_coef"} <= {p.name for p in added}
+
+
+def test_every_argument_has_a_line_in_the_docstring():
+    described = re.findall(r"^        (\w+): ", IntrinsicPPO.__doc__.split("Raises:")[0], re.MULTILINE)
+    assert described == list(inspect.signature(IntrinsicPPO).parameters)
+
+
+def test_positional_arguments_of_ppo_mean_the_same():
+    given = [1e-3, 32, 16, 2, 0.9, 0.8, 0.1, None, False, 0.01, 0.4, 0.3, False, -1, None, None, 0.05]
+    ours, theirs = IntrinsicPPO("MlpPolicy", walks(), *given, intrinsic_reward="place"), PPO("MlpPolicy", walks(), *given)
+    for name in list(inspect.signature(PPO).parameters)[2 : 2 + len(given)]:
+        if name not in ("clip_range", "rollout_buffer_class"):
+            assert getattr(ours, name) == getattr(theirs, name), name
+    assert ours.clip_range(1) == theirs.clip_range(1)
+
+
+@pytest.mark.parametrize(("n_envs", "n_steps"), [(1, 2048), (3, 682), (8, 256)])
+def test_the_default_rollout_has_2048_transitions_whatever_the_number_of_environments(n_envs, n_steps, recwarn, tmp_path):
+    model = IntrinsicPPO("MlpPolicy", walks(n_envs), intrinsic_reward="place")
+    assert model.n_steps == model.rollout_buffer.buffer_size == n_steps
+    assert not [warning for warning in recwarn if "mini-batch" in str(warning.message)]
+    model.save(tmp_path / "model")
+    assert IntrinsicPPO.load(tmp_path / "model", env=walks(16)).n_steps == 128
+    assert IntrinsicPPO("MlpPolicy", walks(n_envs), n_steps=64, intrinsic_reward="place").n_steps == 64
+
+
+def test_numbers_of_numpy_and_a_float_total_are_accepted():
+    model = place_model(
+        n_steps=np.int64(32), intrinsic_coef=np.float32(0.5), intrinsic_gamma=np.float64(0.9), warmup_steps=np.int32(8)
+    )
+    assert model.learn(1e2).num_timesteps == 128
+
+
+def test_a_rollout_buffer_class_of_sb3_is_taken_and_one_without_intrinsic_values_is_not():
+    model = place_model(rollout_buffer_class=RolloutBuffer)
+    assert isinstance(model.rollout_buffer, IntrinsicRolloutBuffer)
+    with pytest.raises(ValueError, match=r"IntrinsicRolloutBuffer, got Other"):
+        place_model(rollout_buffer_class=type("Other", (RolloutBuffer,), {}))
 
 
 # ---------------------------------------------------------------------- PPO
@@ -370,6 +426,71 @@ def test_every_space_learns_saves_and_loads(observations, action_space, tmp_path
     )
     loaded.learn(96, reset_num_timesteps=False)
     assert loaded.num_timesteps == 128 + 96 and loaded.intrinsic_reward.steps == 128 + 96
+
+
+def box(*shape, dtype=np.float32):
+    return spaces.Box(0, 255, shape, dtype)
+
+
+PPO_TAKES = {
+    "matrix": ("MlpPolicy", box(3, 2)),
+    "float64": ("MlpPolicy", box(3, dtype=np.float64)),
+    "integers": ("MlpPolicy", box(3, dtype=np.int64)),
+    "bytes": ("MlpPolicy", box(30, dtype=np.uint8)),
+    "discrete": ("MlpPolicy", spaces.Discrete(5)),
+    "multi-discrete": ("MlpPolicy", spaces.MultiDiscrete([2, 3])),
+    "multi-binary": ("MlpPolicy", spaces.MultiBinary((2, 3))),
+    "image, channels last": ("CnnPolicy", box(40, 44, 3, dtype=np.uint8)),
+    "image, channels first": ("CnnPolicy", box(3, 40, 44, dtype=np.uint8)),
+    "image, grey": ("CnnPolicy", box(40, 44, 1, dtype=np.uint8)),
+    "image, flattened": ("MlpPolicy", box(40, 44, 3, dtype=np.uint8)),
+    "image, small": ("MlpPolicy", box(7, 7, 3, dtype=np.uint8)),
+    "dict": (
+        "MultiInputPolicy",
+        spaces.Dict(
+            place=box(2, 2),
+            room=spaces.Discrete(3),
+            digits=spaces.MultiDiscrete([2, 3]),
+            lamps=spaces.MultiBinary(2),
+            eye=box(40, 44, 3, dtype=np.uint8),
+        ),
+    ),
+}
+
+
+class Sampled(gym.Env):
+    """Observations are samples of their space; an episode has 7 steps."""
+
+    def __init__(self, observation_space, action_space):
+        self.observation_space, self.action_space = observation_space, action_space
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.elapsed = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        self.elapsed += 1
+        return self.observation_space.sample(), 0.0, self.elapsed == 7, False, {}
+
+
+@pytest.mark.parametrize("reward", ["rnd", "count", "pseudo_counts"])
+@pytest.mark.parametrize("observations", PPO_TAKES)
+def test_a_reward_takes_every_observation_space_that_ppo_takes(observations, reward):
+    policy, observation_space = PPO_TAKES[observations]
+    env = DummyVecEnv([lambda: Monitor(Sampled(observation_space, spaces.Discrete(3)))] * 2)
+    settings = dict(n_steps=16, batch_size=16, n_epochs=1, device="cpu")
+    if reward == "rnd":
+        PPO(policy, env, **settings).learn(32)
+    model = IntrinsicPPO(policy, env, intrinsic_reward=reward, **settings).learn(64)
+    assert np.isfinite(model.rollout_buffer.intrinsic_returns).all() and model.rollout_buffer.intrinsic_returns.any()
+
+
+@pytest.mark.parametrize("reward", ["rnd", "count", "pseudo_counts"])
+@pytest.mark.parametrize("action_space", [*ACTIONS, spaces.Box(-1, 1, (2, 2)), spaces.Discrete(3, start=1)], ids=str)
+def test_a_reward_takes_every_action_space_that_ppo_takes(action_space, reward):
+    env = DummyVecEnv([lambda: Monitor(Sampled(box(3), action_space))] * 2)
+    IntrinsicPPO("MlpPolicy", env, n_steps=16, batch_size=16, n_epochs=1, intrinsic_reward=reward).learn(64)
 
 
 @pytest.mark.parametrize("name", [name for name in INTRINSIC_REWARDS if name != "place"])

@@ -13,8 +13,8 @@ from torch.testing import assert_close
 import envs  # noqa: F401 (registers sparse/…)
 import irwrappers.unique
 from irwrappers import ALLO, INTRINSIC_REWARDS, ExactLaplacian, Transitions, make_intrinsic_reward
-from irwrappers.intrinsic.allo import _all_pairs
-from irwrappers.intrinsic.walks import collect_walks, random_actions
+from irwrappers.intrinsic.allo import _one_step_laplacian, _whole_batch
+from irwrappers.intrinsic.walks import WalkCollector, random_actions
 from irwrappers.unique import unique_rows
 from sb3_ext.common.vec_env import make_vec_env
 
@@ -46,7 +46,9 @@ def maze(n_envs=10, **kwargs):
 def walk(env, n_walks=100, budget=20_000, seed=0):
     reward = ALLO(*spaces_of(env))
     reward._read_indices(env)
-    return collect_walks(env, reward.select, n_walks, budget, seed, torch.device("cpu"))
+    collector = WalkCollector(env, seed)
+    collector.collect(n_walks, budget)
+    return collector.walks(reward.select, torch.device("cpu"))
 
 
 # --- every reward
@@ -149,15 +151,21 @@ def test_walks_on_cartpole_never_pair_states_across_an_episodes_end(n_envs):
     assert fallen[ends].sum() > 70 and not fallen[~ends].any()
 
 
-def test_all_pairs_by_hand():
-    """A walk 0 → 1 → 0 → 2, pairs one, two, three steps apart weighing 1, ½, ¼; every state counts the same."""
-    rows, index = torch.arange(3.0)[:, None], torch.tensor([[0], [1], [0], [2]])
-    batch = _all_pairs(rows, index, torch.zeros(4, 1, dtype=torch.int64), 0.5)
-    # From 0: to 1 with weight 1, to 0 with ½, to 2 with ¼ + 1; from 1: to 0 with 1, to 2 with ½; from 2: nothing.
-    weights = torch.tensor([[0.5, 1, 1.25], [1, 0, 0.5], [0, 0, 0]])
-    weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-9) / 3
+def test_transition_frequencies_by_hand():
+    """A walk 0 → 1 → 0 → 2: from 0 to 1 and 2 with ½ each, from 1 to 0, from 2 nothing; then made symmetric."""
+    index = torch.tensor([[0], [1], [0], [2]])
+    laplacian = _one_step_laplacian(3, index, torch.zeros(4, 1, dtype=torch.int64))
+    assert laplacian.tolist() == [[1, -0.75, -0.25], [-0.75, 0.75, 0], [-0.25, 0, 0.25]]
+    cut = _one_step_laplacian(3, index, torch.tensor([[0], [0], [1], [1]]))  # no step from 1 to 0
+    assert cut.tolist() == [[0.5, -0.25, -0.25], [-0.25, 0.25, 0], [-0.25, 0, 0.25]]
+
+
+def test_the_discounted_chain_takes_a_geometric_number_of_steps():
+    chain = torch.tensor([[0.5, 0.5, 0], [0.5, 0.25, 0.25], [0, 0.25, 0.75]], dtype=torch.float64)
+    batch = _whole_batch(torch.arange(3.0)[:, None], torch.eye(3, dtype=torch.float64) - chain, 0.5)
+    pairs = sum(0.5 ** (k + 1) * torch.linalg.matrix_power(chain, k + 1) for k in range(60)).float() / 3
     u = torch.tensor([[0.3, 1.0], [-2.0, 0.5], [0.7, 4.0]])
-    expected = sum(weights[i, j] * (u[i] - u[j]).square().sum() for i in range(3) for j in range(3))
+    expected = sum(pairs[i, j] * (u[i] - u[j]).square().sum() for i in range(3) for j in range(3))
     assert_close(batch.smoothness(u), expected)
 
 
@@ -253,5 +261,12 @@ def test_one_gymnasium_environment_is_enough():
 
 def test_allo_learns_from_minibatches():
     """What a large or continuous state space gets: random pairs, not all of them."""
-    kwargs = {"exhaustive": 0, "gradient_steps": 2500, "learning_rate": 2e-3, "n_features": 4, "n_rewards": 4}
+    kwargs = {
+        "exhaustive": 0,
+        "gradient_steps": 2500,
+        "learning_rate": 2e-3,
+        "n_features": 4,
+        "n_rewards": 4,
+        "agreement": 0.99,
+    }
     assert min(cosines(maze(100), n=2, timesteps=200_000, hidden_sizes=(64, 64), **kwargs)) >= 0.95

@@ -84,14 +84,70 @@ from sb3_ext.zoo.manager import HYPERPARAMS
 _extend_rl_zoo3()
 for algo in ("lirpg", "lirpg_a2c", "ppo_live", "a2c_live"):
     for env in yaml.safe_load((HYPERPARAMS / f"{algo}.yml").read_text()):
-        resolve_hyperparams(algo, env, {}, 1000)
-        print(algo, env)
+        if env != "default":
+            resolve_hyperparams(algo, env, {}, 1000)
+            print(algo, env)
 """
 
 
 def test_settings_for_learned_rewards_and_their_baselines_are_arguments_of_the_algorithms(tmp_path):
     found = run_code(RESOLVED, tmp_path).stdout.splitlines()
     assert {"lirpg delayed/Hopper-v5", "lirpg_a2c CartPole-v1", "ppo_live delayed/Ant-v5"} <= set(found)
+
+
+EVERY_ID = """
+import yaml
+from envs.catalogue import CATALOGUE
+from sb3_ext.zoo.benchmark.suites import resolve_hyperparams
+from sb3_ext.zoo.cli import _extend_rl_zoo3
+from sb3_ext.zoo.lifetimes import lifetime_ids
+from sb3_ext.zoo.manager import HYPERPARAMS, LIFETIME_ALGOS
+
+yaml.safe_load = lambda stream: yaml.load(stream, yaml.CSafeLoader)  # the files are read again for each
+_extend_rl_zoo3()
+tasks = [name for family in CATALOGUE.values() for name in family.horizons] + ["MountainCar-v0", "ALE/Pong-v5"]
+lifetimes = lifetime_ids()
+assert len(tasks) > 100 and len(lifetimes) > 50
+for algo in (path.stem for path in HYPERPARAMS.glob("*.yml")):
+    known, others = (lifetimes, tasks) if algo in LIFETIME_ALGOS else (tasks, lifetimes)
+    for env in known:
+        found = resolve_hyperparams(algo, env, {}, 1000)
+        assert found["policy"] and found.get("n_envs", 1) >= 1, (algo, env, found)
+    for env in others[:3]:
+        try:
+            resolve_hyperparams(algo, env, {}, 1000)
+        except ValueError as error:
+            assert "Hyperparameters not found" in str(error) and algo in str(error), error
+        else:
+            raise AssertionError((algo, env))
+    print(algo)
+"""
+
+
+def test_every_algorithm_has_hyperparameters_for_every_id(tmp_path):
+    assert set(run_code(EVERY_ID, tmp_path).stdout.split()) == {path.stem for path in HYPERPARAMS.glob("*.yml")}
+
+
+POLICIES = """
+import numpy as np
+from gymnasium import spaces
+from sb3_ext.zoo.manager import policy_for
+
+image, small = (spaces.Box(0, 255, (side, side, 3), np.uint8) for side in (64, 7))
+for space in (spaces.Box(-1, 1, (3,)), spaces.Discrete(4), small, image, spaces.Dict(a=image)):
+    print(policy_for(space))
+"""
+
+
+def test_the_policy_of_a_default_entry_follows_the_observations(tmp_path):
+    chosen = run_code(POLICIES, tmp_path).stdout.split()
+    assert chosen == ["MlpPolicy", "MlpPolicy", "MlpPolicy", "CnnPolicy", "MultiInputPolicy"]
+
+
+@pytest.mark.parametrize(("algo", "env"), [("intrinsic_ppo", "FrozenLake-v1"), ("ppo_live", "Acrobot-v1")])
+def test_default_entries_train(algo, env, tmp_path):
+    log = run("train", "--algo", algo, "--env", env, "-n", "100", "--eval-freq", "-1", cwd=tmp_path)
+    assert "('n_envs', 8)" in log.stdout and "Using 'default' hyperparameters" in log.stdout
 
 
 WITHOUT_ALE = """
@@ -127,10 +183,10 @@ def test_a_game_trains(tmp_path):
 
 def test_our_hyperparameters_serve_our_environments_and_rl_zoo3s_the_others(tmp_path):
     script = "from sb3_ext.zoo.manager import *; print([hyperparams_file(a, e) for a in ('irpo', 'ppo') for e in %r])"
-    ids = ["sparse/Maze1-v0", "CartPole-v1"]
+    ids = ["sparse/Maze1-v0", "CartPole-v1", "ALE/Pong-v5", "Taxi-v3"]
     out = run_code(script % ids, tmp_path)
     irpo, ppo = str(HYPERPARAMS / "irpo.yml"), str(HYPERPARAMS / "ppo.yml")
-    assert out.stdout.strip() == str([irpo, irpo, ppo, None])
+    assert out.stdout.strip() == str([irpo] * 4 + [ppo, None, None, ppo])
 
 
 def test_a_yaml_key_that_no_argument_takes_is_named_before_anything_is_made(tmp_path):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
@@ -115,7 +116,7 @@ class Disagreement(LearnedReward):
     ) -> None:
         super().__init__(observation_space, action_space, **kwargs)
         check_positive(latent_dim=latent_dim)
-        if not isinstance(n_models, int) or n_models < 2:
+        if not isinstance(n_models, (int, np.integer)) or n_models < 2:
             raise ValueError(f"n_models must be an integer of at least 2, for a variance; got {n_models!r}.")
         if not 0 < update_proportion <= 1:
             raise ValueError(f"update_proportion must lie in (0, 1], got {update_proportion!r}.")

@@ -136,8 +136,8 @@ class Encoder(nn.Module):
         space: the :class:`ObservationNormalizer`'s ``space``.
         latent_dim: number of features.
         hidden_sizes: of the perceptron between extractor and features.
-        features_extractor_class: as in SB3's policies; by default ``NatureCNN`` for images (at least 36 × 36),
-            ``CombinedExtractor`` for dicts, ``FlattenExtractor`` else.
+        features_extractor_class: as in SB3's policies; by default ``NatureCNN`` for images of at least 36 × 36 pixels,
+            :class:`DictExtractor` for dicts, ``FlattenExtractor`` else.
         features_extractor_kwargs: its arguments.
         activation: between layers.
     """
@@ -164,19 +164,29 @@ class Encoder(nn.Module):
 
 
 def default_extractor(space: spaces.Space) -> type[BaseFeaturesExtractor]:
-    """SB3's choice for ``space`` (images channels first)."""
-    for part in parts_of(space).values():
-        if isinstance(part, spaces.Box) and is_image_space(part) and min(part.shape[1:]) < SMALLEST_IMAGE:
-            raise ValueError(
-                f"NatureCNN needs images of at least {SMALLEST_IMAGE} by {SMALLEST_IMAGE} pixels, got {part.shape[1]} by "
-                f"{part.shape[2]} (channels first: {part}). Render larger images, flatten them "
-                "(gymnasium.wrappers.FlattenObservation), or give a features_extractor_class made for small ones."
-            )
+    """Return SB3's choice for ``space`` (images channels first), where images too small for ``NatureCNN`` are flattened."""
     if isinstance(space, spaces.Dict):
-        return CombinedExtractor
-    if isinstance(space, spaces.Box) and is_image_space(space):
-        return NatureCNN
-    return FlattenExtractor
+        return DictExtractor
+    return NatureCNN if is_image_space(space) and not _is_small_image(space) else FlattenExtractor
+
+
+class DictExtractor(CombinedExtractor):
+    """SB3's ``CombinedExtractor``, which flattens images that are too small for its ``NatureCNN``.
+
+    Args:
+        observation_space: of observations that are preprocessed, images channels first.
+        kwargs: those of ``CombinedExtractor``.
+    """
+
+    def __init__(self, observation_space: spaces.Dict, **kwargs: Any) -> None:
+        parts = observation_space.spaces.items()
+        # To SB3 a Box of floats is no image.
+        flattened = {key: spaces.Box(0, 1, part.shape) if _is_small_image(part) else part for key, part in parts}
+        super().__init__(spaces.Dict(flattened), **kwargs)
+
+
+def _is_small_image(space: spaces.Space) -> bool:
+    return isinstance(space, spaces.Box) and is_image_space(space) and min(space.shape[1:]) < SMALLEST_IMAGE
 
 
 def action_entries(space: spaces.Space, who: str) -> int:
@@ -194,11 +204,15 @@ def action_entries(space: spaces.Space, who: str) -> int:
 
 
 def encode_actions(space: spaces.Space, actions: Tensor) -> Tensor:
-    """float32 ``[n, entries]`` of actions ``[n, …]``: one-hot where they are discrete, as they are elsewhere."""
+    """Return actions ``[n, …]`` as float32 ``[n, entries]``: one-hot where they are discrete, unchanged elsewhere.
+
+    SB3's policies choose 0 … n − 1 whatever the ``start`` of a discrete space, so entries are taken modulo n.
+    """
     if isinstance(space, spaces.Discrete):
-        return nn.functional.one_hot(actions.long().flatten() - int(space.start), int(space.n)).float()
+        n = int(space.n)
+        return nn.functional.one_hot((actions.long().flatten() - int(space.start)) % n, n).float()
     if isinstance(space, spaces.MultiDiscrete):
-        start = torch.as_tensor(space.start, device=actions.device)
-        columns = (actions.long().reshape(len(actions), -1) - start).unbind(1)
+        start, sizes = (torch.as_tensor(x, device=actions.device) for x in (space.start, space.nvec))
+        columns = ((actions.long().reshape(len(actions), -1) - start) % sizes).unbind(1)
         return torch.cat([nn.functional.one_hot(x, int(n)) for x, n in zip(columns, space.nvec, strict=True)], 1).float()
     return actions.float().reshape(len(actions), -1)

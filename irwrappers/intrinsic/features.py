@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
@@ -35,7 +36,7 @@ class FeatureDifference(IntrinsicReward):
         indices: Sequence[int] | None = None,
     ) -> None:
         super().__init__(observation_space, action_space)
-        if not isinstance(n_rewards, int) or n_rewards < 1:
+        if not isinstance(n_rewards, (int, np.integer)) or n_rewards < 1:
             raise ValueError(f"n_rewards must be an integer of at least 1, got {n_rewards!r}.")
         self.n_rewards = n_rewards
         self.n_entries = observation_entries(observation_space, type(self).__name__)

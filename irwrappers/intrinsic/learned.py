@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
@@ -179,7 +180,7 @@ def check_finite(batch: Any, who: str) -> None:
 def check_positive(**values: float) -> None:
     """Raise ValueError for an argument that isn't a number above 0."""
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)) or not value > 0:
             raise ValueError(f"{name} must be a number above 0, got {value!r}.")
 
 

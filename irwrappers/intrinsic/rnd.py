@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
@@ -154,7 +155,7 @@ class DRND(_Distillation):
         features_extractor_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if not isinstance(n_targets, int) or n_targets < 2:
+        if not isinstance(n_targets, (int, np.integer)) or n_targets < 2:
             raise ValueError(f"n_targets must be an integer of at least 2, for a distribution; got {n_targets!r}.")
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha must lie in [0, 1], got {alpha!r}.")

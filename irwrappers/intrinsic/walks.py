@@ -10,7 +10,6 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from irwrappers.original import OriginalView
 
@@ -36,70 +35,89 @@ def random_steps(env: VecEnv, n_steps: int, seed: int | None) -> Iterator[Any]:
         yield view.step(random_actions(env.action_space, env.num_envs, rng))[1]
 
 
-def collect_walks(
-    env: VecEnv,
-    select: Callable[[Tensor], Tensor],
-    n_walks: int,
-    max_timesteps: int,
-    seed: int,
-    device: torch.device,
-    progress_bar: bool = False,
-) -> Walks:
-    """Uniformly random actions from reset, until ``n_walks`` episodes or ``max_timesteps`` steps.
+class WalkCollector:
+    """Random walks through ``env`` that go on where the last :meth:`collect` stopped.
 
-    The environment is reset, with the options ``random_start`` and ``ignore_goal``, whenever every copy has ended an
-    episode. With ``VecNormalize`` the original observations are used.
+    Actions are uniformly random. The environment is reset, with the options ``random_start`` and ``ignore_goal``, whenever
+    every copy has ended an episode. With ``VecNormalize`` the original observations are used.
+
+    Args:
+        env: vectorised environment.
+        seed: of the environment and of the actions.
     """
-    if max_timesteps < env.num_envs:
-        raise ValueError(
-            f"Random walks need a step for each of the {env.num_envs} copies, and the budget is {max_timesteps} steps; "
-            "give fit() more steps or the environment fewer copies."
-        )
-    rng = np.random.default_rng(seed)
-    view = OriginalView(env)
 
-    def restart() -> Any:
-        env.set_options({"random_start": True, "ignore_goal": True})
-        return view.reset()[1]
+    def __init__(self, env: VecEnv, seed: int) -> None:
+        self.env = env
+        self.timesteps = self.finished = 0  # environment steps taken, episodes that have ended
+        self._rng = np.random.default_rng(seed)
+        self._view = OriginalView(env)
+        n_envs = env.num_envs
+        env.seed(seed)
+        # One row for each step: observations, the number of the walk they belong to, and whether there are any.
+        self._positions, self._numbers = [np.asarray(self._restart())], [np.arange(n_envs)]
+        self._real = [np.ones(n_envs, dtype=bool)]
+        self._number, self._next_number = self._numbers[0].copy(), n_envs
+        self._waiting = np.ones(n_envs, dtype=bool)
 
-    env.seed(seed)
-    positions, numbers, real = [np.asarray(restart())], [np.arange(env.num_envs)], [np.ones(env.num_envs, dtype=bool)]
-    number, next_number = numbers[0].copy(), env.num_envs
-    waiting = np.ones(env.num_envs, dtype=bool)
-    timesteps = finished = 0
-    with tqdm(total=max_timesteps, desc="Random walks", disable=not progress_bar, leave=False) as bar:
-        while finished < n_walks and timesteps + env.num_envs <= max_timesteps:
-            _, observations, _, dones, infos = view.step(random_actions(env.action_space, env.num_envs, rng))
-            timesteps += env.num_envs
-            bar.update(env.num_envs)
+    def _restart(self) -> Any:
+        self.env.set_options({"random_start": True, "ignore_goal": True})
+        return self._view.reset()[1]
+
+    def collect(self, n_walks: int, max_timesteps: int) -> bool:
+        """Walk until ``n_walks`` episodes or ``max_timesteps`` steps, those of earlier calls included.
+
+        Returns:
+            whether ``max_timesteps`` was what ended it.
+        """
+        env = self.env
+        while self.finished < n_walks and self.timesteps + env.num_envs <= max_timesteps:
+            _, observations, _, dones, infos = self._view.step(random_actions(env.action_space, env.num_envs, self._rng))
+            self.timesteps += env.num_envs
             current = np.array(observations)
             ended = np.flatnonzero(dones)
             for i in ended:
-                current[i] = view.original_terminal(infos[i])
-            positions.append(current)
-            numbers.append(number.copy())
-            real.append(np.ones(env.num_envs, dtype=bool))
-            if not len(ended):
-                continue
-            finished += len(ended)
-            waiting[ended] = False
-            again = observations if waiting.any() else restart()
-            starting = ended if waiting.any() else np.arange(env.num_envs)
-            waiting |= not waiting.any()
-            number[starting] = next_number + np.arange(len(starting))
-            next_number += len(starting)
-            # A row for the new walks' first observations; the copies that go on have none, and theirs is taken out below.
-            first = current.copy()
-            first[starting] = again[starting]
-            positions.append(first)
-            numbers.append(number.copy())
-            real.append(np.isin(np.arange(env.num_envs), starting))
-    env.set_options()
-    table = torch.as_tensor(np.stack(positions), device=device)
-    same_walk = torch.as_tensor(np.stack(numbers), device=device)
-    flat = select(table.flatten(0, 1)).view(*same_walk.shape, -1)
-    flat, same_walk = _without_gaps(flat, same_walk, torch.as_tensor(np.stack(real), device=device))
-    return Walks(flat, same_walk, _last_rows(same_walk), timesteps)
+                current[i] = self._view.original_terminal(infos[i])
+            self._append(current, np.ones(env.num_envs, dtype=bool))
+            if len(ended):
+                self._begin_walks(current, observations, ended)
+        return self.finished < n_walks
+
+    def _begin_walks(self, current: np.ndarray, observations: Any, ended: np.ndarray) -> None:
+        """Number the walks that begin where episodes have ended, and add a row with their first observations."""
+        n_envs = self.env.num_envs
+        self.finished += len(ended)
+        self._waiting[ended] = False
+        again = observations if self._waiting.any() else self._restart()
+        starting = ended if self._waiting.any() else np.arange(n_envs)
+        self._waiting |= not self._waiting.any()
+        self._number[starting] = self._next_number + np.arange(len(starting))
+        self._next_number += len(starting)
+        # The copies that go on have no observation in this row, and theirs is taken out in :meth:`walks`.
+        first = current.copy()
+        first[starting] = again[starting]
+        self._append(first, np.isin(np.arange(n_envs), starting))
+
+    def _append(self, positions: np.ndarray, real: np.ndarray) -> None:
+        self._positions.append(positions)
+        self._numbers.append(self._number.copy())
+        self._real.append(real)
+
+    def walks(self, select: Callable[[Tensor], Tensor], device: torch.device) -> Walks:
+        """Return all walks so far.
+
+        Args:
+            select: the entries of observations ``[n, …]`` to keep, ``[n, d]``.
+            device: of the tensors.
+        """
+        table = torch.as_tensor(np.stack(self._positions), device=device)
+        same_walk = torch.as_tensor(np.stack(self._numbers), device=device)
+        flat = select(table.flatten(0, 1)).view(*same_walk.shape, -1)
+        flat, same_walk = _without_gaps(flat, same_walk, torch.as_tensor(np.stack(self._real), device=device))
+        return Walks(flat, same_walk, _last_rows(same_walk), self.timesteps)
+
+    def close(self) -> None:
+        """Leave no reset options behind."""
+        self.env.set_options()
 
 
 def _without_gaps(positions: Tensor, same_walk: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -21,7 +22,7 @@ def check_range(
     if schedule and callable(value):
         return
     kind = "an integer" if integer else "a number"
-    numeric = isinstance(value, int if integer else (int, float)) and not isinstance(value, bool)
+    numeric = isinstance(value, Integral if integer else Real) and not isinstance(value, bool)  # NumPy's numbers too
     if not numeric or not (low < value <= high if open_low else low <= value <= high):
         bounds = f"{'(' if open_low else '['}{low}, {high}{')' if high == float('inf') else ']'}"
         raise ValueError(f"{name} must be {kind} in {bounds}, got {value!r}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from operator import itemgetter
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3 import PPO
-from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
@@ -24,6 +25,7 @@ from irwrappers import IntrinsicReward, Transitions
 from sb3_ext.common import ppo_losses
 from sb3_ext.common.arguments import check_range
 from sb3_ext.common.gae import generalized_advantage_estimation
+from sb3_ext.common.threads import few_threads
 from sb3_ext.intrinsic.buffers import IntrinsicDictRolloutBuffer, IntrinsicRolloutBuffer, IntrinsicRolloutSamples
 from sb3_ext.intrinsic.channels import make_bonus
 from sb3_ext.intrinsic.policies import CnnPolicy, IntrinsicActorCriticPolicy, MlpPolicy, MultiInputPolicy
@@ -32,6 +34,7 @@ from sb3_ext.intrinsic.returns import ReturnStd
 
 SelfIntrinsicPPO = TypeVar("SelfIntrinsicPPO", bound="IntrinsicPPO")
 
+ROLLOUT_SIZE = 2048  # transitions between updates unless n_steps is given; PPO's default with one environment
 WARMUP_SHARE = 10  # the warm-up takes at most one part in so many of a run
 
 
@@ -47,22 +50,56 @@ class IntrinsicPPO(PPO):
     A coefficient of 0 takes its side out altogether: with ``intrinsic_coef=0`` this is SB3's PPO, weight for weight; with
     ``extrinsic_coef=0`` nothing learns from the environment's reward.
 
+    Arguments up to ``_init_setup_model`` are those of SB3's PPO, in its order and with its meaning, so that ``PPO(…)`` becomes
+    ``IntrinsicPPO(…)`` without other changes; what is added can only be given by keyword.
+
     Args:
         policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a subclass of
             :class:`IntrinsicActorCriticPolicy`.
-        gamma: discount of the extrinsic return (0.999 in the paper). intrinsic_gamma: of the intrinsic one (0.99 there).
-        extrinsic_coef, intrinsic_coef: c_E and c_I (2 and 1 in the paper); the latter may be a schedule of the remaining
-            progress. ``normalize_advantage`` acts on the sum.
+        env: environment, ``VecEnv`` or registered id.
+        learning_rate: of Adam; a number or a schedule of the remaining progress.
+        n_steps: steps of each environment in a rollout. Default: ``max(1, 2048 // n_envs)``, that is 2048 transitions
+            between updates however many environments there are; with one environment this is PPO's default. PPO's own
+            default lets the rollout grow with the environments, and an intrinsic reward then leads the policy too rarely:
+            8 environments would give 16384 transitions an update.
+        batch_size: transitions in a minibatch. Where the default rollout is no multiple of it, the last minibatch of an
+            epoch is smaller.
+        n_epochs: passes over a rollout.
+        gamma: discount of the extrinsic return (0.999 in RND's paper).
+        gae_lambda: λ of generalised advantage estimation, for both returns.
+        clip_range: of the probability ratio; a number or a schedule.
+        clip_range_vf: of the values, for both heads; a number, a schedule, or None for no clipping.
+        normalize_advantage: whether the weighted sum of both advantages is normalised in each minibatch.
+        ent_coef: coefficient of the entropy.
+        vf_coef: coefficient of the value loss of each head.
+        max_grad_norm: largest norm of a gradient.
+        use_sde: whether actions are explored by generalised state-dependent noise.
+        sde_sample_freq: steps after which that noise is sampled anew; -1 for once a rollout.
+        rollout_buffer_class: SB3's ``RolloutBuffer`` or ``DictRolloutBuffer``, or a subclass of
+            ``sb3_ext.intrinsic.buffers.IntrinsicRolloutBuffer``. Default: by the observation space.
+        rollout_buffer_kwargs: its further arguments.
+        target_kl: an update stops where the approximate KL divergence exceeds 1.5 times this; None for no limit.
+        stats_window_size: episodes over which ``rollout/…`` is averaged.
+        tensorboard_log: folder of the TensorBoard log, or None.
+        policy_kwargs: arguments of the policy.
+        verbose: 0 for no output, 1 for information, 2 for debugging.
+        seed: of the policy, the environments and the intrinsic reward.
+        device: of the networks.
+        _init_setup_model: whether the networks are built at once.
+        intrinsic_gamma: discount of the intrinsic return (0.99 in the paper).
+        extrinsic_coef: c_E, weight of the extrinsic advantage (2 in the paper).
+        intrinsic_coef: c_I, weight of the intrinsic advantage (1 in the paper); a number or a schedule of the remaining
+            progress.
         intrinsic_reward: a name (``irwrappers.make_intrinsic_reward``), an instance, ``{name: arguments}`` or a list of these.
         intrinsic_reward_kwargs: arguments for a name.
         intrinsic_weights: of the reward's channels, each divided by the deviation of its own return. Default: 1 each; the
             signed pairs of ALLO, ExactLaplacian and RandomNetworkReward would cancel and need them.
-        warmup_steps: before training the reward model may take this many random steps, all copies together, to set up its
-            observation normalisation: at most a tenth of the run and no more than it asks for itself. They count in
+        warmup_steps: before training the reward model may take this many random steps, in all environments together, to set
+            up its observation normalisation: at most a tenth of the run and no more than it asks for itself. They count in
             ``num_timesteps``.
 
-    The others are SB3's; ``vf_coef`` and ``clip_range_vf`` hold for both heads. ``rollout/ep_rew_mean`` is the extrinsic
-    return; ``intrinsic/…`` has the mean raw reward, the deviation of its return and what the model logs.
+    ``rollout/ep_rew_mean`` is the extrinsic return; ``intrinsic/…`` has the mean raw reward, the deviation of its return and
+    what the model logs.
 
     Raises:
         ValueError: for an argument out of range, and for NaN or infinite observations and rewards.
@@ -83,18 +120,11 @@ class IntrinsicPPO(PPO):
         policy: str | type[IntrinsicActorCriticPolicy],
         env: GymEnv | str,
         learning_rate: float | Schedule = 3e-4,
-        n_steps: int = 2048,
+        n_steps: int | None = None,
         batch_size: int = 64,
         n_epochs: int = 10,
         gamma: float = 0.99,
-        intrinsic_gamma: float = 0.99,
         gae_lambda: float = 0.95,
-        extrinsic_coef: float = 2.0,
-        intrinsic_coef: float | Schedule = 1.0,
-        intrinsic_reward: str | IntrinsicReward | dict[str, dict[str, Any]] | list[Any] = "rnd",
-        intrinsic_reward_kwargs: dict[str, Any] | None = None,
-        intrinsic_weights: Sequence[float] | None = None,
-        warmup_steps: int = 10_000,
         clip_range: float | Schedule = 0.2,
         clip_range_vf: float | Schedule | None = None,
         normalize_advantage: bool = True,
@@ -103,6 +133,8 @@ class IntrinsicPPO(PPO):
         max_grad_norm: float = 0.5,
         use_sde: bool = False,
         sde_sample_freq: int = -1,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
         target_kl: float | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -111,37 +143,53 @@ class IntrinsicPPO(PPO):
         seed: int | None = None,
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
+        *,
+        intrinsic_gamma: float = 0.99,
+        extrinsic_coef: float = 2.0,
+        intrinsic_coef: float | Schedule = 1.0,
+        intrinsic_reward: str | IntrinsicReward | dict[str, dict[str, Any]] | list[Any] = "rnd",
+        intrinsic_reward_kwargs: dict[str, Any] | None = None,
+        intrinsic_weights: Sequence[float] | None = None,
+        warmup_steps: int = 10_000,
     ) -> None:
         check_range("intrinsic_gamma", intrinsic_gamma, 0, 1)
         check_range("extrinsic_coef", extrinsic_coef, 0)
         check_range("intrinsic_coef", intrinsic_coef, 0)
         check_range("warmup_steps", warmup_steps, 0, integer=True)
-        super().__init__(
-            policy,
-            env,
-            learning_rate=learning_rate,
-            n_steps=n_steps,
-            batch_size=batch_size,
-            n_epochs=n_epochs,
-            gamma=gamma,
-            gae_lambda=gae_lambda,
-            clip_range=clip_range,
-            clip_range_vf=clip_range_vf,
-            normalize_advantage=normalize_advantage,
-            ent_coef=ent_coef,
-            vf_coef=vf_coef,
-            max_grad_norm=max_grad_norm,
-            use_sde=use_sde,
-            sde_sample_freq=sde_sample_freq,
-            target_kl=target_kl,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            _init_setup_model=False,
-        )
+        if n_steps is not None:
+            check_range("n_steps", n_steps, 1, integer=True)
+        self.n_steps_given = n_steps
+        with warnings.catch_warnings():
+            if n_steps is None:  # of no interest where nobody chose the size of the rollout
+                warnings.filterwarnings("ignore", message="You have specified a mini-batch size")
+            super().__init__(
+                policy,
+                env,
+                learning_rate=learning_rate,
+                n_steps=_default_n_steps(env.num_envs if isinstance(env, VecEnv) else 1) if n_steps is None else int(n_steps),
+                batch_size=batch_size,
+                n_epochs=n_epochs,
+                gamma=gamma,
+                gae_lambda=gae_lambda,
+                clip_range=clip_range,
+                clip_range_vf=clip_range_vf,
+                normalize_advantage=normalize_advantage,
+                ent_coef=ent_coef,
+                vf_coef=vf_coef,
+                max_grad_norm=max_grad_norm,
+                use_sde=use_sde,
+                sde_sample_freq=sde_sample_freq,
+                rollout_buffer_class=rollout_buffer_class,
+                rollout_buffer_kwargs=rollout_buffer_kwargs,
+                target_kl=target_kl,
+                stats_window_size=stats_window_size,
+                tensorboard_log=tensorboard_log,
+                policy_kwargs=policy_kwargs,
+                verbose=verbose,
+                seed=seed,
+                device=device,
+                _init_setup_model=False,
+            )
         self.intrinsic_gamma = intrinsic_gamma
         self.extrinsic_coef = extrinsic_coef
         self.intrinsic_coef = intrinsic_coef
@@ -160,8 +208,9 @@ class IntrinsicPPO(PPO):
                 "IntrinsicPPO needs a policy derived from sb3_ext.intrinsic.IntrinsicActorCriticPolicy, got "
                 f"{self.policy_class.__name__}."
             )
-        is_dict = isinstance(self.observation_space, spaces.Dict)
-        self.rollout_buffer_class = IntrinsicDictRolloutBuffer if is_dict else IntrinsicRolloutBuffer
+        self.rollout_buffer_class = self._buffer_class()
+        if self.n_steps_given is None:  # a saved model may be loaded with another number of environments
+            self.n_steps = _default_n_steps(self.n_envs)
         super()._setup_model()
         reward, weights = make_bonus(
             self.intrinsic_reward_spec,
@@ -174,6 +223,17 @@ class IntrinsicPPO(PPO):
         self.intrinsic_reward = reward.to(self.device)
         self._channel_weights = weights.to(self.device)
         self.intrinsic_return = ReturnStd(reward.n_rewards, self.intrinsic_gamma).to(self.device)
+
+    def _buffer_class(self) -> type[IntrinsicRolloutBuffer]:
+        given = self.rollout_buffer_class
+        if given is None or given in (RolloutBuffer, DictRolloutBuffer):
+            return IntrinsicDictRolloutBuffer if isinstance(self.observation_space, spaces.Dict) else IntrinsicRolloutBuffer
+        if not issubclass(given, IntrinsicRolloutBuffer):
+            raise ValueError(
+                "IntrinsicPPO keeps intrinsic values and returns beside SB3's: rollout_buffer_class must be a subclass of "
+                f"sb3_ext.intrinsic.buffers.IntrinsicRolloutBuffer, got {given.__name__}."
+            )
+        return given
 
     @property
     def is_intrinsic(self) -> bool:
@@ -191,6 +251,7 @@ class IntrinsicPPO(PPO):
                 f"The reward model was built for original observations {self.original_observation_space}, those of the "
                 f"environment are {_original_space(self.env)}. Put VecNormalize in the same place as then, outermost."
             )
+        total_timesteps = int(total_timesteps)  # learn(1e6) is a float
         starts_anew = reset_num_timesteps or self._last_obs is None
         total_timesteps, callback = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
         if starts_anew:
@@ -353,13 +414,19 @@ class IntrinsicPPO(PPO):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfIntrinsicPPO:
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        with few_threads(self.policy, self.intrinsic_reward):
+            return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_channel_weights"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer", "intrinsic_reward", "intrinsic_return"], []
+
+
+def _default_n_steps(n_envs: int) -> int:
+    """Steps of each environment in a rollout of ``ROLLOUT_SIZE`` transitions."""
+    return max(1, ROLLOUT_SIZE // n_envs)
 
 
 def _original_space(env: VecEnv) -> spaces.Space:

@@ -14,29 +14,49 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
+from irwrappers.intrinsic.encoder import SMALLEST_IMAGE, channels_first
 from sb3_ext.distributed import RayShards
 from sb3_ext.meta.inner import InnerSettings
 from sb3_ext.meta.lifetime_algorithm import LifetimeAlgorithm
-from sb3_ext.zoo.environments import import_environment, native_vec_env, without_bonus
-from sb3_ext.zoo.lifetimes import is_lifetime, make_evaluation_for, make_for
+from sb3_ext.zoo.environments import import_environment, is_atari, native_vec_env, without_bonus
+from sb3_ext.zoo.lifetimes import TRIAL_ALGOS, is_lifetime, make_evaluation_for, make_for
 from sb3_ext.zoo.paper_irpo import argument_names
 
 # Arguments of ours that may be "lin_…", beside those that rl_zoo3 knows.
 SCHEDULES = {"target_kl", "temperature", "reward_learning_rate"}
+# Algorithms that learn from families of tasks, the ids lifetime/….
+LIFETIME_ALGOS = ("meta_reward", "meta_gradient_reward", *TRIAL_ALGOS)
 HYPERPARAMS = Path(__file__).parent / "hyperparams"
 CONSTRUCTOR_DEFAULTS = "the constructor's defaults"  # as the config of an ExperimentManager: read no file
 
 
 def hyperparams_file(algo: str, env_id: str) -> str | None:
-    """Our file for ``algo`` if it knows ``env_id``; rl_zoo3's own (``None``) for its algorithms on other environments.
+    """Return the file with the hyperparameters of ``algo`` on ``env_id``, or None for rl_zoo3's own.
 
-    rl_zoo3's ``ppo.yml`` and ``trpo.yml`` would serve our environments with their ``default:`` entry, unasked.
+    Looked up in this order: an entry of ours, an entry of rl_zoo3's where it has the algorithm (``atari:`` serves the games),
+    the entry ``default:`` of ours. The ``default:`` of rl_zoo3 serves only algorithms that we have no file for.
     """
-    path = HYPERPARAMS / f"{algo}.yml"
-    if not path.is_file():
+    ours = HYPERPARAMS / f"{algo}.yml"
+    if not ours.is_file():
         return None
-    in_rl_zoo3 = (Path(rl_zoo3.exp_manager.__file__).parent / "hyperparams" / f"{algo}.yml").is_file()
-    return str(path) if not in_rl_zoo3 or env_id in yaml.safe_load(path.read_text()) else None
+    theirs = Path(rl_zoo3.exp_manager.__file__).parent / "hyperparams" / f"{algo}.yml"
+    if theirs.is_file() and env_id not in yaml.safe_load(ours.read_text()):
+        entries = yaml.safe_load(theirs.read_text())
+        if env_id in entries or (is_atari(env_id) and "atari" in entries):
+            return None
+    return str(ours)
+
+
+def policy_for(space: spaces.Space) -> str:
+    """Return the name of the policy that takes observations of ``space``.
+
+    Images that are too small for SB3's ``NatureCNN`` are flattened by ``MlpPolicy``.
+    """
+    if isinstance(space, spaces.Dict):
+        return "MultiInputPolicy"
+    if is_image_space(space) and min(channels_first(space).shape[1:]) >= SMALLEST_IMAGE:  # type: ignore[index]
+        return "CnnPolicy"
+    return "MlpPolicy"
 
 
 class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
@@ -49,8 +69,30 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         env_id = import_environment(env_id)
         kwargs["config"] = kwargs.get("config") or hyperparams_file(algo, env_id)
         super().__init__(args, algo, env_id, *rest, **kwargs)
+        if Path(self.config).parent == HYPERPARAMS:
+            self._is_atari = False  # rl_zoo3 would look for an entry "atari"; in our files "default" serves the games too
         if kwargs.get("vec_env_type") == "subproc":
             self.vec_env_class = SubprocVecEnv
+
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return rl_zoo3's (hyperparameters, those to save).
+
+        Raises:
+            ValueError: where only a ``default:`` entry is left and it is meant for the other kind of environment.
+        """
+        if self.config == CONSTRUCTOR_DEFAULTS:
+            hyperparams = {"policy": "auto", "n_timesteps": self.n_timesteps, **(self.custom_hyperparams or {})}
+            return hyperparams, dict(sorted(hyperparams.items()))
+        env_id, learns_from_lifetimes = self.env_name.gym_id, self.algo in LIFETIME_ALGOS
+        if Path(self.config).parent == HYPERPARAMS and is_lifetime(env_id) is not learns_from_lifetimes:
+            needed = (
+                "families of tasks (lifetime/…)" if learns_from_lifetimes else "single environments, not families of tasks"
+            )
+            if env_id not in yaml.safe_load(Path(self.config).read_text()):
+                raise ValueError(
+                    f"Hyperparameters not found for {self.algo}-{env_id} in {self.config}: {self.algo} learns from {needed}."
+                )
+        return super().read_hyperparameters()
 
     def setup_experiment(self) -> Any:
         if self.ray_address is not None and self.algo != "meta_reward":
@@ -68,21 +110,6 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
                 )
             model.shards = RayShards(model.lifetimes, model.n_shards, self.ray_address)
         return result
-
-    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        if self.config != CONSTRUCTOR_DEFAULTS:
-            return super().read_hyperparameters()
-        hyperparams = {"n_timesteps": self.n_timesteps, **(self.custom_hyperparams or {})}
-        return hyperparams, dict(sorted(hyperparams.items()))
-
-    def fitting_policy(self) -> str:
-        """The name of the policy that takes the environment's observations, as its wrappers leave them."""
-        env = self.create_envs(1, no_log=True)
-        space = env.observation_space
-        env.close()
-        if isinstance(space, spaces.Dict):
-            return "MultiInputPolicy"
-        return "CnnPolicy" if is_image_space(space) else "MlpPolicy"
 
     def create_callbacks(self) -> None:
         if is_lifetime(self.env_name.gym_id) and self.eval_freq > 0:
@@ -124,6 +151,12 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         result = super()._preprocess_hyperparams(hyperparams)
         self._check_keys(result[0])
         return result
+
+    def _preprocess_action_noise(self, hyperparams: dict[str, Any], saved: dict[str, Any], env: VecEnv) -> dict[str, Any]:
+        """Resolve ``policy: 'auto'`` as well: it is here that rl_zoo3 has an environment and no model yet."""
+        if hyperparams.get("policy") == "auto":
+            hyperparams["policy"] = policy_for(env.observation_space)
+        return super()._preprocess_action_noise(hyperparams, saved, env)
 
     def _check_keys(self, hyperparams: dict[str, Any]) -> None:
         """Before a folder or an environment is made: every key left must be an argument of the algorithm."""

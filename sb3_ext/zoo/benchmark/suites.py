@@ -308,9 +308,7 @@ def resolve_hyperparams(
             raise ValueError(f"{error}. With `settings: default` the suite needs no file.") from error
         resolved = {key: value for key, value in saved.items() if key != "n_timesteps"}
         resolved = json.loads(json.dumps(resolved))  # as it will be read back from config.json
-        _, manager.env_wrapper, *_ = manager._preprocess_hyperparams(copy.deepcopy(hyperparams))
-        if defaults and "policy" not in resolved:
-            resolved["policy"] = manager.fitting_policy()
+        manager._preprocess_hyperparams(copy.deepcopy(hyperparams))  # refuses what no argument takes
     return resolved
 
 
