@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_map
 
 from irwrappers import IntrinsicReward, Transitions
 from sb3_ext.common import ppo_losses
-from sb3_ext.common.arguments import check_range
+from sb3_ext.common.arguments import check_range, default_n_steps
 from sb3_ext.common.gae import generalized_advantage_estimation
 from sb3_ext.common.threads import few_threads
 from sb3_ext.intrinsic.buffers import IntrinsicDictRolloutBuffer, IntrinsicRolloutBuffer, IntrinsicRolloutSamples
@@ -34,7 +34,6 @@ from sb3_ext.intrinsic.returns import ReturnStd
 
 SelfIntrinsicPPO = TypeVar("SelfIntrinsicPPO", bound="IntrinsicPPO")
 
-ROLLOUT_SIZE = 2048  # transitions between updates unless n_steps is given; PPO's default with one environment
 WARMUP_SHARE = 10  # the warm-up takes at most one part in so many of a run
 
 
@@ -166,7 +165,7 @@ class IntrinsicPPO(PPO):
                 policy,
                 env,
                 learning_rate=learning_rate,
-                n_steps=_default_n_steps(env.num_envs if isinstance(env, VecEnv) else 1) if n_steps is None else int(n_steps),
+                n_steps=default_n_steps(env.num_envs if isinstance(env, VecEnv) else 1) if n_steps is None else int(n_steps),
                 batch_size=batch_size,
                 n_epochs=n_epochs,
                 gamma=gamma,
@@ -210,7 +209,7 @@ class IntrinsicPPO(PPO):
             )
         self.rollout_buffer_class = self._buffer_class()
         if self.n_steps_given is None:  # a saved model may be loaded with another number of environments
-            self.n_steps = _default_n_steps(self.n_envs)
+            self.n_steps = default_n_steps(self.n_envs)
         super()._setup_model()
         reward, weights = make_bonus(
             self.intrinsic_reward_spec,
@@ -422,11 +421,6 @@ class IntrinsicPPO(PPO):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer", "intrinsic_reward", "intrinsic_return"], []
-
-
-def _default_n_steps(n_envs: int) -> int:
-    """Steps of each environment in a rollout of ``ROLLOUT_SIZE`` transitions."""
-    return max(1, ROLLOUT_SIZE // n_envs)
 
 
 def _original_space(env: VecEnv) -> spaces.Space:

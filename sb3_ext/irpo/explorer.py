@@ -74,7 +74,6 @@ class Explorer(IntrinsicPPO):
             intrinsic_coef=model.intrinsic_coef,
             intrinsic_reward=reward,
             intrinsic_weights=[1.0],
-            warmup_steps=model.n_steps * model.n_envs,
         )
         self.policy.load_state_dict(model.policy.state_dict())
 
@@ -100,16 +99,11 @@ class Explorer(IntrinsicPPO):
         self.intrinsic_reward.forget()
         self.intrinsic_return.forget()
 
-    def fit_reward(self, total_timesteps: int) -> None:
-        """Let the intrinsic reward take what it needs beforehand, at most a tenth of ``total_timesteps``."""
+    def fit_reward(self, budget: int) -> None:
+        """Let the intrinsic reward take what it needs beforehand, about ``budget`` steps at most."""
         if self.intrinsic_reward.needs_fit:
             assert self.env is not None
-            self._warm_up(max(min(self.fit_budget, total_timesteps // 10), self.env.num_envs))
-
-    @property
-    def fit_budget(self) -> int:
-        """Steps that fitting may take; ALLO's walks end by themselves."""
-        return self._model.fit_timesteps or self.warmup_steps
+            self._warm_up(max(budget, self.env.num_envs))
 
     def train(self) -> None:
         """PPO's update, recorded where its gradient may be pulled back."""

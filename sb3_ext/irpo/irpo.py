@@ -6,9 +6,9 @@ The paper's own algorithm is in ``paper.py``; here is what ``IRPO("MlpPolicy", e
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -24,8 +24,9 @@ from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from irwrappers import IntrinsicReward
 from irwrappers.original import frozen_statistics
-from sb3_ext.common.arguments import check_range
+from sb3_ext.common.arguments import check_range, default_n_steps
 from sb3_ext.common.checkpoint import IterationCheckpoint
+from sb3_ext.common.threads import few_threads
 from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.intrinsic.policies import CnnPolicy, IntrinsicActorCriticPolicy, MlpPolicy, MultiInputPolicy
 from sb3_ext.irpo import policies as stacked
@@ -40,15 +41,8 @@ from sb3_ext.irpo.turns import TurnRecorder
 SelfIRPO = TypeVar("SelfIRPO", bound="IRPO")
 
 DEFAULT_N_ENVS = 8  # for an environment given by its id
-ROLLOUT_SIZE = 2048  # transitions of a rollout, all environments together
 RECENT_EPISODES = 16  # of the base policy that are compared with an exploratory policy's, where it changes
 DEFAULT_TURN = 10_000  # steps of each environment after which a turn ends, where no time limit is known
-
-
-def default_n_steps(n_envs: int, batch_size: int) -> int:
-    """Return the steps of each environment that make a rollout of about 2048 transitions, a multiple of ``batch_size``."""
-    unit = batch_size // math.gcd(n_envs, batch_size)
-    return max(1, ROLLOUT_SIZE // n_envs // unit) * unit
 
 
 class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
@@ -77,7 +71,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
             ``sb3_ext.intrinsic.IntrinsicActorCriticPolicy`` (with ``paper`` of ``sb3_ext.irpo.IRPOPolicy``).
         env: an environment, an SB3 ``VecEnv``, or a registered id, of which 8 environments are made.
         learning_rate: as in PPO, of the base and the exploratory policies; with ``paper`` of the critics.
-        n_steps: as in PPO. None: as many as make a rollout of 2048 transitions, all environments together.
+        n_steps: as in PPO. None: ``max(1, 2048 // n_envs)``, 2048 transitions in all.
         batch_size: as in PPO, of a minibatch.
         n_epochs: as in PPO.
         gamma: discount of the extrinsic return.
@@ -113,8 +107,8 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         max_episode_steps: steps of each environment after which a turn ends whether or not an episode has, with a warning; its
             unfinished episodes are bootstrapped and count with what they returned so far. None: the environment's own time
             limit, or 10 000.
-        fit_timesteps: most steps that fitting an intrinsic reward beforehand may take (ALLO's walks, RND's statistics), at
-            most a tenth of the run. None: a rollout.
+        fit_timesteps: most steps that fitting an intrinsic reward beforehand may take (ALLO's walks, RND's statistics). None:
+            a fiftieth of the run or a rollout, whichever is more. A reward takes no more than it needs.
         paper: settings of the paper's algorithm (:class:`sb3_ext.irpo.paper_settings.PaperSettings`), as a mapping; None: the
             algorithm described here.
 
@@ -203,32 +197,36 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         if isinstance(env, str):
             env = make_vec_env(env, n_envs=DEFAULT_N_ENVS)
         n_envs = env.num_envs if isinstance(env, VecEnv) else 1
-        super().__init__(
-            policy,
-            env,  # type: ignore[arg-type]
-            learning_rate=learning_rate,
-            n_steps=default_n_steps(n_envs, batch_size) if n_steps is None else n_steps,
-            batch_size=batch_size,
-            n_epochs=n_epochs,
-            gamma=gamma,
-            gae_lambda=gae_lambda,
-            clip_range=clip_range,
-            clip_range_vf=clip_range_vf,
-            normalize_advantage=normalize_advantage,
-            ent_coef=ent_coef,
-            vf_coef=vf_coef,
-            max_grad_norm=max_grad_norm,
-            rollout_buffer_class=rollout_buffer_class,
-            rollout_buffer_kwargs=rollout_buffer_kwargs,
-            target_kl=target_kl,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            _init_setup_model=False,
-        )
+        self.n_steps_given = n_steps
+        with warnings.catch_warnings():
+            if n_steps is None:  # of no interest where nobody chose the size of the rollout
+                warnings.filterwarnings("ignore", message="You have specified a mini-batch size")
+            super().__init__(
+                policy,
+                env,  # type: ignore[arg-type]
+                learning_rate=learning_rate,
+                n_steps=default_n_steps(n_envs) if n_steps is None else n_steps,
+                batch_size=batch_size,
+                n_epochs=n_epochs,
+                gamma=gamma,
+                gae_lambda=gae_lambda,
+                clip_range=clip_range,
+                clip_range_vf=clip_range_vf,
+                normalize_advantage=normalize_advantage,
+                ent_coef=ent_coef,
+                vf_coef=vf_coef,
+                max_grad_norm=max_grad_norm,
+                rollout_buffer_class=rollout_buffer_class,
+                rollout_buffer_kwargs=rollout_buffer_kwargs,
+                target_kl=target_kl,
+                stats_window_size=stats_window_size,
+                tensorboard_log=tensorboard_log,
+                policy_kwargs=policy_kwargs,
+                verbose=verbose,
+                seed=seed,
+                device=device,
+                _init_setup_model=False,
+            )
         self._iteration = 0
         self._base_seed = seed if seed is not None else int(np.random.randint(2**31 - 1))
         self.explorers = Explorers()
@@ -304,6 +302,8 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
                 "IRPO needs a policy derived from sb3_ext.intrinsic.IntrinsicActorCriticPolicy, got "
                 f"{self.policy_class.__name__}."
             )
+        if self.n_steps_given is None:  # a saved model may be loaded with another number of environments
+            self.n_steps = default_n_steps(self.n_envs)
         PPO._setup_model(self)
         if self.explores and self.env is not None:
             self._make_explorers()
@@ -348,6 +348,12 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         self._fit_rewards(total_timesteps, progress_bar or self.verbose >= 1)
         callback.on_training_start(locals(), globals())
         self._log_interval = log_interval
+        with few_threads(self.policy) if self.paper is None else nullcontext():
+            self._learn(total_timesteps, callback, log_interval)
+        callback.on_training_end()
+        return self
+
+    def _learn(self, total_timesteps: int, callback: BaseCallback, log_interval: int | None) -> None:
         iteration = 0
         while self.num_timesteps < total_timesteps:
             self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
@@ -371,8 +377,6 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
             if self.paper is not None and log_interval is not None and iteration % log_interval == 0:
                 self.dump_logs(iteration)
         self._boundary = None
-        callback.on_training_end()
-        return self
 
     def _fit_rewards(self, total_timesteps: int, progress_bar: bool) -> None:
         if self.paper is not None:
@@ -388,7 +392,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
             )
         for explorer in self.explorers:
             explorer.begin_turn()
-            explorer.fit_reward(total_timesteps - self.num_timesteps)
+            explorer.fit_reward(self.fit_timesteps or max(rollout, total_timesteps // 50))
 
     # ------------------------------------------------------------------ a turn
 
