@@ -159,7 +159,7 @@ _IRPO_PROGRAM = "the authors' program of IRPO (arXiv 2601.21391), without a resu
 _IRPO_GRIDS = {"FourRooms0": 100, "FourRooms1": 100, "Maze0": 200, "Maze1": 200, "Maze2": 200}
 _ANT_HORIZONS = (1000, 1000, 1500, 1500, 2000, 2000)
 
-# --- The ladders: mazes of our own, each 5 to 10 times as hard to solve by random actions as the one before
+# --- The ladders: mazes of our own; in each an untrained policy succeeds 5 to 15 times as rarely as in the one before
 _GRID_LADDER = tuple(name for name in GRID_LAYOUTS if name.startswith("GridLadder"))
 _POINT_LADDER = tuple(name for name in MAZE_MAPS if name.startswith("PointLadder"))
 
@@ -245,7 +245,7 @@ CATALOGUE: dict[str, Family] = {
         horizons={"sparse/PointGoal-v0": 100},
     ),
     "Deep Sea": Family(
-        source="bsuite, arXiv 1908.03568; 0.001 less for every step to the right",
+        source="bsuite, arXiv 1908.03568; a move to the right costs 0.01/size",
         entry_point="envs.deep_sea:DeepSea",
         vector_entry_point="envs.deep_sea:DeepSeaVectorEnv",
         horizons={"sparse/DeepSea-v0": 10},

@@ -122,7 +122,7 @@ def test_an_episode(env_id, env):
         assert set(successes) == {None}  # Gymnasium's MuJoCo knows no success
         return
     assert all(type(success) is bool for success in successes)
-    if env_id == "sparse/DeepSea-v0":  # the only one that pays before success: a little less than nothing
+    if env_id == "sparse/DeepSea-v0":  # the only one whose reward before success is not 0
         assert terminated and not truncated and not any(successes[:-1])
         assert all(reward in (0, -0.001) for reward in rewards[:-1]) and rewards[-1] in (
             (0.999,) if successes[-1] else (0, -0.001)
