@@ -92,7 +92,7 @@ def table(ids: list[str]) -> str:
         lines.append(_line(row, widths))
     note = (
         "untrained success: the share of an untrained policy's episodes that succeed, exact or with its 95 % interval; "
-        "-: the task knows no success"
+        "-: the task knows no success, or was not measured"
     )
     return "\n".join([*lines, "", f"{len(rows)} tasks", *textwrap.wrap(note, 118)])
 
@@ -124,7 +124,7 @@ def describe(env_id: str) -> str:
 
 def _in_full(untrained: UntrainedSuccess | None) -> str:
     if untrained is None:
-        return "the task knows no success"
+        return "the task knows no success, or was not measured"
     if untrained.exact:
         return f"{untrained.success:.4g} of the episodes succeed with uniformly random actions (exact)"
     return (

@@ -1,5 +1,6 @@
 """Deep Sea: bsuite's rules by cases worked out by hand, and that n copies stepped at once are n single environments."""
 
+import doctest
 from functools import partial
 
 import gymnasium as gym
@@ -10,7 +11,7 @@ from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3.common.env_checker import check_env as check_sb3
 
-import envs  # noqa: F401 (registers sparse/…)
+import envs.deep_sea
 from envs.deep_sea import DeepSea, DeepSeaVectorEnv
 from envs.grid import AGENT, GOAL
 from irwrappers import make_intrinsic_reward
@@ -119,6 +120,11 @@ def test_a_reward_model_reads_the_graph():
 
 
 # --- interface
+
+
+def test_the_docstrings_example_runs():
+    failed, attempted = doctest.testmod(envs.deep_sea)
+    assert attempted and not failed
 
 
 def test_checkers_pass_and_frames_show_the_agent_until_the_end():
