@@ -255,6 +255,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="rows of another seed are measured anew (default: 0)")
     parser.add_argument("--output", type=Path, default=TABLE, help="the table (default: the package's own)")
     given = parser.parse_args(arguments)
+    if given.episodes < 1 or given.seed < 0:
+        parser.error(f"--episodes must be at least 1 and --seed at least 0, got {given.episodes} and {given.seed}.")
     ids = [
         env_id
         for env_id in HORIZONS

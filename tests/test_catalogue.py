@@ -70,6 +70,16 @@ def test_the_registry_is_the_catalogue():
     assert OWN_LIMIT == {"sparse/DeepSea-v0"}
 
 
+def test_every_task_that_is_not_ours_has_its_sources_name():
+    labels = {env_id: label for family in FAMILIES.values() for env_id, label in family.labels.items()}
+    ours = {env_id for env_id in IDS if "Ladder" in env_id} | {"sparse/RandomMaze-v0", "sparse/PointGoal-v0"}
+    assert set(labels) == set(IDS) - ours
+    assert labels["sparse/Maze1-v0"] == "Maze-v1 in IRPO (arXiv 2601.21391)"
+    assert labels["sparse/AntMaze5-v0"] == "AntMaze-v5 in IRPO (arXiv 2601.21391)"
+    assert labels["sparse/Maze2-v0"].startswith("Maze-v2 in the authors' program of IRPO")
+    assert labels["sparse/MetaWorld-reach-v3"].startswith("reach-v3 in Meta-World")
+
+
 def test_the_tables_are_the_libraries():
     import minigrid  # noqa: F401 (registers its tasks)
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS
