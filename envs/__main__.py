@@ -1,6 +1,7 @@
 """The catalogue on the command line.
 
-python -m envs                                          # every task: spaces, horizon, source, vectorised or not
+python -m envs                                          # every task: spaces, horizon, source, vectorised or not, and the
+                                                        # share of an untrained policy's episodes that succeed
 python -m envs "sparse/MetaWorld-*"                     # those of a pattern
 python -m envs sparse/PointMaze1-v0                      # one task and its arguments
 python -m envs sparse/PointMaze1-v0 --render out.gif     # one episode of random actions, recorded
@@ -30,6 +31,7 @@ from tqdm import tqdm
 
 from envs.arguments import did_you_mean
 from envs.catalogue import CATALOGUE
+from envs.untrained import UntrainedSuccess, read_table
 
 FAMILY_OF = {env_id: name for name, family in CATALOGUE.items() for env_id in family.horizons}
 # Its tasks have the spaces of the first: making all 50, a simulator's model each, would take longer than all the rest.
@@ -71,14 +73,16 @@ def table(ids: list[str]) -> str:
     """The tasks by family, a line each."""
     rows = []
     known: dict[str, tuple[str, str]] = {}
+    untrained = read_table()
     for env_id in tqdm(ids, desc="Making each task once", leave=False, disable=None):
         family = FAMILY_OF[env_id]
         shown = known.get(family) or _spaces(env_id)
         if family in SAME_SPACES:
             known[family] = shown
-        spec = gym.spec(env_id)
-        rows.append((env_id, *shown, str(spec.max_episode_steps), "yes" if spec.vector_entry_point else "no"))
-    titles = ("id", "observation", "action", "horizon", "vectorised")
+        family_ = CATALOGUE[family]
+        vectorised = "yes" if family_.vector_entry_point else "no"
+        rows.append((env_id, *shown, str(family_.horizons[env_id]), vectorised, str(untrained.get(env_id, "-"))))
+    titles = ("id", "observation", "action", "horizon", "vectorised", "untrained success")
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
     lines, family = [_line(titles, widths)], ""
     for row in rows:
@@ -86,18 +90,24 @@ def table(ids: list[str]) -> str:
             family = FAMILY_OF[row[0]]
             lines += ["", f"{family} - {CATALOGUE[family].source}"]
         lines.append(_line(row, widths))
-    return "\n".join([*lines, "", f"{len(rows)} tasks"])
+    note = (
+        "untrained success: the share of an untrained policy's episodes that succeed, exact or with its 95 % interval; "
+        "-: the task knows no success, or was not measured"
+    )
+    return "\n".join([*lines, "", f"{len(rows)} tasks", *textwrap.wrap(note, 118)])
 
 
 def describe(env_id: str) -> str:
     """What there is to know of one task."""
-    spec = gym.spec(env_id)
+    spec, family = gym.spec(env_id), CATALOGUE[FAMILY_OF[env_id]]
     observation, action = _spaces(env_id, bounds=True)
     facts = {
         "observation": observation,
         "action": action,
-        "horizon": f"{spec.max_episode_steps} steps",
-        "source": CATALOGUE[FAMILY_OF[env_id]].source,
+        "horizon": f"{family.horizons[env_id]} steps",
+        "untrained": _in_full(read_table().get(env_id)),
+        "source": family.source,
+        "known as": family.labels.get(env_id, "a task of this library"),
         "entry point": str(spec.entry_point),
         "vectorised": str(spec.vector_entry_point or "no"),
     }
@@ -110,6 +120,17 @@ def describe(env_id: str) -> str:
     for name, value in facts.items():
         lines.append(textwrap.fill(value, 118, initial_indent=f"  {name:<13}", subsequent_indent=" " * 15))
     return "\n".join([*lines, "", about]).rstrip()
+
+
+def _in_full(untrained: UntrainedSuccess | None) -> str:
+    if untrained is None:
+        return "the task knows no success, or was not measured"
+    if untrained.exact:
+        return f"{untrained.success:.4g} of the episodes succeed with uniformly random actions (exact)"
+    return (
+        f"{untrained.success:.4g} of the episodes succeed (95 % interval {untrained.low:.2g} to {untrained.high:.2g}; "
+        f"{untrained.successes} of {untrained.episodes}, seed {untrained.seed}, {untrained.date})"
+    )
 
 
 def _spaces(env_id: str, bounds: bool = False) -> tuple[str, str]:

@@ -13,18 +13,33 @@ import gymnasium as gym
 from gymnasium.envs.registration import WrapperSpec
 
 from envs.layouts import GRID_LAYOUTS
+from envs.maze_maps import MAZE_MAPS
 
 
 @dataclass(frozen=True)
 class Family:
-    """Tasks of one kind: where they come from, how they are made, and their names with their horizons in steps."""
+    """Tasks of one kind: where they come from, how they are made, and their names with their horizons in steps.
+
+    Attributes:
+        source: the library or paper.
+        entry_point: one for all tasks, or by id.
+        horizons: the longest episode of each id, in steps.
+        vector_entry_point: the native vector form, where there is one.
+        kwargs: of the entry point, by id.
+        additional_wrappers: around every task.
+        labels: what the source itself calls the task, by id; none for tasks of our own.
+        own_limit: whether every episode ends after exactly as many steps as the horizon by the task's own rules, so that no
+            time limit is registered.
+    """
 
     source: str
-    entry_point: str | dict[str, str]  # one for all, or by name
+    entry_point: str | dict[str, str]
     horizons: dict[str, int]
     vector_entry_point: str | None = None
-    kwargs: dict[str, dict[str, Any]] = field(default_factory=dict)  # by name
+    kwargs: dict[str, dict[str, Any]] = field(default_factory=dict)
     additional_wrappers: tuple[WrapperSpec, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict)
+    own_limit: bool = False
 
     def register(self) -> None:
         for name, horizon in self.horizons.items():
@@ -32,7 +47,7 @@ class Family:
                 id=name,
                 entry_point=self.entry_point if isinstance(self.entry_point, str) else self.entry_point[name],
                 vector_entry_point=self.vector_entry_point,
-                max_episode_steps=horizon,
+                max_episode_steps=None if self.own_limit else horizon,
                 kwargs=self.kwargs.get(name, {}),
                 additional_wrappers=self.additional_wrappers,
             )
@@ -138,17 +153,38 @@ _MUJOCO = {
     "Walker2d": "walker2d_v5:Walker2dEnv",
 }
 
-# --- IRPO's tasks (arXiv 2601.21391) and their horizons
-_GRID_HORIZONS = {"FourRooms": 100, "Maze": 200}
+# --- IRPO's tasks (arXiv 2601.21391), their horizons and its names for them
+_IRPO = "IRPO (arXiv 2601.21391)"
+_IRPO_PROGRAM = "the authors' program of IRPO (arXiv 2601.21391), without a result in the paper"
+_IRPO_GRIDS = {"FourRooms0": 100, "FourRooms1": 100, "Maze0": 200, "Maze1": 200, "Maze2": 200}
 _ANT_HORIZONS = (1000, 1000, 1500, 1500, 2000, 2000)
+
+# --- The ladders: mazes of our own; in each an untrained policy succeeds 5 to 15 times as rarely as in the one before
+_GRID_LADDER = tuple(name for name in GRID_LAYOUTS if name.startswith("GridLadder"))
+_POINT_LADDER = tuple(name for name in MAZE_MAPS if name.startswith("PointLadder"))
+
+
+def _irpo_labels(*names: str) -> dict[str, str]:
+    """Label ``sparse/Maze1-v0`` as ``Maze-v1``, and so on."""
+    paper = {name: _IRPO_PROGRAM if name in ("FourRooms1", "Maze2") else _IRPO for name in names}
+    return {f"sparse/{name}-v0": f"{name[:-1]}-v{name[-1]} in {paper[name]}" for name in names}
+
 
 CATALOGUE: dict[str, Family] = {
     "grid mazes": Family(
         source="IRPO, arXiv 2601.21391",
         entry_point="envs.grid:GridMaze",
         vector_entry_point="envs.grid:GridMazeVectorEnv",
-        horizons={f"sparse/{name}-v0": _GRID_HORIZONS[name.rstrip("0123456789")] for name in GRID_LAYOUTS},
-        kwargs={f"sparse/{name}-v0": {"layout": name} for name in GRID_LAYOUTS},
+        horizons={f"sparse/{name}-v0": steps for name, steps in _IRPO_GRIDS.items()},
+        kwargs={f"sparse/{name}-v0": {"layout": name} for name in _IRPO_GRIDS},
+        labels=_irpo_labels(*_IRPO_GRIDS),
+    ),
+    "ladder of grid mazes": Family(
+        source="irwrappers",
+        entry_point="envs.grid:GridMaze",
+        vector_entry_point="envs.grid:GridMazeVectorEnv",
+        horizons={f"sparse/{name}-v0": 200 for name in _GRID_LADDER},
+        kwargs={f"sparse/{name}-v0": {"layout": name} for name in _GRID_LADDER},
     ),
     "random mazes": Family(
         source="irwrappers",
@@ -162,6 +198,14 @@ CATALOGUE: dict[str, Family] = {
         vector_entry_point="envs.point_maze:PointMazeVectorEnv",
         horizons={f"sparse/PointMaze{i}-v0": 500 for i in range(2)},
         kwargs={f"sparse/PointMaze{i}-v0": {"maze_map": f"PointMaze{i}"} for i in range(2)},
+        labels=_irpo_labels("PointMaze0", "PointMaze1"),
+    ),
+    "ladder of point mazes": Family(
+        source="Gymnasium-Robotics, maps of irwrappers",
+        entry_point="envs.point_maze:PointMaze",
+        vector_entry_point="envs.point_maze:PointMazeVectorEnv",
+        horizons={f"sparse/{name}-v0": 500 for name in _POINT_LADDER},
+        kwargs={f"sparse/{name}-v0": {"maze_map": name} for name in _POINT_LADDER},
     ),
     "ant mazes": Family(
         source="Gymnasium-Robotics, maps of IRPO",
@@ -169,17 +213,22 @@ CATALOGUE: dict[str, Family] = {
         vector_entry_point="envs.ant_maze:AntMazeVectorEnv",
         horizons={f"sparse/AntMaze{i}-v0": steps for i, steps in enumerate(_ANT_HORIZONS)},
         kwargs={f"sparse/AntMaze{i}-v0": {"maze_map": f"AntMaze{i}"} for i in range(6)},
+        labels=_irpo_labels(*(f"AntMaze{i}" for i in range(6))),
     ),
     "Fetch": Family(
         source="Gymnasium-Robotics",
         entry_point={"sparse/FetchReach-v0": "envs.fetch:FetchReach", "sparse/FetchPush-v0": "envs.fetch:FetchPush"},
         horizons={"sparse/FetchReach-v0": 50, "sparse/FetchPush-v0": 200},
+        labels={
+            f"sparse/{name}-v0": f"{name} in {_IRPO}; {name}-v4 in Gymnasium-Robotics" for name in ("FetchReach", "FetchPush")
+        },
     ),
     "Meta-World": Family(
         source="Meta-World",
         entry_point="envs.meta_world:MetaWorldTask",
         horizons={f"sparse/MetaWorld-{name}-v3": 500 for name in METAWORLD_TASKS},
         kwargs={f"sparse/MetaWorld-{name}-v3": {"task_name": name} for name in METAWORLD_TASKS},
+        labels={f"sparse/MetaWorld-{name}-v3": f"{name}-v3 in Meta-World (arXiv 1910.10897)" for name in METAWORLD_TASKS},
     ),
     # rl_zoo3 takes any entry point with "minigrid" in it for MiniGrid's own and evaluates it stochastically.
     "MiniGrid": Family(
@@ -187,6 +236,7 @@ CATALOGUE: dict[str, Family] = {
         entry_point="envs.mini_grid:MiniGridTask",
         horizons={f"sparse/{name}": steps for name, steps in MINIGRID_HORIZONS.items()},
         kwargs={f"sparse/{name}": {"task_name": name} for name in MINIGRID_HORIZONS},
+        labels={f"sparse/{name}": f"{name} in MiniGrid (arXiv 2306.13831)" for name in MINIGRID_HORIZONS},
     ),
     "point goal": Family(
         source="irwrappers",
@@ -195,10 +245,22 @@ CATALOGUE: dict[str, Family] = {
         horizons={"sparse/PointGoal-v0": 100},
     ),
     "chain": Family(source="irwrappers", entry_point="envs.chain:Chain", horizons={"sparse/Chain-v0": 29}),
+    "Deep Sea": Family(
+        source="bsuite, arXiv 1908.03568; a move to the right costs 0.01/size",
+        entry_point="envs.deep_sea:DeepSea",
+        vector_entry_point="envs.deep_sea:DeepSeaVectorEnv",
+        horizons={"sparse/DeepSea-v0": 10},
+        own_limit=True,
+        labels={"sparse/DeepSea-v0": "deep_sea/0 in bsuite (arXiv 1908.03568)"},
+    ),
     "delayed MuJoCo": Family(
         source="Gymnasium, delay of LIRPG (arXiv 1804.06459)",
         entry_point={f"delayed/{name}-v5": f"gymnasium.envs.mujoco.{path}" for name, path in _MUJOCO.items()},
         horizons={f"delayed/{name}-v5": 1000 for name in _MUJOCO},
+        labels={
+            f"delayed/{name}-v5": f"{name} with delayed rewards in LIRPG (arXiv 1804.06459); {name}-v5 in Gymnasium"
+            for name in _MUJOCO
+        },
         # By name, because `envs` imports nothing of ours; outside the time limit, so that the rest is paid there too.
         additional_wrappers=(WrapperSpec("DelayedReward", "irwrappers.extrinsic:DelayedReward", {"delay": DELAY}),),
     ),

@@ -14,13 +14,14 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
-from envs.arguments import check_render_mode
+from envs.arguments import check_discrete, check_discretes, check_render_mode
 from envs.layouts import GridLayout
 from envs.vector import BatchedEnv
 
 TILE = 16  # pixels a cell
 WALL, FLOOR, GOAL, AGENT = (40, 42, 54), (240, 240, 236), (72, 170, 96), (52, 101, 214)
 MOVE_SPACE = spaces.Discrete(4)
+_MOVES = "0 (left), 1 (down), 2 (right) or 3 (up)"
 
 
 def _observation_space(layout: GridLayout) -> spaces.Box:
@@ -28,11 +29,13 @@ def _observation_space(layout: GridLayout) -> spaces.Box:
     return spaces.Box(0, np.array([columns - 1, rows - 1] * 2, dtype=np.float32), dtype=np.float32)
 
 
-def render_maze(walls: np.ndarray, goal: np.ndarray, agent: np.ndarray) -> np.ndarray:
-    """One frame, uint8 ``[rows · TILE, columns · TILE, 3]``; ``goal`` and ``agent`` are (column, row)."""
+def render_maze(walls: np.ndarray, goal: np.ndarray, agent: np.ndarray | None) -> np.ndarray:
+    """One frame, uint8 ``[rows · TILE, columns · TILE, 3]``; ``goal`` and, unless ``None``, ``agent`` are (column, row)."""
     image = np.where(walls[..., None], np.array(WALL, dtype=np.uint8), np.array(FLOOR, dtype=np.uint8))
     image[goal[1], goal[0]] = GOAL
     frame = image.repeat(TILE, axis=0).repeat(TILE, axis=1)
+    if agent is None:
+        return frame
     left, top = agent * TILE
     margin = TILE // 4
     frame[top + margin : top + TILE - margin, left + margin : left + TILE - margin] = AGENT
@@ -184,17 +187,10 @@ class GridMazeVectorEnv(_MazeHooks, BatchedEnv):
 
 
 def check_move(action: Any) -> None:
-    """A ValueError unless ``action`` is an integer 0 to 3."""
-    if not MOVE_SPACE.contains(action):
-        raise ValueError(f"Invalid action {action!r}; expected an integer 0 (left), 1 (down), 2 (right) or 3 (up).")
+    """Raise a ValueError unless ``action`` is an integer 0 to 3."""
+    check_discrete(action, MOVE_SPACE, _MOVES)
 
 
 def check_moves(actions: Any, num_envs: int) -> np.ndarray:
     """Moves 0 to 3 as an int array ``[n]``, or a ValueError."""
-    actions = np.asarray(actions)
-    if actions.shape != (num_envs,) or not np.issubdtype(actions.dtype, np.integer):
-        raise ValueError(f"Expected integer actions of shape ({num_envs},), got shape {actions.shape} of {actions.dtype}.")
-    if actions.min() < 0 or actions.max() > 3:
-        bad = np.flatnonzero((actions < 0) | (actions > 3))[0]
-        raise ValueError(f"Invalid action {actions[bad]} for copy {bad}; expected 0 (left), 1 (down), 2 (right) or 3 (up).")
-    return actions
+    return check_discretes(actions, num_envs, MOVE_SPACE, _MOVES)

@@ -335,7 +335,8 @@ def test_suites_are_valid_and_known(command):
     sizes = {"sparse/Maze1-v0": 4096, "sparse/FourRooms0-v0": 2048}  # those of irpo.yml
     assert len(ablation) == (23 + 8) * 3 and all(run.hyperparams["batch_size"] == sizes[run.env] for run in ablation)
     vector = {name for name, spec in gymnasium.registry.items() if spec.vector_entry_point and name.startswith("sparse/")}
-    assert vector <= set(suites.load_suite("speed")["speed"]["environments"])
+    ladder = {name for name in vector if "Ladder" in name}  # other maps of environments that are measured
+    assert vector - ladder <= set(suites.load_suite("speed")["speed"]["environments"])
 
 
 def test_suites_evaluate_sampled_and_argmax_actions(command):

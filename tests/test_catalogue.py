@@ -25,6 +25,8 @@ IDS = [env_id for family in FAMILIES.values() for env_id in family.horizons]
 HORIZON = {env_id: horizon for family in FAMILIES.values() for env_id, horizon in family.horizons.items()}
 ONE_PER_FAMILY = [next(iter(family.horizons)) for family in FAMILIES.values()]
 DELAYED = {env_id for env_id in IDS if env_id.startswith("delayed/")}
+OWN_LIMIT = {env_id for family in FAMILIES.values() if family.own_limit for env_id in family.horizons}  # no time limit needed
+LIMIT = {env_id: None if env_id in OWN_LIMIT else horizon for env_id, horizon in HORIZON.items()}
 ALLOWED_WARNINGS = (
     "is out of date. You should consider upgrading",  # MiniGrid keeps revisions that it has replaced
     "A Box observation space minimum value is -infinity",  # simulators' positions and velocities have no bound
@@ -64,7 +66,18 @@ def rollout(env, n_steps, seed=3):
 def test_the_registry_is_the_catalogue():
     ours = {env_id for env_id, spec in gym.registry.items() if spec.namespace in ("sparse", "delayed")}
     assert ours == set(IDS) and len(IDS) == len(ours)
-    assert all(gym.spec(env_id).max_episode_steps == HORIZON[env_id] for env_id in IDS)
+    assert all(gym.spec(env_id).max_episode_steps == LIMIT[env_id] for env_id in IDS)
+    assert OWN_LIMIT == {"sparse/DeepSea-v0"}
+
+
+def test_every_task_that_is_not_ours_has_its_sources_name():
+    labels = {env_id: label for family in FAMILIES.values() for env_id, label in family.labels.items()}
+    ours = {env_id for env_id in IDS if "Ladder" in env_id} | {"sparse/RandomMaze-v0", "sparse/PointGoal-v0"}
+    assert set(labels) == set(IDS) - ours
+    assert labels["sparse/Maze1-v0"] == "Maze-v1 in IRPO (arXiv 2601.21391)"
+    assert labels["sparse/AntMaze5-v0"] == "AntMaze-v5 in IRPO (arXiv 2601.21391)"
+    assert labels["sparse/Maze2-v0"].startswith("Maze-v2 in the authors' program of IRPO")
+    assert labels["sparse/MetaWorld-reach-v3"].startswith("reach-v3 in Meta-World")
 
 
 def test_the_tables_are_the_libraries():
@@ -113,12 +126,18 @@ def test_an_episode(env_id, env):
         rewards.append(reward)
         successes.append(info.get("is_success"))
         assert np.isscalar(reward) and np.isfinite(reward)
-    assert len(rewards) <= HORIZON[env_id] and truncated == (len(rewards) == HORIZON[env_id])
+    assert len(rewards) <= HORIZON[env_id] and (truncated or env_id in OWN_LIMIT) == (len(rewards) == HORIZON[env_id])
     if env_id in DELAYED:
         assert not any(reward for step, reward in enumerate(rewards[:-1], start=1) if step % 20)
         assert set(successes) == {None}  # Gymnasium's MuJoCo knows no success
         return
     assert all(type(success) is bool for success in successes)
+    if env_id == "sparse/DeepSea-v0":  # the only one whose reward before success is not 0
+        assert terminated and not truncated and not any(successes[:-1])
+        assert all(reward in (0, -0.001) for reward in rewards[:-1]) and rewards[-1] in (
+            (0.999,) if successes[-1] else (0, -0.001)
+        )
+        return
     fell = "AntMaze" in env_id and rewards[-1] == -1
     assert rewards[:-1].count(0) + rewards[:-1].count(1) == len(rewards) - 1
     assert sum(rewards) == (-1 if fell else successes[-1]) and (terminated or not fell)
@@ -149,7 +168,7 @@ def a_frame(env_id):
 def test_the_spec_round_trips(env_id, env):
     expected = rollout(env, 5)
     again = gym.make(EnvSpec.from_json(env.spec.to_json()))
-    assert again.spec == env.spec and again.spec.max_episode_steps == HORIZON[env_id]
+    assert again.spec == env.spec and again.spec.max_episode_steps == LIMIT[env_id]
     assert data_equivalence(rollout(again, 5), expected, exact=True)
     again.close()
 
@@ -197,7 +216,7 @@ def test_the_vector_form_has_the_same_spaces_and_seeds(env_id):
     assert isinstance(vector_env, VectorEnv)
     assert vector_env.single_observation_space == env.observation_space
     assert vector_env.single_action_space == env.action_space
-    assert vector_env.unwrapped.max_episode_steps == HORIZON[env_id]
+    assert vector_env.unwrapped.max_episode_steps == LIMIT[env_id]
     observations, _ = vector_env.reset(seed=5)
     for i in range(3):
         assert np.array_equal(observations[i], env.reset(seed=5 + i)[0])

@@ -11,8 +11,10 @@ from PIL import Image, ImageSequence
 
 from envs import CATALOGUE
 from envs import __main__ as command
+from envs.untrained import read_table
 
 IDS = [env_id for family in CATALOGUE.values() for env_id in family.horizons]
+UNTRAINED = read_table()
 CHEAP = ["sparse/Maze1-v0", "sparse/RandomMaze-v0", "sparse/PointGoal-v0"]  # no library but ours
 
 
@@ -41,7 +43,8 @@ def test_the_whole_catalogue_is_listed_with_what_its_tasks_are():
         assert f"\n{name} - {family.source}\n" in result.stdout
         for env_id, horizon in family.horizons.items():
             vectorised = "yes" if family.vector_entry_point else "no"
-            assert re.search(rf"  (Box|Discrete)\(\d+\) +(Box|Discrete)\(\d+\) +{horizon}  {vectorised}$", rows[env_id])
+            spaces, untrained = r"(Box|Discrete)\(\d+\)", re.escape(str(UNTRAINED.get(env_id, "-")))
+            assert re.search(rf"  {spaces} +{spaces} +{horizon}  {vectorised} +{untrained}$", rows[env_id])
     for env_id in CHEAP:
         env = gym.make(env_id)
         assert f"  Box({env.observation_space.shape[0]}) " in rows[env_id]
@@ -69,7 +72,12 @@ def test_an_id_describes_its_task(capsys, prefix):
     assert code == 0 and out.startswith("sparse/PointGoal-v0\n") and "hidden goal on a circle" in out
     assert facts["observation"] == "Box(2) of float32 in [-1.5, 1.5]" and facts["horizon"] == "100 steps"
     assert "goal_angle=None" in facts["arguments"]
-    assert "layout='Maze2'" in run(capsys, "sparse/Maze2-v0")[1]  # as registered
+    maze = run(capsys, "sparse/Maze2-v0")[1]
+    assert "layout='Maze2'" in maze  # as registered
+    assert "Maze-v2 in the authors' program of IRPO" in maze
+    assert "2.335e-05 of the episodes succeed with uniformly random actions (exact)" in maze
+    assert re.search(r"untrained +0\.0\d+ of the episodes succeed \(95 % interval 0\.0\d+ to 0\.0\d+; \d+ of \d+, seed 0", out)
+    assert "the task knows no success" in run(capsys, "delayed/Hopper-v5")[1]
 
 
 def test_a_missing_or_broken_library_does_not_break_the_list(capsys, monkeypatch):
@@ -85,7 +93,7 @@ def test_a_missing_or_broken_library_does_not_break_the_list(capsys, monkeypatch
     monkeypatch.setattr(gym, "make", make_without)
     code, out, _ = run(capsys, "sparse/*Maze1-v0")
     assert code == 0
-    assert re.search(r"sparse/Maze1-v0 +Box\(4\) +Discrete\(4\) +200  yes", out)
+    assert re.search(r"sparse/Maze1-v0 +Box\(4\) +Discrete\(4\) +200  yes +0.037 exact", out)
     assert re.search(r"sparse/PointMaze1-v0 +needs simulator +\? +500  yes", out)
     assert re.search(r"sparse/AntMaze1-v0 +fails: AttributeError +\? +1000  yes", out)
 

@@ -28,8 +28,14 @@ TASKS = {
     "sparse/Maze0-v0": ((5, 9), (7, 3), 20),
     "sparse/Maze1-v0": ((9, 5), (1, 9), 20),
     "sparse/Maze2-v0": ((3, 5), (1, 5), 42),
+    "sparse/GridLadder1-v0": ((1, 1), (11, 9), 20),
+    "sparse/GridLadder2-v0": ((1, 1), (5, 7), 30),
+    "sparse/GridLadder3-v0": ((1, 1), (11, 11), 34),
+    "sparse/GridLadder4-v0": ((1, 1), (11, 11), 36),
+    "sparse/GridLadder5-v0": ((1, 1), (11, 11), 40),
+    "sparse/GridLadder6-v0": ((1, 1), (7, 10), 43),
 }
-HORIZONS = {"FourRooms": 100, "Maze": 200}
+HORIZONS = {"FourRooms": 100, "Maze": 200, "GridLadder": 200}
 ROOM = ["######", "#S   #", "#   G#", "######"]  # 4 rows, 6 columns
 MODES = list(AutoresetMode)
 

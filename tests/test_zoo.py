@@ -12,7 +12,7 @@ from sb3_ext import IRPO
 
 # rl_zoo3 replaces Gymnasium's TimeLimit for the whole process, so nothing here imports it: it runs in processes of its own.
 HYPERPARAMS = Path(sb3_ext.__file__).parent / "zoo" / "hyperparams"
-GRID_IDS = [f"sparse/{name}-v0" for name in envs.GRID_LAYOUTS]
+GRID_IDS = list(envs.CATALOGUE["grid mazes"].horizons)
 
 
 def test_train_then_enjoy(tmp_path):
@@ -70,7 +70,7 @@ WITHOUT_GRIDS = {"irpo_paper", "meta_reward", "meta_gradient_reward", "rl2", "ma
 
 
 @pytest.mark.parametrize("algo", sorted({path.stem for path in HYPERPARAMS.glob("*.yml")} - WITHOUT_GRIDS))
-def test_every_grid_has_hyperparameters_that_the_algorithm_takes(algo):
+def test_every_grid_of_the_paper_has_hyperparameters(algo):
     entries = yaml.safe_load((HYPERPARAMS / f"{algo}.yml").read_text())
     assert set(GRID_IDS) <= set(entries)
 
