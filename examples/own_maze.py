@@ -20,9 +20,9 @@ LAYOUT = [
 ]
 
 
-def main(timesteps: int = 4_000_000, gif: str = "own_maze.gif") -> bool:
-    env = make_vec_env("sparse/Maze1-v0", n_envs=126, seed=0, env_kwargs={"layout": LAYOUT})
-    model = IRPO("MlpPolicy", env, batch_size=4096, target_kl=0.01, seed=0)
+def main(timesteps: int = 300_000, gif: str = "own_maze.gif") -> bool:
+    env = make_vec_env("sparse/Maze1-v0", n_envs=16, seed=0, env_kwargs={"layout": LAYOUT})
+    model = IRPO("MlpPolicy", env, learning_rate=1e-3, batch_size=256, seed=0)
     model.learn(timesteps, progress_bar=True)
 
     maze = gym.make("sparse/Maze1-v0", layout=LAYOUT, render_mode="rgb_array")
@@ -41,6 +41,6 @@ def main(timesteps: int = 4_000_000, gif: str = "own_maze.gif") -> bool:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--timesteps", type=int, default=4_000_000)
+    parser.add_argument("--timesteps", type=int, default=300_000)
     parser.add_argument("--gif", default="own_maze.gif")
     main(**vars(parser.parse_args()))

@@ -1,4 +1,4 @@
-"""The same program with PPO and with IRPO: one line differs."""
+"""The same program with PPO and with IRPO, on a maze with a shortest path of 42 moves: one name differs."""
 
 import argparse
 
@@ -10,21 +10,19 @@ from sb3_ext import IRPO
 from sb3_ext.common.vec_env import make_vec_env
 
 
-def main(timesteps: int = 2_000_000) -> dict[str, float]:
+def main(timesteps: int = 300_000) -> dict[str, float]:
     success = {}
-    for name in ("PPO", "IRPO"):
-        env = make_vec_env("sparse/Maze1-v0", n_envs=126, seed=0)
-        if name == "PPO":
-            model = PPO("MlpPolicy", env, seed=0, n_steps=128, batch_size=2048)
-        else:
-            model = IRPO("MlpPolicy", env, seed=0, batch_size=4096, target_kl=0.01)
+    for algorithm in (PPO, IRPO):
+        env = make_vec_env("sparse/Maze2-v0", n_envs=16, seed=0)
+        model = algorithm("MlpPolicy", env, learning_rate=1e-3, n_steps=128, batch_size=256, seed=0)
         model.learn(timesteps, progress_bar=True)
-        success[name], _ = evaluate_policy(model, env, n_eval_episodes=100)
+        name = algorithm.__name__
+        success[name], _ = evaluate_policy(model, env, n_eval_episodes=100, deterministic=False)
         print(f"{name}: success {success[name]:.2f} after {model.num_timesteps} steps")
     return success
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--timesteps", type=int, default=2_000_000)
+    parser.add_argument("--timesteps", type=int, default=300_000)
     main(**vars(parser.parse_args()))

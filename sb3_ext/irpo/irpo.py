@@ -194,8 +194,9 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         self._check_arguments(learning_rate, gamma, gae_lambda, ent_coef, max_grad_norm, use_sde)
         if self.paper is not None:
             self.policy_aliases = self._paper_aliases  # type: ignore[misc]
+        self._begin_paper()
         if isinstance(env, str):
-            env = make_vec_env(env, n_envs=DEFAULT_N_ENVS)
+            env = make_vec_env(env, n_envs=DEFAULT_N_ENVS) if self.paper is None else self._make_paper_env(env)
         n_envs = env.num_envs if isinstance(env, VecEnv) else 1
         self.n_steps_given = n_steps
         with warnings.catch_warnings():
@@ -238,7 +239,6 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         self._log_interval: int | None = 1
         self._last_kl = 0.0
         self._moved = self._warned = False
-        self._begin_paper()
         if _init_setup_model:
             self._setup_model()
 

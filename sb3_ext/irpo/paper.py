@@ -13,12 +13,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
+import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.func import vmap
 from torch.utils._pytree import tree_map
@@ -29,6 +31,7 @@ from sb3_ext.common.normalization import update_statistics
 from sb3_ext.common.rollout import Rollout
 from sb3_ext.common.trust_region import TrustRegionResult, trust_region_step
 from sb3_ext.common.updates import Params, backpropagate_through_updates, global_norm
+from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.irpo.batch import EXTRINSIC, INTRINSIC, PolicyBatch, estimate_advantages, make_policy_batch
 from sb3_ext.irpo.collection import collect_policies, shared_out
 from sb3_ext.irpo.critics import critic_values, update_critics
@@ -70,6 +73,16 @@ class PaperAlgorithm(OnPolicyAlgorithm):
         self._fit_share = 0.0  # of training, which went into fitting the intrinsic reward
         self._carries = False  # whether the next exploratory policies begin where the last ones ended
         self._direct_left = self._direct_run = 0  # iterations on the true gradient still to come, and when they were ordered
+
+    def _make_paper_env(self, env_id: str) -> VecEnv:
+        """Enough environments that one episode of full length in each of them makes a batch of each of the K policies."""
+        probe = gym.make(env_id)
+        horizon = probe.spec.max_episode_steps if probe.spec is not None else None
+        n_policies = self._make_paper_reward(probe.observation_space, probe.action_space).n_rewards
+        native = probe.spec is not None and probe.spec.vector_entry_point is not None
+        probe.close()
+        n_envs = math.ceil(self.paper.batch_size / horizon) if horizon and native else 1
+        return make_vec_env(env_id, n_envs=n_policies * min(n_envs, 256))
 
     def _make_paper_reward(self, observation_space: spaces.Space, action_space: spaces.Space) -> IntrinsicReward:
         reward = make_intrinsic_reward(

@@ -1,4 +1,4 @@
-"""Pictures of what IRPO does while it learns, with the settings of ``sb3_ext/zoo/hyperparams/irpo.yml``.
+"""Pictures of what IRPO does while it learns, with the settings of ``sb3_ext/zoo/hyperparams/irpo_paper.yml``.
 
     python examples/results/irpo-pictures/run.py                            # both mazes, seed 0
     python examples/results/irpo-pictures/run.py --env sparse/Maze1-v0
@@ -20,11 +20,11 @@ from stable_baselines3.common.logger import configure
 import envs  # noqa: F401 (registers sparse/…)
 import sb3_ext.zoo
 from irwrappers.plot import plot_reward, plot_visits
-from sb3_ext import IRPO
 from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.zoo.benchmark.plots import plot_gradient_norms
+from sb3_ext.zoo.paper_irpo import PaperIRPO
 
-SETTINGS = Path(sb3_ext.zoo.__file__).parent / "hyperparams" / "irpo.yml"
+SETTINGS = Path(sb3_ext.zoo.__file__).parent / "hyperparams" / "irpo_paper.yml"
 NORMS = {"time/total_timesteps": "timesteps"} | {
     name: name for name in ("train/direct_gradient_norm", "train/irpo_gradient_norm")
 }
@@ -69,7 +69,7 @@ def train(env_id: str, timesteps: int, seed: int, out: Path) -> pd.DataFrame:
     settings = yaml.safe_load(SETTINGS.read_text())[env_id]
     del settings["n_timesteps"]
     env = make_vec_env(env_id, n_envs=settings.pop("n_envs"), seed=seed)
-    model = IRPO(env=env, seed=seed, device="cpu", **settings)
+    model = PaperIRPO(env=env, seed=seed, device="cpu", **settings)
     visits = Visits(timesteps)
     with tempfile.TemporaryDirectory() as folder:
         model.set_logger(configure(folder, ["csv"]))
@@ -92,7 +92,7 @@ def train(env_id: str, timesteps: int, seed: int, out: Path) -> pd.DataFrame:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--env", action="append", help="repeatable; one of irpo.yml whose observations hold positions")
+    parser.add_argument("--env", action="append", help="repeatable; one of irpo_paper.yml whose observations hold positions")
     parser.add_argument("--timesteps", type=int, default=5_000_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)

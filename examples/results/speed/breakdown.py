@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import envs  # noqa: F401
-from sb3_ext import IRPO
+from sb3_ext.zoo.paper_irpo import PaperIRPO
 
 SETTINGS = {
     "sparse/Maze1-v0": {"batch_size": 8192, "gamma": 0.99, "intrinsic_reward_kwargs": {"n_rewards": 6}},
@@ -14,20 +14,20 @@ SETTINGS = {
 }
 ITERATIONS = 3
 PIECES = {  # (file, function): what it does; "of which" is part of the line above
-    ("irpo.py", "_collect"): "collecting episodes",
+    ("paper.py", "_collect"): "collecting episodes",
     ("vec_env.py", "step_wait"): "of which the environments",
-    ("irpo.py", "act"): "of which the actions",
-    ("irpo.py", "_update_critics"): "the critics' minibatches",
+    ("paper.py", "act"): "of which the actions",
+    ("paper.py", "_update_critics"): "the critics' minibatches",
     ("batch.py", "estimate_advantages"): "values and advantages",
-    ("irpo.py", "_surrogate_gradient"): "gradients of the ends and of the base policy",
+    ("paper.py", "_surrogate_gradient"): "gradients of the ends and of the base policy",
     ("updates.py", "backpropagate_through_updates"): "the gradient through the exploratory updates",
-    ("irpo.py", "_update_base"): "the trust region",
+    ("paper.py", "_update_base"): "the trust region",
 }
 
 
 def profile(env_id: str, settings: dict) -> list[str]:
     """Rows of a table: seconds and share of an iteration."""
-    model = IRPO("MlpPolicy", env_id, seed=0, device="cpu", **settings)
+    model = PaperIRPO("MlpPolicy", env_id, seed=0, device="cpu", **settings)
     model.intrinsic_reward.fit(model.env, 2_000_000, seed=0)
     model.learn(1)  # warms up
     before, profiler = model.num_timesteps, cProfile.Profile()
