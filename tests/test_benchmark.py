@@ -35,7 +35,7 @@ SUITE = {
     "actions": ["argmax", "sampled"],
     "environments": {"sparse/FourRooms0-v0": {"timesteps": 12_000}},
     "contenders": {
-        "small irpo": {"algo": "irpo", "seeds": 1, "hyperparams": IRPO},
+        "small irpo": {"algo": "irpo_paper", "seeds": 1, "hyperparams": IRPO},
         "ppo": {"algo": "ppo", "seeds": 2, "hyperparams": PPO},
     },
 }
@@ -147,6 +147,15 @@ def killed_at_its_second_checkpoint(benchmark, suite, out, *arguments):
         patch.setattr(run, "_save_checkpoint", killed)
         benchmark(suite, out, *arguments)
     return saved[0]
+
+
+def test_a_killed_run_of_irpo_as_it_is_continues_as_the_unbroken_one(benchmark, tmp_path):
+    small = {"n_envs": 4, "n_steps": 32, "batch_size": 64, "n_epochs": 1, "intrinsic_reward": ["rnd", "count"]}
+    suite = changed(contenders={"small irpo": {"algo": "irpo", "seeds": 1, "hyperparams": small, "settings": "default"}})
+    killed_at_its_second_checkpoint(benchmark, suite, tmp_path / "killed")
+    benchmark(suite, tmp_path / "killed")
+    benchmark(suite, tmp_path / "unbroken")
+    pd.testing.assert_frame_equal(results(tmp_path / "killed"), results(tmp_path / "unbroken"))
 
 
 def test_a_killed_run_continues_as_the_unbroken_one(finished, benchmark, tmp_path):
@@ -332,7 +341,7 @@ def test_suites_are_valid_and_known(command):
         if "speed" in suite:
             assert speed.plan(suite, 1.0, (), ())
     ablation = suites.plan(suites.load_suite("irpo-ablation"))
-    sizes = {"sparse/Maze1-v0": 4096, "sparse/FourRooms0-v0": 2048}  # those of irpo.yml
+    sizes = {"sparse/Maze1-v0": 8192, "sparse/FourRooms0-v0": 4096}  # those of irpo_paper.yml
     assert len(ablation) == (23 + 8) * 3 and all(run.hyperparams["batch_size"] == sizes[run.env] for run in ablation)
     vector = {name for name, spec in gymnasium.registry.items() if spec.vector_entry_point and name.startswith("sparse/")}
     ladder = {name for name in vector if "Ladder" in name}  # other maps of environments that are measured
@@ -463,8 +472,8 @@ def test_an_environment_of_ones_own_is_cut_and_named_in_the_suite(benchmark, tmp
 
 
 def test_an_environment_without_tuned_settings_is_an_error_that_names_the_defaults(command, tmp_path):
-    suite = changed(environments={"CliffWalking-v1": {"timesteps": 1}}, contenders={"a": {"algo": "irpo", "seeds": 1}})
-    with pytest.raises(ValueError, match=r"Hyperparameters not found for irpo-CliffWalking-v1 .* `settings: default`"):
+    suite = changed(environments={"CliffWalking-v1": {"timesteps": 1}}, contenders={"a": {"algo": "rl2", "seeds": 1}})
+    with pytest.raises(ValueError, match=r"Hyperparameters not found for rl2-CliffWalking-v1 .* `settings: default`"):
         runs_of(suite, tmp_path)
 
 
@@ -524,7 +533,7 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks for process
 @on_linux
 def test_ctrl_c_ends_all_processes_and_the_command_goes_on(benchmark, tmp_path):
     environments = {"sparse/FourRooms0-v0": {"timesteps": 4000}, "sparse/FourRooms1-v0": {"timesteps": 16_000}}
-    irpo = {"algo": "irpo", "seeds": 1, "hyperparams": IRPO}
+    irpo = {"algo": "irpo_paper", "seeds": 1, "hyperparams": IRPO}
     suite, out = changed(contenders={"irpo": irpo}, environments=environments), tmp_path / "out"
     short, long = (out / f"sparse-FourRooms{i}-v0" / "irpo" / "seed-0" for i in range(2))
     process = typed(tmp_path, suite)
@@ -549,7 +558,7 @@ def test_ctrl_c_ends_all_processes_and_the_command_goes_on(benchmark, tmp_path):
 @on_linux
 def test_a_killed_command_leaves_no_process_and_normalised_observations_go_on(benchmark, tmp_path):
     normalized = {**IRPO, "normalize": "dict(norm_obs=True, norm_reward=False)"}
-    contenders = {"small irpo": {"algo": "irpo", "seeds": 1, "hyperparams": normalized}}
+    contenders = {"small irpo": {"algo": "irpo_paper", "seeds": 1, "hyperparams": normalized}}
     suite, out = changed(contenders=contenders, environments={"sparse/FourRooms0-v0": {"timesteps": 16_000}}), tmp_path / "out"
     process = typed(tmp_path, suite)
     wait_until((folder(out) / "checkpoint.zip").is_file)
@@ -588,7 +597,7 @@ def test_speed_measures_every_form(command, tmp_path, monkeypatch):
     irpo = dict(batch_size=64, n_exploratory_updates=1, intrinsic_reward="random", intrinsic_reward_kwargs={"n_rewards": 2})
     measurements = [
         speed.Measurement("environment", "sparse/Maze1-v0", "", 0.01, 1, copies),
-        speed.Measurement("IRPO", "sparse/Maze1-v0", "tiny", 1, 1, hyperparams=irpo, algo="irpo"),
+        speed.Measurement("IRPO", "sparse/Maze1-v0", "tiny", 1, 1, hyperparams=irpo, algo="irpo_paper"),
         *(
             speed.Measurement("learned reward", "CartPole-v1", label, 1, 1, hyperparams={"n_steps": 64}, algo=label.lower())
             for label in ("PPO", "LIRPG")

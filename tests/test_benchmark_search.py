@@ -116,7 +116,7 @@ def test_the_suite_runs_with_the_best_settings(benchmark, searched):
         )
     benchmark(searched, "--best", "--algo", "a")
     config = json.loads((searched / "CartPole-v1" / "a" / "seed-0" / "config.json").read_text())
-    assert config["run"]["hyperparams"] == {**PPO, "policy": "MlpPolicy", **best["a"]}
+    assert config["run"]["hyperparams"] == {**PPO, "policy": "auto", **best["a"]}
     assert pd.read_csv(searched / "results.csv").seed.unique().tolist() == [0]  # the trials are no results
     assert "--search 3" in (text := (searched / "README.md").read_text()) and "--best" in text
 

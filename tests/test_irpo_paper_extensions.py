@@ -106,7 +106,7 @@ def test_every_blend_runs_and_logs(blend):
 
 
 def test_switch_sends_nobody_out_while_the_base_policy_is_the_best(monkeypatch):
-    monkeypatch.setattr("sb3_ext.irpo.irpo.direct_run", lambda last, base, best: 2)
+    monkeypatch.setattr("sb3_ext.irpo.paper.direct_run", lambda last, base, best: 2)
     model, memory = toy_model(blend="switch"), Memory()
     model.set_logger(Logger(None, [memory]))
     model.learn(300)
@@ -165,7 +165,7 @@ def test_the_base_policy_moves_to_the_first_exploratory_policy_that_is_paid():
     # The stored policies are one extrinsic step further than where the base policy moved to.
     for name, value in model.policy.base.as_dict().items():
         step = model.policy.exploratory.as_dict()[name][best] - value
-        assert step.abs().max() <= model.exploratory_learning_rate * model.max_grad_norm + 1e-6
+        assert step.abs().max() <= model.paper.exploratory_learning_rate * model.max_grad_norm + 1e-6
 
 
 def test_pruning_halves_the_channels_and_keeps_what_they_learned():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from sb3_ext.meta.inner import InnerSettings
 from sb3_ext.meta.lifetime_algorithm import LifetimeAlgorithm
 from sb3_ext.zoo.environments import import_environment, is_atari, native_vec_env, without_bonus
 from sb3_ext.zoo.lifetimes import TRIAL_ALGOS, is_lifetime, make_evaluation_for, make_for
-from sb3_ext.zoo.paper_irpo import argument_names
 
 # Arguments of ours that may be "lin_…", beside those that rl_zoo3 knows.
 SCHEDULES = {"target_kl", "temperature", "reward_learning_rate"}
@@ -160,7 +160,7 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
 
     def _check_keys(self, hyperparams: dict[str, Any]) -> None:
         """Before a folder or an environment is made: every key left must be an argument of the algorithm."""
-        known = argument_names(ALGOS[self.algo]) - {"self", "env", "_init_setup_model", "kwargs"}
+        known = set(inspect.signature(ALGOS[self.algo].__init__).parameters) - {"self", "env", "_init_setup_model"}
         known |= {"noise_type", "noise_std"}  # rl_zoo3 turns these into action_noise later
         for key in hyperparams:
             if key not in known:

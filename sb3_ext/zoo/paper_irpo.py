@@ -8,6 +8,11 @@ from typing import Any
 
 from sb3_ext.irpo import IRPO, PaperSettings
 
+SHARED = (
+    *("learning_rate", "gamma", "gae_lambda", "normalize_advantage", "ent_coef", "max_grad_norm", "stats_window_size"),
+    *("tensorboard_log", "policy_kwargs", "verbose", "seed", "device", "_init_setup_model"),
+    *("intrinsic_reward", "intrinsic_reward_kwargs", "intrinsic_gamma"),
+)  # arguments of IRPO that its algorithm uses
 SETTINGS = {field.name for field in dataclasses.fields(PaperSettings)}
 
 
@@ -17,8 +22,9 @@ class PaperIRPO(IRPO):
     Args:
         policy: as in :class:`sb3_ext.IRPO`.
         env: as in :class:`sb3_ext.IRPO`.
-        kwargs: arguments of :class:`sb3_ext.IRPO` and settings of :class:`sb3_ext.irpo.PaperSettings`. Where one is left out
-            ``learning_rate=5e-5, ent_coef=1e-3, intrinsic_gamma=1, intrinsic_reward="allo"``.
+        kwargs: the arguments of :class:`sb3_ext.IRPO` named in ``SHARED``, and settings of
+            :class:`sb3_ext.irpo.PaperSettings`. Where one is left out ``learning_rate=5e-5, ent_coef=1e-3, intrinsic_gamma=1,
+            intrinsic_reward="allo"``.
     """
 
     def __init__(self, policy: Any, env: Any, **kwargs: Any) -> None:
@@ -29,9 +35,10 @@ class PaperIRPO(IRPO):
         super().__init__(policy, env, **kwargs)
 
 
-def argument_names(algorithm: type) -> set[str]:
-    """Return the names of the arguments that an algorithm takes, those behind ``**kwargs`` included."""
-    names = set(inspect.signature(algorithm.__init__).parameters)  # type: ignore[misc]
-    if algorithm is PaperIRPO:
-        names |= SETTINGS | set(inspect.signature(IRPO.__init__).parameters) - {"kwargs"}
-    return names
+# What the commands read: PPO's arguments that the paper's algorithm does not have are none of its own.
+_PARAMETERS = inspect.signature(IRPO.__init__).parameters
+PaperIRPO.__init__.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [_PARAMETERS[name] for name in ("self", "policy", "env")]
+    + [_PARAMETERS[name].replace(kind=inspect.Parameter.KEYWORD_ONLY) for name in SHARED]
+    + [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in sorted(SETTINGS)]
+)
