@@ -412,8 +412,8 @@ def test_default_settings_are_the_constructors_and_what_the_suite_gives(command,
     )
     tuned, default, small = runs_of(suite, tmp_path)
     assert tuned.hyperparams["n_steps"] == 128 and tuned.hyperparams["n_envs"] == 8
-    assert default.hyperparams == {"n_envs": 8, "policy": "MlpPolicy"}
-    assert small.hyperparams == {"n_envs": 8, "policy": "MlpPolicy", "n_steps": 256}
+    assert default.hyperparams == {"n_envs": 8, "policy": "auto"}
+    assert small.hyperparams == {"n_envs": 8, "policy": "auto", "n_steps": 256}
 
 
 def test_the_model_of_a_default_contender_has_the_defaults_of_its_class(benchmark, tmp_path):
