@@ -22,7 +22,7 @@ LAYOUT = [
 
 def main(timesteps: int = 300_000, gif: str = "own_maze.gif") -> bool:
     env = make_vec_env("sparse/Maze1-v0", n_envs=16, seed=0, env_kwargs={"layout": LAYOUT})
-    model = IRPO("MlpPolicy", env, learning_rate=1e-3, batch_size=256, intrinsic_reward="count", seed=0)
+    model = IRPO("MlpPolicy", env, learning_rate=lambda left: 1e-3 * left, batch_size=256, intrinsic_reward="count", seed=0)
     model.learn(timesteps, progress_bar=True)
 
     maze = gym.make("sparse/Maze1-v0", layout=LAYOUT, render_mode="rgb_array")

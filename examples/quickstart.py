@@ -11,7 +11,9 @@ from sb3_ext.common.vec_env import make_vec_env
 
 def main(timesteps: int = 300_000, path: str = "irpo_maze") -> float:
     env = make_vec_env("sparse/Maze2-v0", n_envs=16, seed=0)
-    model = IRPO("MlpPolicy", env, learning_rate=1e-3, batch_size=256, intrinsic_reward="count", seed=0, verbose=1)
+    model = IRPO(
+        "MlpPolicy", env, learning_rate=lambda left: 1e-3 * left, batch_size=256, intrinsic_reward="count", seed=0, verbose=1
+    )
     model.learn(timesteps, progress_bar=True)
     model.save(path)
 

@@ -25,3 +25,17 @@ def test_example_runs(name, monkeypatch, tmp_path, capsys):
     assert "uccess" in capsys.readouterr().out
     if name == "own_maze":
         assert (tmp_path / "maze.gif").stat().st_size > 1000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["quickstart", "own_maze"])
+def test_example_solves_its_maze_at_its_own_budget(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    main = runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"]
+    assert main() == 1  # of the episodes with arg-max actions, or whether its one episode succeeded
+
+
+@pytest.mark.slow
+def test_the_swap_from_ppo_is_one_that_ppo_needs():
+    success = runpy.run_path(str(EXAMPLES / "swap_from_ppo.py"))["main"]()
+    assert success["PPO"] == 0 and success["IRPO"] > 0.9
