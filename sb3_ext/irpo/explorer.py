@@ -42,8 +42,8 @@ class Explorer(IntrinsicPPO):
 
     Args:
         model: the algorithm that it explores for.
-        reward: its intrinsic reward, of one channel.
-        name: of the channel, for logs.
+        reward: its intrinsic reward; several channels count the same, each by the deviation of its own returns.
+        name: for logs.
     """
 
     def __init__(self, model: IRPO, reward: IntrinsicReward, name: str) -> None:
@@ -73,7 +73,7 @@ class Explorer(IntrinsicPPO):
             extrinsic_coef=model.extrinsic_coef,
             intrinsic_coef=model.intrinsic_coef,
             intrinsic_reward=reward,
-            intrinsic_weights=[1.0],
+            intrinsic_weights=[1.0] * reward.n_rewards,
         )
         self.policy.load_state_dict(model.policy.state_dict())
 
@@ -194,10 +194,11 @@ def automatic_rewards(observation_space: spaces.Space) -> list[str]:
 def make_channels(
     reward: Any, kwargs: dict[str, Any], observation_space: spaces.Space, action_space: spaces.Space
 ) -> list[tuple[IntrinsicReward, str]]:
-    """Return a reward of one channel, and a name, for each exploratory policy.
+    """Return a reward, and a name, for each exploratory policy.
 
     Args:
-        reward: a name, ``"auto"``, an instance, ``{name: arguments}`` or a list of these.
+        reward: a name, ``"auto"``, an instance, ``{name: arguments}`` or a list of these, each channel of which makes an
+            exploratory policy; a list within the list is one exploratory policy with several rewards.
         kwargs: arguments for a name.
         observation_space: of the environment, beneath any ``VecNormalize``.
         action_space: of the environment.
@@ -208,8 +209,10 @@ def make_channels(
     channels = []
     for part in parts:
         made = make_intrinsic_reward(part, observation_space, action_space, **(kwargs if part is reward else {}))
-        for number, name in enumerate(made.channel_names):
-            channels.append((made if made.n_rewards == 1 else made.only([number]), name))
+        if isinstance(part, (list, tuple)) or made.n_rewards == 1:
+            channels.append((made, "+".join(name.rpartition("_")[2] for name in made.channel_names)))
+            continue
+        channels += [(made.only([number]), name) for number, name in enumerate(made.channel_names)]
     names = [name for _, name in channels]
     return [(made, name if names.count(name) == 1 else f"{name}_{i}") for i, (made, name) in enumerate(channels)]
 

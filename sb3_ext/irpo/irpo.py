@@ -96,6 +96,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         _init_setup_model: as in PPO.
         intrinsic_reward: one exploratory policy for each channel of it: ``"auto"``, a name
             (``irwrappers.make_intrinsic_reward``), an instance, ``{name: arguments}``, a list of these, or None for none.
+            A list within the list is one exploratory policy with several rewards.
         intrinsic_reward_kwargs: arguments for a name.
         intrinsic_gamma: discount of the intrinsic returns.
         extrinsic_coef: of the extrinsic advantage of an exploratory policy.
