@@ -149,7 +149,14 @@ def test_every_observation_space_learns_with_all_defaults(space):
 
 def test_an_id_is_enough():
     model = IRPO("MlpPolicy", "sparse/Maze1-v0", n_steps=32, seed=0).learn(600)
-    assert model.get_env().num_envs == 8 and [explorer.name for explorer in model.explorers] == ["rnd", "pseudocounts"]
+    assert model.get_env().num_envs == 8 and [explorer.name for explorer in model.explorers] == ["rnd+pseudocounts"]
+
+
+def test_a_list_within_the_list_is_one_exploratory_policy():
+    model = model_on(intrinsic_reward=["count", ["rnd", "pseudo_counts"]])
+    assert [explorer.name for explorer in model.explorers] == ["statecount", "rnd+pseudocounts"]
+    assert [explorer.intrinsic_reward.n_rewards for explorer in model.explorers] == [1, 2]
+    model.learn(200)
 
 
 def test_rewards_in_float64_from_worker_processes():
