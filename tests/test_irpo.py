@@ -110,6 +110,8 @@ def test_every_step_is_counted_and_learn_overshoots_by_less_than_a_rollout():
     assert model.num_timesteps == counted and 500 <= counted < 500 + 32
     model.learn(100, reset_num_timesteps=False)
     assert model.num_timesteps >= counted + 100
+    model.learn(100)
+    assert model._explored_timesteps <= model.num_timesteps < 200
 
 
 def test_the_log_tells_shares_divergences_and_returns():

@@ -346,6 +346,8 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
             total_timesteps, callback = self._setup_learn(
                 total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
             )
+        if reset_num_timesteps:
+            self._explored_timesteps = 0
         self._fit_rewards(total_timesteps, progress_bar or self.verbose >= 1)
         callback.on_training_start(locals(), globals())
         self._log_interval = log_interval

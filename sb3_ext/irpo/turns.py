@@ -18,12 +18,15 @@ from torch.utils._pytree import tree_map
 def preserved_generators() -> Iterator[None]:
     """Leave the global random generators of Python, NumPy and torch as they were before the block."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     try:
         yield
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
+        if on_gpus:
+            torch.cuda.set_rng_state_all(on_gpus)
 
 
 class TurnRecorder:
