@@ -14,6 +14,8 @@ import numpy as np
 
 Verdict = Literal["move", "follow", "alone"]
 MIN_EPISODES = 4  # of each policy before their returns are compared
+SHORTEST_RUN = 4  # rollouts
+PATIENCE = 8  # rollouts without an improvement after which the base policy stagnates
 NEGLIGIBLE_GAIN = 0.01  # of the spread of all returns seen: less than this is no improvement
 
 
@@ -64,29 +66,37 @@ class Schedule:
     While the returns of the base policy do not vary there is nothing for it to learn from: the exploratory policies take
     turns, and the base policy acts only once in ``base_every`` rounds of them. Otherwise it goes on alone for a *run* of
     rollouts, after which one exploratory policy has a turn. The run doubles, up to ``longest_run``, while the base policy
-    improves, halves where it stagnates, and is one rollout again after a move.
+    improves, halves where it has not improved for eight rollouts, and is the shortest again after a move.
 
     Attributes:
         n_exploratory: number of exploratory policies.
         longest_run: of the base policy alone, in rollouts.
+        shortest_run: of the base policy alone where its returns vary; exploring takes about a fifth of the steps then.
         base_every: rounds of exploratory turns to one turn of a base policy whose returns do not vary.
         run: length of the current run in rollouts. left: rollouts of it still to come.
         waiting: exploratory turns since the base policy last acted. following: the exploratory policy whose turn is next.
-        previous, current: returns of the base policy in the last run and in this one.
+        previous: returns of the base policy that it must exceed to have improved.
+        current: its returns since. rollouts: how many rollouts these are of.
         lowest, highest: of all returns seen.
     """
 
     n_exploratory: int
     longest_run: int = 16
+    shortest_run: int = SHORTEST_RUN
     base_every: int = 4
-    run: int = 1
+    run: int = 0
     left: int = 1
     waiting: int = 0
     following: int = 0
     previous: list[float] = field(default_factory=list)
     current: list[float] = field(default_factory=list)
+    rollouts: int = 0
     lowest: float = math.inf
     highest: float = -math.inf
+
+    def __post_init__(self) -> None:
+        self.shortest_run = min(self.shortest_run, self.longest_run)
+        self.run = max(self.run, self.shortest_run)
 
     def next_actor(self) -> int | None:
         """Return the number of the exploratory policy that acts next, or None for the base policy."""
@@ -112,14 +122,18 @@ class Schedule:
             self.left = 0
             return
         self.current += list(returns)
+        self.rollouts += n_rollouts
         self.left -= n_rollouts
         if self.left > 0:
             return
-        if self.previous:
-            margin = NEGLIGIBLE_GAIN * (self.highest - self.lowest)
-            improves = exceeds(self.current, self.previous, 1.0, margin)
-            self.run = min(2 * self.run, self.longest_run) if improves else max(1, self.run // 2)
-        self.previous, self.current = self.current, []
+        margin = NEGLIGIBLE_GAIN * (self.highest - self.lowest)
+        if exceeds(self.current, self.previous, 1.0, margin):
+            self.run = min(2 * self.run, self.longest_run)
+        elif self.previous and self.rollouts < PATIENCE:
+            return  # too early to say
+        elif self.previous:
+            self.run = max(self.shortest_run, self.run // 2)
+        self.previous, self.current, self.rollouts = self.current, [], 0
 
     def after_exploration(self, returns: Sequence[float], moved: bool, informative: bool) -> None:
         """Take in a turn of an exploratory policy.
@@ -133,6 +147,6 @@ class Schedule:
         self.waiting += 1
         self.following = (self.following + 1) % self.n_exploratory
         if moved:
-            self.run, self.previous, self.current = 1, [], []
+            self.run, self.previous, self.current, self.rollouts = self.shortest_run, [], [], 0
         if informative:
             self.left = self.run

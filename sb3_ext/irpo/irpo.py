@@ -55,8 +55,8 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
     (``sb3_ext.irpo.evidence``):
 
     * while all returns of the base policy are the same it does not learn, and the exploratory policies take turns;
-    * otherwise it goes on alone for a run of rollouts that doubles while it improves and halves where it stagnates, and one
-      exploratory policy acts between two runs;
+    * otherwise it goes on alone for a run of rollouts that doubles while it improves and halves, to four at least, where it
+      stagnates; one exploratory policy acts between two runs;
     * a run after which its returns are lower than before it, by ``n_errors`` standard errors, is undone;
     * it *moves* to an exploratory policy whose returns exceed its own by ``n_errors`` standard errors, and *follows* the
       gradient there, within a divergence of ``follow_kl``, where that policy has met a reward and it has met none.
