@@ -106,7 +106,7 @@ def test_every_step_is_counted_and_learn_overshoots_by_less_than_a_rollout():
             counted += self.training_env.num_envs
             return True
 
-    model = model_on(intrinsic_reward=TWO[1:]).learn(500, callback=Count())
+    model = model_on(intrinsic_reward=TWO[1:]).learn(5e2, callback=Count())
     assert model.num_timesteps == counted and 500 <= counted < 500 + 32
     model.learn(100, reset_num_timesteps=False)
     assert model.num_timesteps >= counted + 100

@@ -98,6 +98,7 @@ class Explorer(IntrinsicPPO):
         self._logger = _PrefixedLogger(model.logger, f"exploration/{self.name}")  # type: ignore[assignment]
         self.intrinsic_reward.forget()
         self.intrinsic_return.forget()
+        self.record = None  # of an earlier turn, which a resumed run does not have
 
     def fit_reward(self, budget: int) -> None:
         """Let the intrinsic reward take what it needs beforehand, about ``budget`` steps at most."""

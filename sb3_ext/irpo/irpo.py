@@ -340,6 +340,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         progress_bar: bool = False,
     ) -> SelfIRPO:
         """Learn for ``total_timesteps`` environment steps, those of exploratory policies included; as SB3's."""
+        total_timesteps = int(total_timesteps)
         if not self.explores:
             return PPO.learn(self, total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)  # type: ignore[arg-type]
         with frozen_statistics(self._vec_normalize_env):  # its reset must not count twice in a run that is continued
@@ -483,6 +484,8 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
     def _heed(self, explorer: Explorer, recorder: TurnRecorder, last: bool) -> None:
         """Let an exploratory policy learn from its rollout; after the ``last`` one of its turn draw conclusions."""
         self._moved = False
+        self.policy.set_training_mode(False)
+        explorer.policy.set_training_mode(False)
         opinion = verdict(self._base_returns, recorder.returns, self.n_errors) if last else "alone"
         sample = next(explorer.rollout_buffer.get())
         self._last_kl = mean_kl(self.policy, explorer.policy, sample.observations)
