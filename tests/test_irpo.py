@@ -2,6 +2,7 @@
 
 import inspect
 import warnings
+from itertools import pairwise
 
 import gymnasium as gym
 import numpy as np
@@ -14,6 +15,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 from sb3_ext.common.vec_env import make_vec_env
@@ -317,3 +319,81 @@ def test_no_warning_with_all_defaults():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         IRPO("MlpPolicy", make_vec_env("CartPole-v1", n_envs=8), device="cpu").learn(20_480)
+
+
+# ---------------------------------------------------------------- found by a second reader
+
+
+@pytest.mark.parametrize("pull_back", [True, False])
+def test_a_run_that_follows_gradients_resumes_exactly(tmp_path, monkeypatch, pull_back):
+    followed = []
+    original = IRPO._follow
+    monkeypatch.setattr("sb3_ext.irpo.irpo.verdict", lambda *_: "follow")
+    monkeypatch.setattr(IRPO, "_follow", lambda self, *args: followed.append(args[0].record) or original(self, *args))
+    model, saved = checkpoints_of_an_unbroken_run(tmp_path, toys(), at=75, pull_back=pull_back)
+    assert followed and all((record is not None and len(record.minibatches) == 4) is pull_back for record in followed)
+    resumed = IRPO.load(saved, env=toys(), device="cpu")
+    resumed.learn(900 - resumed.num_timesteps, reset_num_timesteps=False)
+    assert_equal(tensors_of(resumed), tensors_of(model))
+    assert resumed._n_rollouts == model._n_rollouts
+    assert [e._n_updates for e in resumed.explorers] == [e._n_updates for e in model.explorers]
+
+
+def test_callbacks_draw_other_numbers_at_every_step():
+    drawn = []
+
+    class Draw(BaseCallback):
+        def _on_step(self):
+            drawn.append((np.random.rand(), float(torch.rand(()))))
+            return True
+
+    model_on().learn(500, callback=Draw())
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_nan_from_the_environment_is_an_error_in_the_base_policys_turn():
+    with pytest.raises(ValueError, match="Environment copy 1 gave a non-finite reward"):
+        model_on(toys(bad={"reward": 5})).learn(500)
+
+
+def test_schedules_of_exploratory_policies_go_with_the_run():
+    model = model_on()
+    for progress in (0.7, 0.2):
+        model._current_progress_remaining = progress
+        assert {explorer._current_progress_remaining for explorer in model.explorers} == {progress}
+
+
+def test_exploring_leaves_the_statistics_of_the_base_policy_alone():
+    class Extractor(FlattenExtractor):
+        def __init__(self, observation_space):
+            super().__init__(observation_space)
+            self.norm = torch.nn.BatchNorm1d(self.features_dim)
+
+        def forward(self, observations):
+            return self.norm(super().forward(observations))
+
+    seen = []
+
+    class Watch(BaseCallback):
+        def _on_step(self):
+            return True
+
+        def _on_rollout_end(self):
+            explores = self.locals["self"] is not self.model
+            seen.append((explores, self.model.policy.features_extractor.norm.num_batches_tracked.item()))
+
+    kwargs = dict(policy_kwargs=dict(features_extractor_class=Extractor), longest_run=1, n_errors=1e9, follow_kl=0.0)
+    model_on(**kwargs).learn(600, callback=Watch())
+    pairs = [(a, b) for a, b in pairwise(seen) if a[0]]
+    assert pairs and all(a[1] == b[1] for a, b in pairs)  # from an exploratory rollout to the next one nothing moved
+
+
+@pytest.mark.parametrize("name", ["n_errors", "extrinsic_coef", "follow_kl", "gamma"])
+def test_what_cannot_be_a_schedule_is_refused_as_one(name):
+    with pytest.raises(ValueError, match=name):
+        model_on(**{name: lambda left: 0.5})
+
+
+def test_a_loaded_model_takes_another_longest_run(tmp_path):
+    model_on().save(tmp_path / "model")
+    assert IRPO.load(tmp_path / "model", env=toys(), longest_run=3, device="cpu")._schedule.longest_run == 3

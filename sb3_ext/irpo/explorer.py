@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 
 class _PrefixedLogger:
-    """Writes ``train/loss`` as ``<prefix>/loss`` to another logger."""
+    """Writes ``train/loss`` as ``<prefix>/loss``, and ``intrinsic/loss`` as ``<prefix>/intrinsic_loss``, to another logger."""
 
     def __init__(self, logger: Logger, prefix: str) -> None:
         self._logger = logger
         self._prefix = prefix
 
     def record(self, key: str, value: Any, exclude: Any = None) -> None:
-        self._logger.record(f"{self._prefix}/{key.rpartition('/')[2]}", value, exclude)
+        self._logger.record(f"{self._prefix}/{key.removeprefix('train/').replace('/', '_')}", value, exclude)
 
 
 class Explorer(IntrinsicPPO):
@@ -87,6 +87,15 @@ class Explorer(IntrinsicPPO):
         if value:  # 0: SB3's constructor
             self._model.num_timesteps = value
 
+    @property
+    def _current_progress_remaining(self) -> float:
+        """Remaining progress of the algorithm it belongs to, for schedules."""
+        return self._model._current_progress_remaining
+
+    @_current_progress_remaining.setter
+    def _current_progress_remaining(self, value: float) -> None:
+        """Leave it to that algorithm: SB3's constructor sets 1."""
+
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: Any = None) -> None:
         """Leave ``rollout/ep_rew_mean`` to the base policy."""
 
@@ -94,11 +103,9 @@ class Explorer(IntrinsicPPO):
         """Take the progress, the logger and the environment from the algorithm."""
         model = self._model
         self.env = model.env
-        self._current_progress_remaining = model._current_progress_remaining
         self._logger = _PrefixedLogger(model.logger, f"exploration/{self.name}")  # type: ignore[assignment]
         self.intrinsic_reward.forget()
         self.intrinsic_return.forget()
-        self.record = None  # of an earlier turn, which a resumed run does not have
 
     def fit_reward(self, budget: int) -> None:
         """Let the intrinsic reward take what it needs beforehand, about ``budget`` steps at most."""
@@ -128,7 +135,7 @@ class Explorer(IntrinsicPPO):
         """Return the ascent direction of E[π/π_old · Â_E] at this policy, clipped as its updates are, by parameter name.
 
         Args:
-            sample: its whole rollout, before it learned from it.
+            sample: a whole rollout of it, from before its last update or after.
         """
         advantages = ppo_losses.normalized(sample.returns - sample.old_values)
         actions = sample.actions.long().flatten() if isinstance(self.action_space, spaces.Discrete) else sample.actions
@@ -143,8 +150,9 @@ class Explorer(IntrinsicPPO):
         return clip_by_global_norm(gradient, self.max_grad_norm)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return weights, moments of the optimiser, the reward model and the scale of its returns."""
+        """Return weights, moments of the optimiser, the reward model, the scale of its returns and the number of updates."""
         return {
+            "n_updates": self._n_updates,
             "policy": self.policy.state_dict(),
             "optimizer": self.policy.optimizer.state_dict(),
             "intrinsic_reward": self.intrinsic_reward.state_dict(),
@@ -153,6 +161,7 @@ class Explorer(IntrinsicPPO):
 
     def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
         """Continue from :meth:`state_dict`."""
+        self._n_updates = state["n_updates"]
         self.policy.load_state_dict(state["policy"], strict=strict)
         self.policy.optimizer.load_state_dict(state["optimizer"])
         self.intrinsic_reward.load_state_dict(state["intrinsic_reward"], strict=strict)

@@ -17,7 +17,6 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
-from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
@@ -31,17 +30,18 @@ from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.intrinsic.policies import CnnPolicy, IntrinsicActorCriticPolicy, MlpPolicy, MultiInputPolicy
 from sb3_ext.irpo import policies as stacked
 from sb3_ext.irpo.evidence import Schedule as TurnSchedule
-from sb3_ext.irpo.evidence import exceeds, varies, verdict
+from sb3_ext.irpo.evidence import varies, verdict
 from sb3_ext.irpo.explorer import Explorer, Explorers, divergence_of, make_channels, mean_kl
 from sb3_ext.irpo.follow import cosine_and_ratio, pull_back, step_to_divergence, trained_parameters
 from sb3_ext.irpo.paper import PaperAlgorithm
 from sb3_ext.irpo.paper_settings import PaperSettings, paper_settings
-from sb3_ext.irpo.turns import TurnRecorder
+from sb3_ext.irpo.turns import SeparateGenerators, TurnRecorder
 
 SelfIRPO = TypeVar("SelfIRPO", bound="IRPO")
 
 DEFAULT_N_ENVS = 8  # for an environment given by its id
 RECENT_EPISODES = 16  # of the base policy that are compared with an exploratory policy's, where it changes
+KL_BATCH = 512  # observations on which the divergence of the log is estimated
 DEFAULT_TURN = 10_000  # steps of each environment after which a turn ends, where no time limit is known
 
 
@@ -57,7 +57,6 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
     * while all returns of the base policy are the same it does not learn, and the exploratory policies take turns;
     * otherwise it goes on alone for a run of rollouts that doubles while it improves and halves, to four at least, where it
       stagnates; one exploratory policy acts between two runs;
-    * a run after which its returns are lower than before it, by ``n_errors`` standard errors, is undone;
     * it *moves* to an exploratory policy whose returns exceed its own by ``n_errors`` standard errors, and *follows* the
       gradient there, within a divergence of ``follow_kl``, where that policy has met a reward and it has met none.
 
@@ -104,7 +103,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         n_errors: standard errors of the difference of two mean returns that make the base policy move.
         longest_run: of the base policy alone, in rollouts.
         follow_kl: largest KL divergence of a step along an exploratory policy's gradient, in nats; 0: never follow.
-        pull_back: pull that gradient back through the last PPO updates of the exploratory policy; False: first order.
+        pull_back: pull that gradient back through the exploratory policy's last PPO updates; False: first order.
         max_episode_steps: steps of each environment after which a turn ends whether or not an episode has, with a warning; its
             unfinished episodes are bootstrapped and count with what they returned so far. None: the environment's own time
             limit, or 10 000.
@@ -135,7 +134,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
     _boundary_attributes = (
         *IterationCheckpoint._boundary_attributes,
         *("_tracked_returns", "_contributions", "_carries", "_direct_left", "_direct_run"),
-        *("_schedule", "_base_returns", "_explored_timesteps", "_n_moves", "_n_undone"),
+        *("_schedule", "_base_returns", "_explored_timesteps", "_n_moves", "_n_rollouts"),
     )
 
     def __init__(
@@ -235,7 +234,8 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         self._schedule = TurnSchedule(0)
         self._base_returns: list[float] = []  # of the base policy, since it last changed
         self._explored_timesteps = 0
-        self._n_moves = self._n_undone = 0
+        self._n_moves = 0
+        self._callback_generators = SeparateGenerators()
         self._n_rollouts = 0
         self._log_interval: int | None = 1
         self._last_kl = 0.0
@@ -254,14 +254,14 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
     ) -> None:
         check_range("learning_rate", learning_rate, 0)
         for name, value in (("gamma", gamma), ("gae_lambda", gae_lambda), ("intrinsic_gamma", self.intrinsic_gamma)):
-            check_range(name, value, 0, 1)
+            check_range(name, value, 0, 1, schedule=False)
         for name, value in (("ent_coef", ent_coef), ("extrinsic_coef", self.extrinsic_coef), ("n_errors", self.n_errors)):
-            check_range(name, value, 0)
+            check_range(name, value, 0, schedule=False)
         check_range("intrinsic_coef", self.intrinsic_coef, 0)
         if max_grad_norm is not None:
             check_range("max_grad_norm", max_grad_norm, 0, open_low=True)
-        check_range("follow_kl", self.follow_kl, 0)
-        check_range("longest_run", self.longest_run, 1, integer=True)
+        check_range("follow_kl", self.follow_kl, 0, schedule=False)
+        check_range("longest_run", self.longest_run, 1, integer=True, schedule=False)
         for name in ("max_episode_steps", "fit_timesteps"):
             if getattr(self, name) is not None:
                 check_range(name, getattr(self, name), 1, integer=True)
@@ -323,7 +323,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
             explorer.seed = (self._base_seed + number) % 2**31
         if kept is not None:
             self.explorers.load_state_dict(kept)
-        if self._schedule.n_exploratory != len(channels):
+        if (self._schedule.n_exploratory, self._schedule.longest_run) != (len(channels), self.longest_run):
             self._schedule = TurnSchedule(len(channels), self.longest_run)
         if self.verbose >= 1 and self.intrinsic_reward_spec == "auto":
             print(f"Exploratory policies with the intrinsic rewards {', '.join(name for _, name in channels)}")
@@ -348,7 +348,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
                 total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
             )
         if reset_num_timesteps:
-            self._explored_timesteps = 0
+            self._explored_timesteps = self._n_rollouts = 0
         self._fit_rewards(total_timesteps, progress_bar or self.verbose >= 1)
         callback.on_training_start(locals(), globals())
         self._log_interval = log_interval
@@ -408,10 +408,9 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         seed = int(np.random.SeedSequence([self._base_seed, self._iteration]).generate_state(1)[0] % 2**31)
         set_random_seed(seed, self.device.type == "cuda")
         self.env.seed(seed)
-        recorder = TurnRecorder(callback, self.env, self.gamma)
+        recorder = TurnRecorder(callback, self.env, self.gamma, self._callback_generators)
         before, n_rollouts, limit = self.num_timesteps, 0, self._turn_limit()
         planned = self._schedule.left if number is None else 1
-        returns_before = list(self._base_returns)
         with frozen_statistics(self._vec_normalize_env):
             actor._last_obs = self.env.reset()  # type: ignore[assignment]
             actor._last_episode_starts = np.ones(self.env.num_envs, dtype=bool)
@@ -434,9 +433,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
                 if over or self.num_timesteps >= self._total_timesteps:
                     break
         recorder.update_statistics(self._vec_normalize_env)
-        if number is None and exceeds(returns_before, self._base_returns, self.n_errors):
-            self._undo_run()
-        informative = varies(self._base_returns) or varies(returns_before)
+        informative = varies(self._base_returns)
         if number is None:
             self._schedule.after_base(recorder.returns, n_rollouts, informative)
         else:
@@ -444,14 +441,6 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
             self._schedule.after_exploration(recorder.returns, self._moved, informative)
         self._iteration += 1
         return True
-
-    def _undo_run(self) -> None:
-        """Move the base policy back to where its run began; what it returns there is then measured anew."""
-        assert self._boundary is not None
-        for name in ("policy", "policy.optimizer"):
-            recursive_getattr(self, name).load_state_dict(copy.deepcopy(self._boundary["modules"][name]))
-        self._base_returns = []
-        self._n_undone += 1
 
     def _turn_limit(self) -> int:
         """Steps of each environment after which a turn ends at the latest."""
@@ -487,11 +476,12 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         self.policy.set_training_mode(False)
         explorer.policy.set_training_mode(False)
         opinion = verdict(self._base_returns, recorder.returns, self.n_errors) if last else "alone"
-        sample = next(explorer.rollout_buffer.get())
-        self._last_kl = mean_kl(self.policy, explorer.policy, sample.observations)
-        if opinion == "follow" and self.follow_kl > 0:
-            self._follow(explorer, sample)
+        self._last_kl = mean_kl(self.policy, explorer.policy, next(explorer.rollout_buffer.get(KL_BATCH)).observations)
         explorer.train()
+        if opinion == "follow" and self.follow_kl > 0:
+            self.policy.set_training_mode(False)
+            explorer.policy.set_training_mode(False)
+            self._follow(explorer, next(explorer.rollout_buffer.get()))
         if opinion == "move":
             self.policy.load_state_dict(explorer.policy.state_dict())
             self.policy.optimizer.load_state_dict(explorer.policy.optimizer.state_dict())
@@ -500,7 +490,10 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
             self._moved = True
 
     def _follow(self, explorer: Explorer, sample: Any) -> None:
-        """Move the base policy along the extrinsic gradient at an exploratory policy, within ``follow_kl``."""
+        """Move the base policy along the extrinsic gradient at an exploratory policy, after its update, within ``follow_kl``.
+
+        The rollout is that of the policy before the update and is weighed by importance, as in the paper of LIRPG.
+        """
         gradient = explorer.extrinsic_gradient(sample)
         direction = gradient
         if self.pull_back and explorer.record is not None:
@@ -521,7 +514,6 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         record = self.logger.record
         record("exploration/share", self._explored_timesteps / max(1, self.num_timesteps))
         record("exploration/moves", self._n_moves)
-        record("exploration/undone", self._n_undone)
         record("exploration/run_length", self._schedule.run)
         if isinstance(actor, Explorer):
             record(f"exploration/{actor.name}/kl", self._last_kl)
@@ -552,6 +544,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
             *super()._excluded_save_params(),
             "_generator",
             "_reward_seeds",
+            "_callback_generators",
             "explorers",
             "intrinsic_reward",
             "intrinsic_std",

@@ -11,22 +11,41 @@ import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
-from torch.utils._pytree import tree_map
+
+from sb3_ext.common.rollout import FiniteCheck
 
 
-@contextmanager
-def preserved_generators() -> Iterator[None]:
-    """Leave the global random generators of Python, NumPy and torch as they were before the block."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    try:
-        yield
-    finally:
+class SeparateGenerators:
+    """Within a ``with`` block the global random generators of Python, NumPy and torch are other ones.
+
+    They go on from where the last block left them; those outside are after it as they were before.
+    """
+
+    def __init__(self) -> None:
+        self._inside: Any = None
+        self._outside: Any = None
+
+    @staticmethod
+    def _states() -> Any:
+        on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        return random.getstate(), np.random.get_state(), torch.get_rng_state(), on_gpus
+
+    @staticmethod
+    def _set(states: Any) -> None:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
-        if on_gpus:
-            torch.cuda.set_rng_state_all(on_gpus)
+        if states[3]:
+            torch.cuda.set_rng_state_all(states[3])
+
+    def __enter__(self) -> None:
+        self._outside = self._states()
+        if self._inside is not None:
+            self._set(self._inside)
+
+    def __exit__(self, *error: object) -> None:
+        self._inside = self._states()
+        self._set(self._outside)
 
 
 class TurnRecorder:
@@ -39,16 +58,22 @@ class TurnRecorder:
         callback: the user's.
         env: the environment, before its ``VecNormalize`` is frozen.
         gamma: discount of the returns.
+        generators: with which callbacks draw.
 
     Attributes:
         returns: discounted returns of the episodes that ended, on the environment's own rewards.
         ended: bool ``[n_envs]``, the copies in which one ended.
         n_steps: steps of each copy so far.
         rewarded: whether any reward was not 0.
+
+    Raises:
+        ValueError: for NaN or infinite rewards and observations, at the step that gave them.
     """
 
-    def __init__(self, callback: BaseCallback, env: VecEnv, gamma: float) -> None:
+    def __init__(self, callback: BaseCallback, env: VecEnv, gamma: float, generators: SeparateGenerators) -> None:
         self.callback = callback
+        self._generators = generators
+        self._finite: FiniteCheck | None = None
         self.gamma = gamma
         self.returns: list[float] = []
         self.ended = np.zeros(env.num_envs, dtype=bool)
@@ -64,7 +89,7 @@ class TurnRecorder:
     @contextmanager
     def _outside(self) -> Iterator[None]:
         """The user's callback finds ``VecNormalize`` training as it knows it, and moves no generator."""
-        with preserved_generators():
+        with self._generators:
             if self._normalize is None:
                 yield
                 return
@@ -94,7 +119,13 @@ class TurnRecorder:
         rewards, dones = self._locals["rewards"], self._locals["dones"]
         if self._normalize is not None:
             rewards = self._normalize.get_original_reward()
-            self._seen.append((tree_map(np.array, self._normalize.get_original_obs()), rewards, dones))
+            if self._training:
+                observations = self._normalize.get_original_obs() if self._normalize.norm_obs else None
+                self._seen.append((observations, rewards, dones))
+        if self._finite is None:
+            self._finite = FiniteCheck(self._locals["new_obs"])
+        self._finite.rewards(rewards, self.n_steps)
+        self._finite.observations(self._locals["new_obs"], f"at step {self.n_steps}")
         self.n_steps += 1
         self.rewarded = self.rewarded or bool(np.any(rewards))
         self._running += self._discount * rewards
