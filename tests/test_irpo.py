@@ -344,7 +344,7 @@ def test_callbacks_draw_other_numbers_at_every_step():
 
     class Draw(BaseCallback):
         def _on_step(self):
-            drawn.append((np.random.rand(), float(torch.rand(()))))
+            drawn.append(np.random.rand())  # training itself draws none of these within a rollout
             return True
 
     model_on().learn(500, callback=Draw())
@@ -352,8 +352,10 @@ def test_callbacks_draw_other_numbers_at_every_step():
 
 
 def test_nan_from_the_environment_is_an_error_in_the_base_policys_turn():
+    model = model_on(toys(bad={"reward": 5}))
     with pytest.raises(ValueError, match="Environment copy 1 gave a non-finite reward"):
-        model_on(toys(bad={"reward": 5})).learn(500)
+        model.learn(500)
+    assert model._iteration == 0  # which is the base policy's; those of exploratory policies come later
 
 
 def test_schedules_of_exploratory_policies_go_with_the_run():
