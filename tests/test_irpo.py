@@ -206,6 +206,26 @@ def test_a_run_continued_from_a_checkpoint_is_the_unbroken_run(tmp_path, at):
     assert_equal(tensors_of(resumed), tensors_of(model))
 
 
+@pytest.mark.parametrize("at", [17, 40, 75])
+def test_a_model_saved_within_a_turn_acts_as_it_did_then(tmp_path, at):
+    """What ``EvalCallback`` saves as its best model is the policy that it evaluated."""
+    then = {}
+
+    def save():
+        then.update({name: value.clone() for name, value in model.policy.state_dict().items()})
+        model.save(tmp_path / "best")
+        return True
+
+    model = model_on(toys())
+    model.learn(900, callback=At(at, save))
+    loaded = IRPO.load(tmp_path / "best", device="cpu")
+    assert_equal(loaded.policy.state_dict(), then)
+    loaded.save(tmp_path / "again")  # and still continues as the unbroken run
+    resumed = IRPO.load(tmp_path / "again", env=toys(), device="cpu")
+    resumed.learn(900 - resumed.num_timesteps, reset_num_timesteps=False)
+    assert_equal(tensors_of(resumed), tensors_of(model))
+
+
 def test_a_callback_that_draws_at_random_leaves_no_trace():
     def trained(callback):
         return tensors_of(model_on().learn(500, callback=callback))

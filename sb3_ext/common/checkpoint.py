@@ -12,14 +12,38 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
 
 
+class WeightsToResume:
+    """The policy's weights at the beginning of the iteration within which a model was saved; empty for one saved between two.
+
+    Attributes:
+        weights: by parameter name.
+    """
+
+    def __init__(self) -> None:
+        self.weights: dict[str, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the weights."""
+        return self.weights
+
+    def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
+        """Take the weights over."""
+        self.weights = state
+
+
 class IterationCheckpoint(BaseAlgorithm):
     """Mixin for algorithms whose iteration is all or nothing.
 
     SB3's callbacks save in the middle of a rollout. While ``_boundary`` holds a snapshot of the iteration's beginning,
     ``save`` stores that, so a run continued from any checkpoint repeats the iteration and equals the unbroken run.
+
+    An algorithm whose policy learns within an iteration names ``to_resume`` among its modules: the saved policy is then the
+    one that acts when ``save`` is called, which is what an evaluation saves as its best, and the weights of the beginning lie
+    beside it, for a run that goes on.
     """
 
     _boundary: dict[str, Any] | None = None
+    to_resume: WeightsToResume | None = None
     # Plain attributes that change within an iteration, beside the modules of _get_torch_save_params.
     _boundary_attributes: tuple[str, ...] = (
         "num_timesteps",
@@ -56,16 +80,27 @@ class IterationCheckpoint(BaseAlgorithm):
         exclude: Iterable[str] | None = None,
         include: Iterable[str] | None = None,
     ) -> None:
-        """As SB3's; in the middle of an iteration it stores the iteration's beginning."""
+        """As SB3's; in the middle of an iteration it stores the iteration's beginning, and what the policy is now."""
         if self._boundary is None:
             super().save(path, exclude, include)
             return
         now = self._snapshot()
         self._restore(self._boundary)
+        if self.to_resume is not None:
+            self.to_resume.weights = copy.deepcopy(self.policy.state_dict())
+            self.policy.load_state_dict(now["modules"]["policy"])
         try:
             super().save(path, exclude, include)
         finally:
             self._restore(now)
 
+    def _go_back_to_resume(self, continues: bool) -> None:
+        """At the beginning of ``learn``: the weights from which a run that ``continues`` goes on."""
+        if self.to_resume is None:
+            return
+        if continues and self.to_resume.weights:
+            self.policy.load_state_dict(self.to_resume.weights)
+        self.to_resume.weights = {}
+
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_boundary"]
+        return [*super()._excluded_save_params(), "_boundary", "to_resume"]

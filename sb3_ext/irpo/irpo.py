@@ -24,7 +24,7 @@ from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from irwrappers import IntrinsicReward
 from irwrappers.original import frozen_statistics
 from sb3_ext.common.arguments import check_range, default_n_steps
-from sb3_ext.common.checkpoint import IterationCheckpoint
+from sb3_ext.common.checkpoint import IterationCheckpoint, WeightsToResume
 from sb3_ext.common.threads import few_threads
 from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.intrinsic.policies import CnnPolicy, IntrinsicActorCriticPolicy, MlpPolicy, MultiInputPolicy
@@ -112,8 +112,9 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         paper: settings of the paper's algorithm (:class:`sb3_ext.irpo.paper_settings.PaperSettings`), as a mapping; None: the
             algorithm described here.
 
-    ``num_timesteps`` counts every environment step, those of exploratory policies included. ``save`` within a turn stores its
-    beginning: a run loaded from a checkpoint and continued with ``reset_num_timesteps=False`` is the unbroken run.
+    ``num_timesteps`` counts every environment step, those of exploratory policies included. ``save`` within a turn stores the
+    policy as it is, and the turn's beginning beside it: a run loaded from a checkpoint and continued with
+    ``reset_num_timesteps=False`` is the unbroken run.
 
     Raises:
         ValueError: for an argument out of range, before anything runs, and for NaN from the environment.
@@ -306,6 +307,8 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         if self.n_steps_given is None:  # a saved model may be loaded with another number of environments
             self.n_steps = default_n_steps(self.n_envs)
         PPO._setup_model(self)
+        if self.explores:
+            self.to_resume = WeightsToResume()
         if self.explores and self.env is not None:
             self._make_explorers()
 
@@ -343,6 +346,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         total_timesteps = int(total_timesteps)
         if not self.explores:
             return PPO.learn(self, total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)  # type: ignore[arg-type]
+        self._go_back_to_resume(continues=not reset_num_timesteps)
         with frozen_statistics(self._vec_normalize_env):  # its reset must not count twice in a run that is continued
             total_timesteps, callback = self._setup_learn(
                 total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
@@ -537,7 +541,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         if self.paper is not None:
             return ["policy", "policy.optimizer", "intrinsic_reward", "intrinsic_std"], []
-        return ["policy", "policy.optimizer", *(["explorers"] if self.explores else [])], []
+        return ["policy", "policy.optimizer", *(["explorers", "to_resume"] if self.explores else [])], []
 
     def _excluded_save_params(self) -> list[str]:
         return [
