@@ -10,11 +10,11 @@ from sb3_ext import IRPO
 from sb3_ext.common.vec_env import make_vec_env
 
 
-def main(timesteps: int = 300_000) -> dict[str, float]:
+def main(timesteps: int = 250_000) -> dict[str, float]:
     success = {}
     for algorithm in (PPO, IRPO):
-        env = make_vec_env("sparse/Maze2-v0", n_envs=16, seed=0)
-        model = algorithm("MlpPolicy", env, learning_rate=1e-3, n_steps=128, batch_size=256, seed=0)
+        env = make_vec_env("sparse/Maze2-v0", n_envs=8, seed=0)
+        model = algorithm("MlpPolicy", env, seed=0)
         model.learn(timesteps, progress_bar=True)
         name = algorithm.__name__
         success[name], _ = evaluate_policy(model, env, n_eval_episodes=100, deterministic=False)

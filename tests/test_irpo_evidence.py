@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sb3_ext.irpo.evidence import Schedule, exceeds, varies, verdict
+from sb3_ext.irpo.evidence import Schedule, discount, exceeds, varies, verdict
 
 ZEROS, ONES = [0.0] * 8, [1.0] * 8
 
@@ -39,6 +39,16 @@ def test_move_follow_or_alone():
     assert verdict([0.0] * 7 + [1.0], [0.0] * 7 + [1.0], 2.0) == "alone"  # the base policy has its own gradient
     assert verdict([-200.0] * 8, [-200.0] * 6 + [-150.0] * 2, 2.0) == "follow"
     assert verdict(ZEROS, [0.0] * 7 + [-1.0], 2.0) == "alone"  # a fall is no reason
+
+
+def test_the_end_of_an_episode_counts_whatever_the_discount():
+    assert discount(0.99, 999) == 1 - 1 / 999  # e**-1 of its last reward is left
+    assert discount(0.99, 20) == 0.99 and discount(1.0, 999) == 1.0
+    # MountainCarContinuous: costs of 10 in an episode, which ends with 100 after 600 steps, against doing nothing.
+    steps = np.arange(600)
+    costs = -10 / 600 * np.ones(600)
+    for gamma, better in ((0.99, False), (discount(0.99, 999), True)):
+        assert (float(np.sum(gamma**steps * costs) + 100 * gamma**600) > 0) is better
 
 
 def test_exploratory_policies_take_turns_while_the_base_policy_sees_no_difference():

@@ -30,7 +30,7 @@ from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.intrinsic.policies import CnnPolicy, IntrinsicActorCriticPolicy, MlpPolicy, MultiInputPolicy
 from sb3_ext.irpo import policies as stacked
 from sb3_ext.irpo.evidence import Schedule as TurnSchedule
-from sb3_ext.irpo.evidence import varies, verdict
+from sb3_ext.irpo.evidence import discount, varies, verdict
 from sb3_ext.irpo.explorer import Explorer, Explorers, divergence_of, make_channels, mean_kl
 from sb3_ext.irpo.follow import cosine_and_ratio, pull_back, step_to_divergence, trained_parameters
 from sb3_ext.irpo.paper import PaperAlgorithm
@@ -412,8 +412,8 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         seed = int(np.random.SeedSequence([self._base_seed, self._iteration]).generate_state(1)[0] % 2**31)
         set_random_seed(seed, self.device.type == "cuda")
         self.env.seed(seed)
-        recorder = TurnRecorder(callback, self.env, self.gamma, self._callback_generators)
         before, n_rollouts, limit = self.num_timesteps, 0, self._turn_limit()
+        recorder = TurnRecorder(callback, self.env, discount(self.gamma, limit), self._callback_generators)
         planned = self._schedule.left if number is None else 1
         with frozen_statistics(self._vec_normalize_env):
             actor._last_obs = self.env.reset()  # type: ignore[assignment]
