@@ -23,7 +23,7 @@ from sb3_ext import IntrinsicPPO
 from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.intrinsic.buffers import IntrinsicRolloutBuffer
 from sb3_ext.intrinsic.recorder import TransitionRecorder
-from sb3_ext.intrinsic.returns import ReturnStd
+from sb3_ext.intrinsic.returns import ReturnRange, ReturnStd
 
 # Arguments with which a reward fits a short run; one that needs none need not be here.
 QUICK = {
@@ -278,6 +278,21 @@ def test_the_deviation_is_that_of_returns_along_time():
         parts.update(part)
     assert float(whole.std) == pytest.approx(np.std(seen))
     assert float(parts.std) == pytest.approx(np.std(seen))
+
+
+def test_the_range_is_that_of_returns_along_time_and_of_nothing():
+    scale = ReturnRange(0.5)
+    assert scale.scale == 1
+    scale.update(torch.tensor([[0.0, 2.0], [-1.0, 0.0]]))  # returns 0, 2; -1, 1
+    assert scale.scale == 3
+    scale.update(torch.tensor([[-1.0, 1.0]]))  # -1.5, 1.5
+    assert scale.scale == 3.5
+    scale.forget()
+    scale.update(torch.tensor([[-1.0, 1.0]]))
+    assert scale.scale == 3.5
+    rare = ReturnRange(0.9)
+    rare.update(torch.eye(100)[:, :1])  # one success in a hundred steps
+    assert rare.scale == 1
 
 
 def test_channels_are_divided_apart_weighted_and_summed():

@@ -13,6 +13,7 @@ from gymnasium.wrappers import TimeLimit
 from irpo_toys import Memory, Toy, interrupt, toys
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.torch_layers import FlattenExtractor
@@ -408,6 +409,45 @@ def test_exploring_leaves_the_statistics_of_the_base_policy_alone():
     model_on(**kwargs).learn(600, callback=Watch())
     pairs = [(a, b) for a, b in pairwise(seen) if a[0]]
     assert pairs and all(a[1] == b[1] for a, b in pairs)  # from an exploratory rollout to the next one nothing moved
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1e3])
+def test_what_a_task_pays_does_not_decide_whether_it_explores(factor):
+    """Exploratory advantages of the first turn, with critics that say 0, are those of the same task paid otherwise."""
+
+    class Paid(gym.RewardWrapper):
+        def reward(self, reward):
+            return self.factor * reward
+
+    def advantages(factor):
+        def make():
+            env = Paid(TimeLimit(Toy(), 12))
+            env.factor = factor
+            return Monitor(env)
+
+        model, found = model_on(DummyVecEnv([make, make])), []
+        for explorer in model.explorers:
+            explorer.policy.value_net.weight.data.zero_()
+            explorer.policy.value_net.bias.data.zero_()
+            explorer.train = lambda buffer=explorer.rollout_buffer: found.append(buffer.advantages.copy())
+        model.train = lambda: None
+        model.learn(400)
+        return found[0]
+
+    np.testing.assert_allclose(advantages(factor), advantages(1.0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("env_id", "kwargs", "timesteps", "least"),
+    [("MountainCarContinuous-v0", {}, 100_000, 70), ("CliffWalking-v1", {"max_episode_steps": 200}, 200_000, -50)],
+)
+def test_it_finds_success_where_costs_teach_to_do_nothing(env_id, kwargs, timesteps, least):
+    """PPO ends at 0 on the one and at -200 on the other: costs of actions, and falls, are all that it meets."""
+    env = make_vec_env(env_id, n_envs=8, seed=0, env_kwargs=kwargs)
+    model = IRPO("MlpPolicy", env, seed=0, device="cpu").learn(timesteps)
+    best = max(evaluate_policy(model, env, n_eval_episodes=20, deterministic=arg_max)[0] for arg_max in (False, True))
+    assert best > least
 
 
 @pytest.mark.parametrize("name", ["n_errors", "extrinsic_coef", "follow_kl", "gamma"])

@@ -280,9 +280,13 @@ class IntrinsicPPO(PPO):
         recorder = TransitionRecorder(env, self._last_obs)
         if not super().collect_rollouts(recorder, callback, rollout_buffer, n_rollout_steps):
             return False
+        self._take_in_extrinsic(np.stack(recorder.rewards))
         rewards = self._price(recorder.transitions(self.device))
         self._add_intrinsic_advantages(rewards)
         return True
+
+    def _take_in_extrinsic(self, rewards: np.ndarray) -> None:
+        """For subclasses: the environment's rewards ``[T, B]`` of a rollout, before the advantages are summed."""
 
     def _price(self, transitions: Transitions) -> Tensor:
         """Intrinsic rewards ``[T, B]`` on the scale of their return; the reward model then learns from the rollout."""

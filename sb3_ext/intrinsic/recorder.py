@@ -21,6 +21,9 @@ class TransitionRecorder(VecEnvWrapper):
         venv: the algorithm's environment, reset.
         last_observations: what it showed last.
 
+    Attributes:
+        rewards: ``[B]`` for each step so far, as the algorithm gets them.
+
     Raises:
         ValueError: NaN or infinite rewards or observations, named with copy and step.
     """
@@ -31,6 +34,7 @@ class TransitionRecorder(VecEnvWrapper):
         self._observations = [self._original(last_observations)]
         self._finite = FiniteCheck(self._observations[0])
         self._finite.observations(self._observations[0], "at the beginning")
+        self.rewards: list[np.ndarray] = []
         self._terminal: list[tuple[int, int, Any]] = []  # step, copy, the observation that ended the episode
         self._steps: list[tuple[np.ndarray, ...]] = []  # actions, terminated, truncated, valid
 
@@ -45,6 +49,7 @@ class TransitionRecorder(VecEnvWrapper):
         with self._view.terminals_kept():
             observations, rewards, dones, infos = self.venv.step_wait()
         self._finite.rewards(rewards, len(self._steps))
+        self.rewards.append(np.array(rewards))
         original = self._original(observations)
         self._finite.observations(original, f"at step {len(self._steps)}")
         ended = np.flatnonzero(dones)

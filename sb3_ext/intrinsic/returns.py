@@ -1,4 +1,4 @@
-"""The scale of an intrinsic reward: the running deviation of its return."""
+"""The scale of a reward: the running deviation, or the range, of its return."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from irwrappers import RunningStd
+
+
+def accumulated(rewards: Tensor, before: Tensor | None, gamma: float) -> Tensor:
+    """Return R_t = r_t + γ R_{t−1} for rewards ``[T, B, …]``, which follow ``before`` ``[B, …]``, or nothing."""
+    running = torch.zeros_like(rewards[0]) if before is None or before.shape != rewards.shape[1:] else before
+    returns = []
+    for reward in rewards:  # over time, which is sequential; copies are side by side
+        running = reward + gamma * running
+        returns.append(running)
+    return torch.stack(returns)
 
 
 class ReturnStd(nn.Module):
@@ -35,14 +45,48 @@ class ReturnStd(nn.Module):
     @torch.no_grad()
     def update(self, rewards: Tensor) -> None:
         """Take in rewards ``[T, B, n_rewards]`` that follow those of the call before."""
-        if self._returns is None or self._returns.shape != rewards.shape[1:]:
-            self._returns = torch.zeros_like(rewards[0])
-        returns = []
-        for reward in rewards:  # over time, which is sequential; copies are side by side
-            self._returns = reward + self.gamma * self._returns
-            returns.append(self._returns)
-        self.running.update(torch.stack(returns))
+        returns = accumulated(rewards, self._returns, self.gamma)
+        self._returns = returns[-1]
+        self.running.update(returns)
 
     def normalize(self, rewards: Tensor) -> Tensor:
         """``rewards / std``."""
         return self.running.normalize(rewards)
+
+
+class ReturnRange(nn.Module):
+    """How far R_t = r_t + γ R_{t−1} has been from its lowest to its highest, 0 among them; accumulated as in :class:`ReturnStd`.
+
+    A reward of 1 for success, met once or often, has about the range 1. A deviation would be next to nothing at its first
+    success, and noise divided by it large.
+
+    Args:
+        gamma: discount.
+    """
+
+    lowest: Tensor
+    highest: Tensor
+
+    def __init__(self, gamma: float) -> None:
+        super().__init__()
+        self.gamma = gamma
+        self.register_buffer("lowest", torch.zeros(()))
+        self.register_buffer("highest", torch.zeros(()))
+        self._returns: Tensor | None = None  # [B]; not saved
+
+    def forget(self) -> None:
+        """Begin the running returns at zero, as after a reset of the environment; the range stays."""
+        self._returns = None
+
+    @torch.no_grad()
+    def update(self, rewards: Tensor) -> None:
+        """Take in rewards ``[T, B]`` that follow those of the call before."""
+        returns = accumulated(rewards.to(self.lowest), self._returns, self.gamma)
+        self._returns = returns[-1]
+        self.lowest.copy_(torch.minimum(self.lowest, returns.min()))
+        self.highest.copy_(torch.maximum(self.highest, returns.max()))
+
+    @property
+    def scale(self) -> float:
+        """The range; 1 while every reward was 0."""
+        return float(self.highest - self.lowest) or 1.0

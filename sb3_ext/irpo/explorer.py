@@ -6,6 +6,7 @@ from collections import defaultdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution, kl_divergence
@@ -18,6 +19,7 @@ from sb3_ext.common import ppo_losses
 from sb3_ext.common.updates import Params, clip_by_global_norm
 from sb3_ext.intrinsic import IntrinsicPPO
 from sb3_ext.intrinsic.buffers import IntrinsicRolloutSamples
+from sb3_ext.intrinsic.returns import ReturnRange
 from sb3_ext.irpo.follow import UpdateRecord, record_updates, trained_parameters
 
 if TYPE_CHECKING:
@@ -38,7 +40,9 @@ class _PrefixedLogger:
 class Explorer(IntrinsicPPO):
     """An exploratory policy of an :class:`IRPO`: its arguments, environment, steps and logger are that algorithm's.
 
-    It begins as a copy of the base policy and goes on from where it ended in each of its turns.
+    It begins as a copy of the base policy and goes on from where it ended in each of its turns. Its extrinsic advantages are
+    divided by the range of the returns that it has met, as the intrinsic ones are by the deviation of theirs: what a task
+    pays, 0.01 for success or -100 for a fall, must not decide whether it explores.
 
     Args:
         model: the algorithm that it explores for.
@@ -76,6 +80,7 @@ class Explorer(IntrinsicPPO):
             intrinsic_weights=[1.0] * reward.n_rewards,
         )
         self.policy.load_state_dict(model.policy.state_dict())
+        self.extrinsic_return = ReturnRange(self.gamma).to(self.device)
 
     @property
     def num_timesteps(self) -> int:
@@ -106,12 +111,17 @@ class Explorer(IntrinsicPPO):
         self._logger = _PrefixedLogger(model.logger, f"exploration/{self.name}")  # type: ignore[assignment]
         self.intrinsic_reward.forget()
         self.intrinsic_return.forget()
+        self.extrinsic_return.forget()
 
     def fit_reward(self, budget: int) -> None:
         """Let the intrinsic reward take what it needs beforehand, about ``budget`` steps at most."""
         if self.intrinsic_reward.needs_fit:
             assert self.env is not None
             self._warm_up(max(budget, self.env.num_envs))
+
+    def _take_in_extrinsic(self, rewards: np.ndarray) -> None:
+        self.extrinsic_return.update(torch.as_tensor(rewards))
+        self.rollout_buffer.advantages /= self.extrinsic_return.scale
 
     def train(self) -> None:
         """PPO's update, recorded where its gradient may be pulled back."""
@@ -157,6 +167,7 @@ class Explorer(IntrinsicPPO):
             "optimizer": self.policy.optimizer.state_dict(),
             "intrinsic_reward": self.intrinsic_reward.state_dict(),
             "intrinsic_return": self.intrinsic_return.state_dict(),
+            "extrinsic_return": self.extrinsic_return.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
@@ -166,6 +177,7 @@ class Explorer(IntrinsicPPO):
         self.policy.optimizer.load_state_dict(state["optimizer"])
         self.intrinsic_reward.load_state_dict(state["intrinsic_reward"], strict=strict)
         self.intrinsic_return.load_state_dict(state["intrinsic_return"], strict=strict)
+        self.extrinsic_return.load_state_dict(state["extrinsic_return"], strict=strict)
 
 
 class Explorers(list[Explorer]):
