@@ -55,7 +55,7 @@ class ReturnStd(nn.Module):
 
 
 class ReturnRange(nn.Module):
-    """How far R_t = r_t + γ R_{t−1} has been from its lowest to its highest, 0 among them; accumulated as in :class:`ReturnStd`.
+    """How far R_t = r_t + γ R_{t−1}, accumulated as in :class:`ReturnStd`, has been from its lowest to its highest or to 0.
 
     A reward of 1 for success, met once or often, has about the range 1. A deviation would be next to nothing at its first
     success, and noise divided by it large.
