@@ -97,7 +97,7 @@ class Schedule:
     n_exploratory: int
     longest_run: int = 16
     shortest_run: int = SHORTEST_RUN
-    base_every: int = 4
+    base_every: int = 8
     run: int = 0
     left: int = 1
     waiting: int = 0
