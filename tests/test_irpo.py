@@ -122,10 +122,18 @@ def test_the_log_tells_shares_divergences_and_returns():
     model.set_logger(Logger(folder=None, output_formats=[memory]))
     model.learn(900)
     keys = set().union(*memory.written)
-    assert {"exploration/share", "exploration/moves", "rollout/base_return", "rollout/ep_rew_mean", "train/loss"} <= keys
+    assert {
+        "exploration/share",
+        "exploration/transitions_learned",
+        "exploration/moves",
+        "rollout/base_return",
+        "rollout/ep_rew_mean",
+        "train/loss",
+    } <= keys
     for name in (explorer.name for explorer in model.explorers):
         assert {f"exploration/{name}/{what}" for what in ("kl", "return", "rewarded", "loss")} <= keys
     assert 0 < memory.written[-1]["exploration/share"] < 1
+    assert 0 < memory.written[-1]["exploration/transitions_learned"] <= model.num_timesteps
     assert memory.written[0]["time/total_timesteps"] <= 3 * 32  # after the fit and the first rollout
 
 

@@ -135,7 +135,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
     _boundary_attributes = (
         *IterationCheckpoint._boundary_attributes,
         *("_tracked_returns", "_contributions", "_carries", "_direct_left", "_direct_run"),
-        *("_schedule", "_base_returns", "_explored_timesteps", "_n_moves", "_n_rollouts"),
+        *("_schedule", "_base_returns", "_explored_timesteps", "_learned_timesteps", "_n_moves", "_n_rollouts"),
     )
 
     def __init__(
@@ -234,7 +234,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         self.explorers = Explorers()
         self._schedule = TurnSchedule(0)
         self._base_returns: list[float] = []  # of the base policy, since it last changed
-        self._explored_timesteps = 0
+        self._explored_timesteps = self._learned_timesteps = 0
         self._n_moves = 0
         self._callback_generators = SeparateGenerators()
         self._n_rollouts = 0
@@ -352,7 +352,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
                 total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
             )
         if reset_num_timesteps:
-            self._explored_timesteps = self._n_rollouts = 0
+            self._explored_timesteps = self._learned_timesteps = self._n_rollouts = 0
         self._fit_rewards(total_timesteps, progress_bar or self.verbose >= 1)
         callback.on_training_start(locals(), globals())
         self._log_interval = log_interval
@@ -472,6 +472,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         self._base_returns += new
         if varies(self._base_returns) or varies(recorder.unfinished):
             self.train()
+            self._learned_timesteps += self.n_steps * self.n_envs
             self._base_returns = self._base_returns[-max(len(new), RECENT_EPISODES) :]
 
     def _heed(self, explorer: Explorer, recorder: TurnRecorder, last: bool) -> None:
@@ -482,6 +483,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         opinion = verdict(self._base_returns, recorder.returns, self.n_errors) if last else "alone"
         self._last_kl = mean_kl(self.policy, explorer.policy, next(explorer.rollout_buffer.get(KL_BATCH)).observations)
         explorer.train()
+        self._learned_timesteps += self.n_steps * self.n_envs
         if opinion == "follow" and self.follow_kl > 0:
             self.policy.set_training_mode(False)
             explorer.policy.set_training_mode(False)
@@ -517,6 +519,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
     def _log_turn(self, actor: PPO, recorder: TurnRecorder) -> None:
         record = self.logger.record
         record("exploration/share", self._explored_timesteps / max(1, self.num_timesteps))
+        record("exploration/transitions_learned", self._learned_timesteps)
         record("exploration/moves", self._n_moves)
         record("exploration/run_length", self._schedule.run)
         if isinstance(actor, Explorer):
