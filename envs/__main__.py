@@ -29,7 +29,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import load_env_creator
 from tqdm import tqdm
 
-from envs.arguments import did_you_mean
+from envs.action_checks import did_you_mean
 from envs.catalogue import CATALOGUE
 from envs.untrained import UntrainedSuccess, read_table
 

@@ -240,7 +240,7 @@ CATALOGUE: dict[str, Family] = {
     ),
     "point goal": Family(
         source="irwrappers",
-        entry_point="envs.point_goal:PointGoal",
+        entry_point="envs.point_goal:PointGoalEnv",
         vector_entry_point="envs.point_goal:PointGoalVectorEnv",
         horizons={"sparse/PointGoal-v0": 100},
     ),

@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from envs.arguments import check_render_mode
+from envs.action_checks import check_render_mode
 from envs.grid import GridMaze, render_maze
 
 OBSERVATIONS = ("one_hot", "scalar")

@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
-from envs.arguments import check_discrete, check_discretes, check_render_mode
+from envs.action_checks import check_discrete, check_discretes, check_render_mode
 from envs.grid import GridMaze, render_maze
 from envs.vector import BatchedEnv
 

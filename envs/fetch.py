@@ -15,7 +15,7 @@ from gymnasium.utils import EzPickle
 from gymnasium_robotics.envs.fetch.push import MujocoFetchPushEnv
 from gymnasium_robotics.envs.fetch.reach import MujocoFetchReachEnv
 
-from envs.arguments import check_action, check_render_mode
+from envs.action_checks import check_action, check_render_mode
 
 RENDER_MODES = ("human", "rgb_array")
 START_STEPS = 12  # enough for the gripper to cross half the box of goals

@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
-from envs.arguments import check_discrete, check_discretes, check_render_mode
+from envs.action_checks import check_discrete, check_discretes, check_render_mode
 from envs.layouts import GridLayout
 from envs.vector import BatchedEnv
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from envs.arguments import did_you_mean
+from envs.action_checks import did_you_mean
 
 MAZE_MAPS: dict[str, tuple[str, ...]] = {
     "PointMaze0": (

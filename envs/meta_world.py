@@ -21,7 +21,7 @@ from gymnasium.utils import EzPickle
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.types import Task
 
-from envs.arguments import check_action, check_render_mode, did_you_mean
+from envs.action_checks import check_action, check_render_mode, did_you_mean
 from envs.catalogue import METAWORLD_TASKS
 from envs.meta_world_observation import with_lean_observation
 

@@ -18,7 +18,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import load_env_creator
 
-from envs.arguments import check_render_mode, did_you_mean
+from envs.action_checks import check_render_mode, did_you_mean
 from envs.catalogue import MINIGRID_HORIZONS
 
 VIEW = 7  # cells: the agent sees a square of this side before it

@@ -22,7 +22,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium_robotics.envs.maze import maze_v4
 from gymnasium_robotics.envs.maze.maze_v4 import MazeEnv
 
-from envs.arguments import check_action, check_render_mode
+from envs.action_checks import check_action, check_render_mode
 from envs.maze_maps import EITHER, FREE, GOAL, START, WALL, Cell, find_cells, parse_maze_map
 from envs.vector import BatchedEnv
 

@@ -1,4 +1,4 @@
-"""A point that must find a hidden goal on a circle: ``PointGoal`` and its vectorised twin ``PointGoalVectorEnv``.
+"""A point that must find a hidden goal on a circle: ``PointGoalEnv`` and its vectorised twin ``PointGoalVectorEnv``.
 
 The cheapest family of tasks that differ only in where the goal is; n copies of the twin give bit for bit the trajectories
 of n single environments under the same seeds and actions, whatever the autoreset mode.
@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
-from envs.arguments import check_action, check_render_mode
+from envs.action_checks import check_action, check_render_mode
 from envs.grid import AGENT, FLOOR, GOAL, WALL
 from envs.vector import BatchedEnv
 
@@ -97,7 +97,7 @@ def _draw_angle(rng: np.random.Generator) -> float:
     return float(rng.uniform(0.0, 2 * math.pi))
 
 
-class PointGoal(gym.Env[np.ndarray, np.ndarray]):
+class PointGoalEnv(gym.Env[np.ndarray, np.ndarray]):
     """A point in the plane that must reach a hidden goal on a circle around the origin; reward 1 and the end of the episode
     there, 0 before it.
 
@@ -181,11 +181,11 @@ class PointGoal(gym.Env[np.ndarray, np.ndarray]):
 
 
 class PointGoalVectorEnv(BatchedEnv):
-    """``num_envs`` copies of :class:`PointGoal` under a time limit, stepped at once.
+    """``num_envs`` copies of :class:`PointGoalEnv` under a time limit, stepped at once.
 
     Args:
         goal_angle: one angle for all copies, or one for each: a batch of tasks.
-        task_seed, resample_task, random_start, radius, goal_radius, step_size: as in :class:`PointGoal`; the others as in
+        task_seed, resample_task, random_start, radius, goal_radius, step_size: as in :class:`PointGoalEnv`; the others as in
             :class:`envs.vector.BatchedEnv`.
     """
 
@@ -214,7 +214,7 @@ class PointGoalVectorEnv(BatchedEnv):
             num_envs,
             self._circle.observation_space,
             spaces.Box(-1.0, 1.0, (2,), np.float32),
-            PointGoal.metadata,
+            PointGoalEnv.metadata,
             max_episode_steps,
             render_mode,
             autoreset_mode,

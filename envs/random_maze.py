@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
-from envs.arguments import check_render_mode
+from envs.action_checks import check_render_mode
 from envs.grid import MOVE_SPACE, GridMaze, check_move, check_moves, draw_start, render_maze
 from envs.layouts import MOVES, walk_tables
 from envs.vector import BatchedEnv

@@ -17,7 +17,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from envs.arguments import check_render_mode
+from envs.action_checks import check_render_mode
 
 
 class BatchedEnv(VectorEnv):

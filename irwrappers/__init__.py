@@ -33,9 +33,9 @@ from irwrappers.intrinsic import (
     RunningStd,
     StateCount,
     Sum,
-    Transitions,
     make_intrinsic_reward,
 )
+from irwrappers.transitions import Transitions
 from irwrappers.wrappers import IntrinsicRewardCallback, IntrinsicRewardWrapper, VecIntrinsicReward
 
 __version__ = "0.1.0"

@@ -21,7 +21,7 @@ from sb3_ext.cln import ConditionalLayerNorm, MlpPolicy, SegmentBuffer
 from sb3_ext.cln.cln import _linear
 from sb3_ext.cln.segments import cut_into_segments, segment_loss
 from sb3_ext.common import ppo_losses
-from sb3_ext.lirpg.rollout import Rollout
+from sb3_ext.lirpg.rollout import LearnedRewardRollout
 
 SIZE = dict(n_steps=32, batch_size=16, n_epochs=2, n_reward_steps=3, segment_length=4, segments_per_step=5)
 
@@ -392,7 +392,7 @@ def test_each_transition_is_paid_with_the_eta_that_its_policy_sees(monkeypatch):
     loss, evaluate = ppo_losses.policy_loss, model.policy.evaluate_actions
     monkeypatch.setattr(ppo_losses, "policy_loss", lambda r, a, c: loss(r, seen.setdefault("advantages", a), c))
     monkeypatch.setattr(model.policy, "evaluate_actions", lambda o, a, e: evaluate(o, a, seen.setdefault("eta", e)))
-    monkeypatch.setattr(Rollout, "minibatches", lambda self, _: iter([torch.arange(64)]))
+    monkeypatch.setattr(LearnedRewardRollout, "minibatches", lambda self, _: iter([torch.arange(64)]))
     model._policy_steps(rollout, features, rollout.samples.old_values, 0.2, None, defaultdict(list))
     paid = features @ eta + ((features - features.mean(0)) * (seen["eta"] - eta)).sum(1)
     torch.testing.assert_close(seen["advantages"], rollout.samples.advantages + paid)

@@ -10,12 +10,12 @@ from gymnasium import spaces
 from stable_baselines3.common import distributions as sb3
 from torch.func import functional_call, grad, vjp, vmap
 
-from sb3_ext.common import grouped as grouped_module
+from sb3_ext.common import repeated_rows as grouped_module
 from sb3_ext.common.distributions import make_action_distribution
 from sb3_ext.common.gae import discounted_sum, generalized_advantage_estimation
-from sb3_ext.common.grouped import group_rows, minibatches
+from sb3_ext.common.optimizers import SGD, Adam, RMSprop, clip_by_global_norm, global_norm
+from sb3_ext.common.repeated_rows import group_rows, minibatches
 from sb3_ext.common.trust_region import conjugate_gradients, flatten, trust_region_step, unflatten
-from sb3_ext.common.updates import SGD, Adam, RMSprop, clip_by_global_norm, global_norm
 
 GAMMA, LAMBDA = 0.97, 0.9
 

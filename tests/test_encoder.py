@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 
 from irwrappers import ICM, RND, Transitions
 from irwrappers.intrinsic.encoder import Encoder, ObservationNormalizer, action_entries, encode_actions
-from irwrappers.intrinsic.learned import check_finite, in_chunks
+from irwrappers.intrinsic.network_reward import check_finite, in_chunks
 
 VECTOR = spaces.Box(-np.inf, np.inf, (3,))
 IMAGE = spaces.Box(0, 255, (36, 44, 3), np.uint8)

@@ -8,10 +8,10 @@ import torch
 
 from envs.tasks import PointGoal
 from sb3_ext.meta import LifetimeVecEnv
-from sb3_ext.meta.collection import Job, collect
 from sb3_ext.meta.evaluation import run_lifetimes
 from sb3_ext.meta.imitation import Target, expectile_loss, imitation_lesson, running_sums, taught_payments
-from sb3_ext.meta.policies import RewardNetwork
+from sb3_ext.meta.lifetime_rollout import Job, collect
+from sb3_ext.meta.policies import MetaRewardNetwork
 
 INNER = {"n_steps": 40, "n_batches": 3, "n_epochs": 2, "n_minibatches": 4, "net_arch": (8,)}
 
@@ -35,7 +35,7 @@ def test_a_taught_agent_is_paid_by_the_dense_reward(target: Target, bidirectiona
     family = PointGoal()
     env = LifetimeVecEnv(family, 2, settings=INNER, env_kwargs={"max_episode_steps": 15}, seed=0)
     torch.manual_seed(0)
-    network = RewardNetwork(2, 2, bidirectional=bidirectional)
+    network = MetaRewardNetwork(2, 2, bidirectional=bidirectional)
     paid: list[torch.Tensor] = []
     env.before_update = lambda batch, *_: paid.append(batch.rewards)
     known = {"scale": {"sparse/PointGoal-v0": [10**12, 0.05]}}  # so that the running scale stays

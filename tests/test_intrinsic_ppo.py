@@ -19,10 +19,10 @@ from torch import nn
 
 import envs  # noqa: F401 (registers sparse/…)
 from irwrappers import INTRINSIC_REWARDS, IntrinsicReward, make_intrinsic_reward
+from irwrappers.transitions import TransitionRecorder
 from sb3_ext import IntrinsicPPO
 from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.intrinsic.buffers import IntrinsicRolloutBuffer
-from sb3_ext.intrinsic.recorder import TransitionRecorder
 from sb3_ext.intrinsic.returns import ReturnRange, ReturnStd
 
 # Arguments with which a reward fits a short run; one that needs none need not be here.

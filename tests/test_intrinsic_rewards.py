@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 import envs  # noqa: F401  (registers sparse/…)
 from irwrappers import INTRINSIC_REWARDS, Concat, IntrinsicReward, RunningStd, Transitions, make_intrinsic_reward
-from irwrappers.unique import unique_rows
+from irwrappers.unique_rows import unique_rows
 
 # Arguments that make a reward quick to fit; one that needs none need not be here.
 WARM_UP = dict(warmup_steps=60)

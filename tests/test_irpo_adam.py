@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sb3_ext.common.distributions import Categorical
-from sb3_ext.common.updates import backpropagate_through_updates
+from sb3_ext.common.optimizers import backpropagate_through_updates
 from sb3_ext.irpo.gradient import SurrogateBatch, exploratory_update
 
 R, D, A = 12, 3, 4

@@ -14,8 +14,8 @@ from torch.func import grad, hessian, vmap
 
 from sb3_ext.common.distributions import LOG_STD_RANGE, make_action_distribution
 from sb3_ext.common.gae import discounted_sum
+from sb3_ext.common.optimizers import backpropagate_through_updates, global_norm
 from sb3_ext.common.trust_region import flatten, unflatten
-from sb3_ext.common.updates import backpropagate_through_updates, global_norm
 from sb3_ext.irpo.gradient import SurrogateBatch, exploratory_update, surrogate_gradient, surrogate_objective
 from sb3_ext.irpo.policies import IRPOPolicy
 

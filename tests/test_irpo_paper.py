@@ -29,10 +29,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import envs  # noqa: F401 (registers sparse/…)
 from irwrappers import ALLO, Concat, ExactLaplacian, RandomNetworkReward
-from sb3_ext.common.rollout import collect_episodes
+from sb3_ext.common.episode_rollout import collect_episodes
 from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.irpo import IRPO
-from sb3_ext.irpo.collection import collect_policies
+from sb3_ext.irpo.policy_rollouts import collect_policies
 
 # ---------------------------------------------------------------------- repeating and accounting
 

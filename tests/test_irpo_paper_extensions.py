@@ -26,7 +26,7 @@ from irwrappers import Concat, ExactLaplacian
 from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.irpo import IRPO
 from sb3_ext.irpo.gradient import SurrogateBatch, surrogate_gradient
-from sb3_ext.irpo.mixture import (
+from sb3_ext.irpo.gradient_weights import (
     BLENDS,
     blended,
     contributions,

@@ -11,7 +11,7 @@ import envs  # noqa: F401  (registers sparse/…)
 from irwrappers import ALLO, ExactLaplacian, Transitions
 from irwrappers.intrinsic.allo import _Training
 from irwrappers.intrinsic.laplacian import laplacian_eigenvectors
-from irwrappers.intrinsic.walks import WalkCollector
+from irwrappers.intrinsic.random_walks import WalkCollector
 from sb3_ext.common.vec_env import make_vec_env
 
 CHAIN = np.array([[0, 1], [0, 2], [1, 2]])  # left, right; a wall at either end

@@ -13,7 +13,7 @@ from torch import Tensor
 from sb3_ext.common.distributions import Categorical, DiagonalGaussian
 from sb3_ext.common.gae import generalized_advantage_estimation
 from sb3_ext.common.meta_gradient import Term, meta_gradient
-from sb3_ext.common.updates import SGD, Adam, Params, RMSprop, clip_by_global_norm
+from sb3_ext.common.optimizers import SGD, Adam, Params, RMSprop, clip_by_global_norm
 
 T, B, N_OBS = 6, 3, 4
 OPTIMIZERS = {

@@ -15,11 +15,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor
 
 from envs.tasks import PointGoal
-from sb3_ext.common.updates import Params
+from sb3_ext.common.optimizers import Params
 from sb3_ext.meta import LifetimeVecEnv, MetaGradientReward, RewardModel
 from sb3_ext.meta.inner import InnerAgents, InnerBatch, InnerSettings, draw_order
 from sb3_ext.meta.meta_gradient_reward import _ages
-from sb3_ext.meta.policies import RewardNetwork
+from sb3_ext.meta.policies import MetaRewardNetwork
 from sb3_ext.meta.reward_gradient import InnerUpdate, advantage_gradient
 
 T, B, LR = 16, 2, 0.02
@@ -48,7 +48,7 @@ class Problem:
         self.update = InnerUpdate.of(self.agents, self.batch, last, self.order, are_advantages)
         n_actions = self.batch.actions.shape[-1]
         torch.manual_seed(2)
-        self.network = RewardNetwork(3, n_actions, 4, **SMALL).double()  # type: ignore[arg-type]
+        self.network = MetaRewardNetwork(3, n_actions, 4, **SMALL).double()  # type: ignore[arg-type]
         self.inputs = dict(
             observation=self.batch.observations, action=self.batch.actions.double(), scalars=self._randn(T, B, 4)
         )

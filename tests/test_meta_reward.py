@@ -20,9 +20,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from envs.tasks import MetaWorldML1, MetaWorldML10, PointGoal
 from sb3_ext.meta import LifetimeVecEnv, MetaReward
-from sb3_ext.meta.collection import Job, collect, merge_states, normal_log_prob
 from sb3_ext.meta.inner import InnerSettings
-from sb3_ext.meta.policies import RewardNetwork
+from sb3_ext.meta.lifetime_rollout import Job, collect, merge_states, normal_log_prob
+from sb3_ext.meta.policies import MetaRewardNetwork
 from sb3_ext.meta.shards import LocalShards, ProcessShards
 from sb3_ext.meta.tasks import LoopedTasks, NativeTasks, ProcessTasks, TaskBatch
 from sb3_ext.meta.workers import Workers
@@ -349,7 +349,7 @@ def test_groups_in_processes_are_those_one_after_the_other() -> None:
 
 def test_a_memory_of_visits_begins_with_the_nearest_of_random_places() -> None:
     torch.manual_seed(0)
-    net = RewardNetwork(3, 1, visit_memory=16)
+    net = MetaRewardNetwork(3, 1, visit_memory=16)
     k = 6.0**2 / 3
     places = net.cells.weight / (2 * k)
     observations = torch.randn(50, 3)
@@ -359,7 +359,7 @@ def test_a_memory_of_visits_begins_with_the_nearest_of_random_places() -> None:
 
 def test_a_memory_of_visits_counts_them() -> None:
     """Two cells, left and right of 0; three steps in one call and one in the next."""
-    net = RewardNetwork(1, 1, visit_memory=2)
+    net = MetaRewardNetwork(1, 1, visit_memory=2)
     with torch.no_grad():
         net.cells.weight.copy_(torch.tensor([[-100.0], [100.0]]))
         net.cells.bias.zero_()

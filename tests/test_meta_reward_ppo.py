@@ -18,11 +18,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 import envs.tasks
 from envs.tasks import MetaWorldML1, PointGoal
 from irwrappers import SuccessSignal
-from irwrappers.wrappers.storage import describe_space
+from irwrappers.serialization import describe_space
 from sb3_ext.common.vec_env import make_vec_env as native_vec_env
 from sb3_ext.meta import InnerSettings, LifetimeVecEnv, MetaReward, MetaRewardPPO, RewardModel, reward_model_names
 from sb3_ext.meta.evaluation import make_evaluation_env, run_lifetimes, success_over_lifetimes
-from sb3_ext.meta.policies import RewardNetwork
+from sb3_ext.meta.policies import MetaRewardNetwork
 
 NETWORK = {"encoders": (8, 8), "lstm_size": 8, "mean_arch": (8,), "value_arch": (8,)}
 INNER = InnerSettings(n_steps=60, n_batches=3, n_epochs=2, n_minibatches=4, learning_rate=1e-3, net_arch=(16,))
@@ -35,7 +35,7 @@ def reward_model(env: Any = None, signal: str = "reward", **network: Any) -> Rew
     torch.manual_seed(0)
     kwargs = {**NETWORK, **network}
     described = describe_space(env.observation_space), describe_space(env.action_space)
-    return RewardModel(RewardNetwork(*sizes, **kwargs), kwargs, *described, signal, INNER)  # type: ignore[arg-type]
+    return RewardModel(MetaRewardNetwork(*sizes, **kwargs), kwargs, *described, signal, INNER)  # type: ignore[arg-type]
 
 
 def point_goals(n: int = 1) -> DummyVecEnv:

@@ -1,4 +1,4 @@
-"""PointGoal: where the goal is, what reaching it pays, and that n copies stepped at once are n single environments."""
+"""PointGoalEnv: where the goal is, what reaching it pays, and that n copies stepped at once are n single environments."""
 
 import math
 from functools import partial
@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import envs  # noqa: F401 (registers sparse/…)
 from envs.grid import AGENT, GOAL
-from envs.point_goal import PointGoal, PointGoalVectorEnv
+from envs.point_goal import PointGoalEnv, PointGoalVectorEnv
 
 ID = "sparse/PointGoal-v0"
 MODES = list(AutoresetMode)
@@ -99,11 +99,11 @@ def test_copies_of_one_task_seed_share_the_goal_whatever_the_reset_seed():
         env.reset()
         angles.add(env.unwrapped.goal_angle)
     assert len(angles) == 1
-    assert len({PointGoal(task_seed=seed).goal_angle for seed in range(50)}) == 50
+    assert len({PointGoalEnv(task_seed=seed).goal_angle for seed in range(50)}) == 50
 
 
 def test_resampled_goals_are_uniform_on_the_circle_and_follow_the_reset_seed():
-    env = PointGoal(resample_task=True)
+    env = PointGoalEnv(resample_task=True)
     env.reset(seed=8)
     angles = [env.goal_angle]
     for _ in range(3999):
@@ -221,7 +221,7 @@ def test_frames_show_the_point_and_the_goal():
 # --- wrong use
 
 
-@pytest.mark.parametrize("make", [PointGoal, partial(PointGoalVectorEnv, 2)], ids=["single", "vector"])
+@pytest.mark.parametrize("make", [PointGoalEnv, partial(PointGoalVectorEnv, 2)], ids=["single", "vector"])
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
@@ -244,7 +244,7 @@ def test_wrong_arguments_raise(make, kwargs, message):
 
 @pytest.mark.parametrize("action", [0.5, [0.1], [0.1, 0.2, 0.3], [[0.1, 0.2]], [math.nan, 0], ["a", "b"], None], ids=repr)
 def test_wrong_actions_raise(action):
-    env = PointGoal()
+    env = PointGoalEnv()
     env.reset(seed=0)
     with pytest.raises(ValueError, match=r"Invalid action .*finite numbers of shape"):
         env.step(action)

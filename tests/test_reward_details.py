@@ -11,11 +11,11 @@ from stable_baselines3.common.vec_env import VecEnvWrapper, VecMonitor, VecNorma
 from torch.testing import assert_close
 
 import envs  # noqa: F401 (registers sparse/…)
-import irwrappers.unique
+import irwrappers.unique_rows
 from irwrappers import ALLO, INTRINSIC_REWARDS, ExactLaplacian, Transitions, make_intrinsic_reward
 from irwrappers.intrinsic.allo import _one_step_laplacian, _whole_batch
-from irwrappers.intrinsic.walks import WalkCollector, random_actions
-from irwrappers.unique import unique_rows
+from irwrappers.intrinsic.random_walks import WalkCollector, random_actions
+from irwrappers.unique_rows import unique_rows
 from sb3_ext.common.vec_env import make_vec_env
 
 ROOM = ["######", "#S   #", "#   G#", "######"]
@@ -128,7 +128,7 @@ def test_many_rows_and_nearby_floats():
 
 
 def test_hash_collisions_fall_back_to_the_exact_way(monkeypatch):
-    monkeypatch.setattr(irwrappers.unique, "_words", lambda x: torch.zeros(x.shape, dtype=torch.int64))
+    monkeypatch.setattr(irwrappers.unique_rows, "_words", lambda x: torch.zeros(x.shape, dtype=torch.int64))
     assert_unique(torch.randint(0, 3, (200, 2), generator=torch.Generator().manual_seed(1)).float())
 
 

@@ -100,7 +100,7 @@ import yaml
 from envs.catalogue import CATALOGUE
 from sb3_ext.zoo.benchmark.suites import resolve_hyperparams
 from sb3_ext.zoo.cli import _extend_rl_zoo3
-from sb3_ext.zoo.lifetimes import lifetime_ids
+from sb3_ext.zoo.lifetime_families import lifetime_ids
 from sb3_ext.zoo.manager import HYPERPARAMS, LIFETIME_ALGOS
 
 yaml.safe_load = lambda stream: yaml.load(stream, yaml.CSafeLoader)  # the files are read again for each

@@ -31,7 +31,7 @@ from tqdm import tqdm
 from sb3_ext.meta import LifetimeVecEnv, RewardModel, TrialVecEnv
 from sb3_ext.meta.evaluation import Trace, make_evaluation_env, run_lifetimes
 from sb3_ext.meta.imitation import taught_payments
-from sb3_ext.zoo.lifetimes import make_family
+from sb3_ext.zoo.lifetime_families import make_family
 
 COLORS = {"shaped": "#7a7a7a", "sparse": "#c9a227", "progress": "#3a3a3a"}
 RL2 = ("RL²", "RL², arg-max")
@@ -39,7 +39,7 @@ RL2 = ("RL²", "RL², arg-max")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("family", help="lifetime/…, an id of sb3_ext.zoo.lifetimes")
+    parser.add_argument("family", help="lifetime/…, an id of sb3_ext.zoo.lifetime_families")
     parser.add_argument("models", nargs="+", help="[LABEL=]file, or name of one in the package")
     parser.add_argument("--seeds", type=int, default=10, help="from 100 on")
     parser.add_argument("--lifetimes", type=int, default=64, help="side by side, for each seed")

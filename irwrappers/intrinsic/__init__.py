@@ -1,5 +1,5 @@
 from irwrappers.intrinsic.allo import ALLO
-from irwrappers.intrinsic.base import IntrinsicReward, Transitions
+from irwrappers.intrinsic.base import IntrinsicReward
 from irwrappers.intrinsic.compose import Concat, Sum
 from irwrappers.intrinsic.constant import ConstantReward
 from irwrappers.intrinsic.counts import StateCount
@@ -36,6 +36,5 @@ __all__ = [
     "RunningStd",
     "StateCount",
     "Sum",
-    "Transitions",
     "make_intrinsic_reward",
 ]

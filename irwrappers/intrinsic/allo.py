@@ -22,8 +22,8 @@ from tqdm.auto import tqdm, trange
 from irwrappers.intrinsic.base import as_vec_env
 from irwrappers.intrinsic.features import FeatureDifference
 from irwrappers.intrinsic.random_network import mlp
-from irwrappers.intrinsic.walks import WalkCollector, Walks
-from irwrappers.unique import unique_rows
+from irwrappers.intrinsic.random_walks import WalkCollector, Walks
+from irwrappers.unique_rows import unique_rows
 
 FIRST_STAGE = 2000  # environment steps of the first stage of walks
 AGREEMENTS = 2  # in a row; one may be chance, and a network that has not trained for long stays where it is, right or wrong

@@ -10,7 +10,8 @@ import torch
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
-from irwrappers.intrinsic.base import IntrinsicReward, Transitions
+from irwrappers.intrinsic.base import IntrinsicReward
+from irwrappers.transitions import Transitions
 
 
 class _Several(IntrinsicReward):

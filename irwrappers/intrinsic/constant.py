@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from irwrappers.intrinsic.base import IntrinsicReward, Transitions
+from irwrappers.intrinsic.base import IntrinsicReward
+from irwrappers.transitions import Transitions
 
 
 class ConstantReward(IntrinsicReward):

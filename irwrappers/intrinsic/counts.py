@@ -9,9 +9,9 @@ from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from irwrappers.intrinsic.base import Transitions
 from irwrappers.intrinsic.encoder import Observations, flatten_steps
 from irwrappers.intrinsic.memory import FixedInputs, ResizableBuffers
+from irwrappers.transitions import Transitions
 
 
 class StateCount(ResizableBuffers, FixedInputs):

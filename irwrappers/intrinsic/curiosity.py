@@ -13,13 +13,13 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor
 
-from irwrappers.intrinsic.base import Transitions
 from irwrappers.intrinsic.dynamics import ForwardEnsemble, ForwardModel, InverseModel
 from irwrappers.intrinsic.encoder import Encoder, flatten_steps
-from irwrappers.intrinsic.learned import LearnedReward, check_positive, in_chunks
+from irwrappers.intrinsic.network_reward import NetworkReward, check_positive, in_chunks
+from irwrappers.transitions import Transitions
 
 
-class ICM(LearnedReward):
+class ICM(NetworkReward):
     """Intrinsic curiosity module: r = η/2 ‖φ̂(s′) − φ(s′)‖², with φ̂(s′) a forward model's prediction from φ(s) and a.
 
     Minimised together are (1 − β) L_I + β L_F, with the inverse model's error L_I (cross-entropy of the action given φ(s) and
@@ -35,7 +35,7 @@ class ICM(LearnedReward):
         eta: η, 0.01 in the authors' program. beta: β, 0.2 in the paper.
         features_extractor_class, features_extractor_kwargs: as in SB3's policies.
         learning_rate: 1e-3 is the paper's.
-        kwargs: those of :class:`LearnedReward`.
+        kwargs: those of :class:`NetworkReward`.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class ICM(LearnedReward):
         return (1 - self.beta) * inverse + self.beta * forward, log
 
 
-class Disagreement(LearnedReward):
+class Disagreement(NetworkReward):
     """Variance of an ensemble of forward models: r = E_m ‖f_m(φ(s), a) − E_m f_m(φ(s), a)‖² / d.
 
     φ is a fixed random network of d outputs, and each f_m learns φ(s′) from its own random share of the transitions. What is
@@ -98,7 +98,7 @@ class Disagreement(LearnedReward):
         hidden_sizes: of φ, between SB3's feature extractor and its output. model_hidden_sizes: of each model.
         update_proportion: the chance that a model learns from a transition; 0.8 in the authors' program.
         features_extractor_class, features_extractor_kwargs: as in SB3's policies.
-        kwargs: those of :class:`LearnedReward`; the learning rate 1e-4 is the authors'.
+        kwargs: those of :class:`NetworkReward`; the learning rate 1e-4 is the authors'.
     """
 
     def __init__(

@@ -8,11 +8,11 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from irwrappers.intrinsic.episodic import EpisodicReward, Memory
-from irwrappers.intrinsic.learned import check_positive
+from irwrappers.intrinsic.episodic import EpisodicMemoryReward, Memory
+from irwrappers.intrinsic.network_reward import check_positive
 
 
-class E3B(EpisodicReward):
+class E3B(EpisodicMemoryReward):
     """How far φ(s′) lies from what the episode has shown, in the ellipse of its features: ``r = φ(s′)ᵀ C⁻¹ φ(s′)``.
 
     ``C = λ I + Σ φ(s_i) φ(s_i)ᵀ`` over the states of the episode before s′, its first among them; the inverse is kept, and
@@ -24,7 +24,7 @@ class E3B(EpisodicReward):
 
     Args:
         ridge: λ.
-        kwargs: as for :class:`EpisodicReward`.
+        kwargs: as for :class:`EpisodicMemoryReward`.
     """
 
     resizable = ("inverse_covariance",)

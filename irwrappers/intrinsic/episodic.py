@@ -13,19 +13,19 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from irwrappers.intrinsic.base import Transitions
 from irwrappers.intrinsic.dynamics import InverseModel
 from irwrappers.intrinsic.encoder import Encoder, flatten_steps
-from irwrappers.intrinsic.learned import LearnedReward, check_finite, check_positive, in_chunks
 from irwrappers.intrinsic.memory import ResizableBuffers, look_back, nearest
+from irwrappers.intrinsic.network_reward import NetworkReward, check_finite, check_positive, in_chunks
 from irwrappers.intrinsic.rnd import RND
 from irwrappers.intrinsic.running import RunningStd
+from irwrappers.transitions import Transitions
 
 Memory = dict[str, Tensor]
 CHUNK = 64  # steps that look back at once: the more, the more memory; the fewer, the more often memories are joined
 
 
-class EpisodicReward(ResizableBuffers, LearnedReward):
+class EpisodicMemoryReward(ResizableBuffers, NetworkReward):
     """A reward on features φ of inverse dynamics that remembers each copy's running episode.
 
     A step from s to s′ is paid for s′ as seen from what the episode has shown up to and including s, its first state among
@@ -38,7 +38,7 @@ class EpisodicReward(ResizableBuffers, LearnedReward):
         latent_dim: size of φ.
         hidden_sizes: of φ's perceptron and of the inverse model.
         features_extractor_class, features_extractor_kwargs: see :class:`Encoder`.
-        learning: as for :class:`LearnedReward`.
+        learning: as for :class:`NetworkReward`.
     """
 
     has_episode_memory = True
@@ -128,7 +128,7 @@ class EpisodicReward(ResizableBuffers, LearnedReward):
         return in_chunks(lambda x: self.encoder(self.normalizer(x)), observations)
 
 
-class PseudoCounts(EpisodicReward):
+class PseudoCounts(EpisodicMemoryReward):
     """Pseudo-counts of an episode's states: the episodic part of Never Give Up, equations (2) and (3) and algorithm 1.
 
     ``r = 1 / s``, with ``s = sqrt(Σ K(φ(s′), φ_i)) + c`` over the k nearest neighbours φ_i of φ(s′) among the episode's states
@@ -143,7 +143,7 @@ class PseudoCounts(EpisodicReward):
     Args:
         n_neighbors: k. epsilon: ε. cluster_distance: ξ. constant: c. max_similarity: s_m.
         capacity: steps of an episode that are remembered, for each copy.
-        kwargs: as for :class:`EpisodicReward`.
+        kwargs: as for :class:`EpisodicMemoryReward`.
     """
 
     resizable = ("embeddings", "length", "distance_sum", "distance_count")

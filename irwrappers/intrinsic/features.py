@@ -11,8 +11,9 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from irwrappers.intrinsic.base import IntrinsicReward, Transitions, environment_hook
-from irwrappers.unique import unique_rows
+from irwrappers.intrinsic.base import IntrinsicReward, environment_hook
+from irwrappers.transitions import Transitions
+from irwrappers.unique_rows import unique_rows
 
 
 class FeatureDifference(IntrinsicReward):

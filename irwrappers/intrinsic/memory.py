@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from tqdm.auto import tqdm
 
-from irwrappers.intrinsic.base import IntrinsicReward, Transitions, as_vec_env
+from irwrappers.intrinsic.base import IntrinsicReward, as_vec_env
 from irwrappers.intrinsic.encoder import ObservationNormalizer, check_observation_space, flatten_steps
-from irwrappers.intrinsic.learned import LearnedReward, check_finite, check_positive
-from irwrappers.intrinsic.walks import random_steps
+from irwrappers.intrinsic.network_reward import NetworkReward, check_finite, check_positive
+from irwrappers.intrinsic.random_walks import random_steps
+from irwrappers.transitions import Transitions
 
 
 class ResizableBuffers(nn.Module):
@@ -81,7 +82,7 @@ class FixedInputs(IntrinsicReward):
 
     def _check(self, batch: Transitions) -> None:
         """Refuse numbers that are not finite in steps that count."""
-        check_finite(LearnedReward._valid_steps(batch), type(self).__name__)
+        check_finite(NetworkReward._valid_steps(batch), type(self).__name__)
 
     def learn(self, batch: Transitions) -> dict[str, float]:
         self._check(batch)

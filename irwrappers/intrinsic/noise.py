@@ -6,7 +6,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from irwrappers.intrinsic.base import IntrinsicReward, Transitions
+from irwrappers.intrinsic.base import IntrinsicReward
+from irwrappers.transitions import Transitions
 
 
 class NoiseReward(IntrinsicReward):

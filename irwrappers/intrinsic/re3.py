@@ -10,10 +10,10 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor
 
-from irwrappers.intrinsic.base import Transitions
 from irwrappers.intrinsic.encoder import Encoder, flatten_steps
-from irwrappers.intrinsic.learned import check_positive, in_chunks
 from irwrappers.intrinsic.memory import FixedInputs, ResizableBuffers, nearest
+from irwrappers.intrinsic.network_reward import check_positive, in_chunks
+from irwrappers.transitions import Transitions
 
 
 class RE3(ResizableBuffers, FixedInputs):

@@ -8,16 +8,16 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from irwrappers.intrinsic.base import Transitions
 from irwrappers.intrinsic.counts import row_keys
 from irwrappers.intrinsic.dynamics import ForwardModel
 from irwrappers.intrinsic.encoder import flatten_steps
-from irwrappers.intrinsic.episodic import EpisodicReward, Memory
-from irwrappers.intrinsic.learned import check_positive
+from irwrappers.intrinsic.episodic import EpisodicMemoryReward, Memory
 from irwrappers.intrinsic.memory import look_back
+from irwrappers.intrinsic.network_reward import check_positive
+from irwrappers.transitions import Transitions
 
 
-class RIDE(EpisodicReward):
+class RIDE(EpisodicMemoryReward):
     """Impact of an action in feature space, less where the episode has been before.
 
     ``r = ‖φ(s′) − φ(s)‖₂ / sqrt(N_ep(s′))``, N_ep(s′) the visits of s′ in the episode, this one and the episode's first state
@@ -31,7 +31,7 @@ class RIDE(EpisodicReward):
     Args:
         inverse_coef, forward_coef: of the losses.
         capacity: steps of an episode that are remembered, for each copy.
-        kwargs: as for :class:`EpisodicReward`.
+        kwargs: as for :class:`EpisodicMemoryReward`.
     """
 
     resizable = ("keys", "length")

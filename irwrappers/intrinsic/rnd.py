@@ -16,12 +16,12 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
-from irwrappers.intrinsic.base import Transitions
 from irwrappers.intrinsic.encoder import Encoder, flatten_steps
-from irwrappers.intrinsic.learned import LearnedReward, check_positive, in_chunks
+from irwrappers.intrinsic.network_reward import NetworkReward, check_positive, in_chunks
+from irwrappers.transitions import Transitions
 
 
-class _Distillation(LearnedReward):
+class _Distillation(NetworkReward):
     """A predictor f̂ and N fixed random networks, all of them on normalised s′ only. Subclasses price the difference."""
 
     inputs = ("next_observations",)
@@ -87,7 +87,7 @@ class RND(_Distillation):
         update_proportion: the share of a batch, drawn anew each epoch, that f̂ learns from; None for the paper's
             min(1, 32 / copies), which keeps the number of its gradient steps as copies are added.
         features_extractor_class, features_extractor_kwargs: as in SB3's policies; f and f̂ each have one of their own.
-        kwargs: those of :class:`LearnedReward`; the learning rate 1e-4 is the paper's.
+        kwargs: those of :class:`NetworkReward`; the learning rate 1e-4 is the paper's.
     """
 
     def __init__(

@@ -12,7 +12,8 @@ from gymnasium import spaces
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from irwrappers.intrinsic.base import IntrinsicReward, Transitions
+from irwrappers.intrinsic.base import IntrinsicReward
+from irwrappers.transitions import Transitions
 
 CHUNK = 1024  # transitions priced at once
 

@@ -15,12 +15,13 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from irwrappers.intrinsic.base import IntrinsicReward, Transitions
+from irwrappers.intrinsic.base import IntrinsicReward
 from irwrappers.intrinsic.registry import make_intrinsic_reward
 from irwrappers.intrinsic.running import RunningStd
 from irwrappers.seeding import seeded
-from irwrappers.wrappers.arguments import Coefficient, channel_weights, check_numbers, coefficient_schedule
-from irwrappers.wrappers.storage import check_same_spaces
+from irwrappers.serialization import check_same_spaces
+from irwrappers.transitions import Transitions
+from irwrappers.wrappers.coefficients import Coefficient, channel_weights, check_numbers, coefficient_schedule
 
 RewardChoice = str | IntrinsicReward | Mapping[str, Mapping[str, Any]] | Sequence[Any]
 

@@ -16,9 +16,9 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from irwrappers.intrinsic.base import IntrinsicReward
-from irwrappers.original import OriginalView
+from irwrappers.serialization import check_same_spaces, describe_space, plain, read_state, write_state
+from irwrappers.transitions import OriginalView
 from irwrappers.wrappers.bonus import EPISODE, EXTRINSIC, INTRINSIC, Coefficient, IntrinsicBonus, RewardChoice
-from irwrappers.wrappers.storage import check_same_spaces, describe_space, plain, read_state, write_state
 
 
 class VecIntrinsicReward(VecEnvWrapper):

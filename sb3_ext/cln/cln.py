@@ -20,16 +20,16 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from irwrappers.validation import check_choice, check_range
 from sb3_ext.cln.policies import CLNPolicy, CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_ext.cln.segments import SegmentBuffer, Segments, cut_into_segments, segment_loss
 from sb3_ext.common import ppo_losses
-from sb3_ext.common.arguments import check_choice, check_range
 from sb3_ext.common.gae import discounted_sum
 from sb3_ext.common.meta_gradient import InnerLoss, MetaGradient, Term, meta_gradient
+from sb3_ext.common.optimizers import SGD, Params, State, optimizer_from
 from sb3_ext.common.reward_network import RewardNetwork
-from sb3_ext.common.updates import SGD, Params, State, optimizer_from
 from sb3_ext.lirpg.policies import ExtrinsicCritic, FunctionalModule
-from sb3_ext.lirpg.rollout import ExtrinsicRecorder, Rollout, Samples, make_rollout
+from sb3_ext.lirpg.rollout import ExtrinsicRecorder, LearnedRewardRollout, Samples, make_rollout
 
 SelfCLN = TypeVar("SelfCLN", bound="CLN")
 
@@ -257,7 +257,7 @@ class CLN(PPO):
         """ε ``[n, n_condition]``."""
         return self.eta_noise * torch.randn((n, len(self.policy.eta())), device=self.device, dtype=self.policy.eta().dtype)
 
-    def _rollout(self) -> tuple[Rollout, Tensor]:
+    def _rollout(self) -> tuple[LearnedRewardRollout, Tensor]:
         """The rollout just collected, n = B · T transitions copy by copy, and actions as the environment took them."""
         assert self._last_episode_starts is not None
         rollout = make_rollout(
@@ -294,7 +294,7 @@ class CLN(PPO):
             return self.reward_network(observations, self._taken(torch.as_tensor(actions, device=self.device))).cpu().numpy()
 
     @torch.no_grad()
-    def _reward_features(self, rollout: Rollout, taken: Tensor) -> tuple[Tensor, Tensor]:
+    def _reward_features(self, rollout: LearnedRewardRollout, taken: Tensor) -> tuple[Tensor, Tensor]:
         """x and F ``[n, n_condition]``: r_φ = x · η, and Â^IN = (Â of r_ex_coef · r_ex) + F · η."""
         rows = [slice(start, start + CHUNK) for start in range(0, len(taken), CHUNK)]
         observations = rollout.samples.observations
@@ -329,7 +329,7 @@ class CLN(PPO):
         observations, rewards = tree_map(lambda values: torch.as_tensor(values, device=self.device), (observations, rewards))
         return segments._replace(observations=observations, rewards=rewards)
 
-    def _reward_steps(self, rollout: Rollout, taken: Tensor, clip_range: float, logs: Logs) -> None:
+    def _reward_steps(self, rollout: LearnedRewardRollout, taken: Tensor, clip_range: float, logs: Logs) -> None:
         """N_r steps: η ← Adam(λ g_J + c g_reg), φ ← Adam(c g_reg)."""
         head = self.reward_network.head
         for rows in islice(_endless(rollout, self.batch_size), self.n_reward_steps):
@@ -417,7 +417,7 @@ class CLN(PPO):
 
     def _policy_steps(
         self,
-        rollout: Rollout,
+        rollout: LearnedRewardRollout,
         features: Tensor,
         returns: Tensor,
         clip_range: float,
@@ -473,7 +473,7 @@ class CLN(PPO):
     # ------------------------------------------------------------------ logs
 
     @torch.no_grad()
-    def _log_change_of_policy(self, rollout: Rollout) -> None:
+    def _log_change_of_policy(self, rollout: LearnedRewardRollout) -> None:
         """How far the reward steps moved the policy that sees η, on a minibatch."""
         rows = next(rollout.minibatches(self.batch_size))
         samples = rollout.samples.rows(rows)
@@ -497,7 +497,7 @@ class CLN(PPO):
                 self.logger.record(f"cln/{name}", value)
 
     def _log_training(
-        self, rollout: Rollout, returns: Tensor, clip_range: float, clip_range_vf: float | None, logs: Logs
+        self, rollout: LearnedRewardRollout, returns: Tensor, clip_range: float, clip_range_vf: float | None, logs: Logs
     ) -> None:
         record, samples = self.logger.record, rollout.samples
         for name, values in logs.items():
@@ -535,7 +535,7 @@ class CLN(PPO):
         return names, []
 
 
-def _endless(rollout: Rollout, batch_size: int) -> Iterator[Tensor]:
+def _endless(rollout: LearnedRewardRollout, batch_size: int) -> Iterator[Tensor]:
     while True:
         yield from rollout.minibatches(batch_size)
 

@@ -13,8 +13,8 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, MlpExtracto
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
+from irwrappers.validation import check_choice
 from sb3_ext.cln.layers import ConditionalLayerNorm
-from sb3_ext.common.arguments import check_choice
 from sb3_ext.common.reward_network import RewardNetwork, reward_defaults
 
 

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from sb3_ext.common.updates import Params, State, clip_by_global_norm
+from sb3_ext.common.optimizers import Params, State, clip_by_global_norm
 
 Term = Literal["direct", "mixed", "reward", "multi_step"]
 TERMS: tuple[Term, ...] = ("direct", "mixed", "reward", "multi_step")
@@ -31,7 +31,7 @@ OuterLoss = Callable[[Params, Params], Tensor]
 
 
 class Optimizer(Protocol):
-    """``SGD``, ``RMSprop`` or ``Adam`` of :mod:`sb3_ext.common.updates`."""
+    """``SGD``, ``RMSprop`` or ``Adam`` of :mod:`sb3_ext.common.optimizers`."""
 
     def update(self, params: Params, grads: Params, state: State) -> tuple[Params, State]: ...
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ext.common.rollout import Rollout
+from sb3_ext.common.episode_rollout import EpisodeRollout
 
 
-def update_statistics(normalize: VecNormalize | None, rollouts: Iterable[Rollout]) -> None:
+def update_statistics(normalize: VecNormalize | None, rollouts: Iterable[EpisodeRollout]) -> None:
     """Take in the original observations of the valid transitions, if ``normalize`` is training."""
     if normalize is None or not normalize.training or not normalize.norm_obs:
         return

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vjp
 
-from sb3_ext.common.updates import Params
+from sb3_ext.common.optimizers import Params
 
 
 class TrustRegionResult(NamedTuple):

@@ -8,7 +8,7 @@ cluster of this machine's cores. On several machines a benchmark's ``--out`` mus
 """
 
 from sb3_ext.distributed.cluster import connect
-from sb3_ext.distributed.lifetimes import RayShards
+from sb3_ext.distributed.ray_shards import RayShards
 from sb3_ext.distributed.runs import run_on_cluster
 
 __all__ = ["RayShards", "connect", "run_on_cluster"]

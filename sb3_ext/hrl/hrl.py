@@ -18,11 +18,11 @@ from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch.utils._pytree import tree_map
 
 from irwrappers import IntrinsicReward, make_intrinsic_reward
-from irwrappers.wrappers.storage import check_same_spaces
-from sb3_ext.common.arguments import check_choice, check_range
+from irwrappers.serialization import check_same_spaces
+from irwrappers.validation import check_choice, check_range
 from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.hrl.buffers import OptionDictRolloutBuffer, OptionRolloutBuffer
-from sb3_ext.hrl.collection import collect_choices
+from sb3_ext.hrl.option_rollout import collect_choices
 from sb3_ext.hrl.options import PPO_ARGUMENTS, Options, OptionTraining, Primitive
 
 SelfHRL = TypeVar("SelfHRL", bound="HRL")

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils._pytree import tree_map
 
 from irwrappers import VecIntrinsicReward
-from irwrappers.intrinsic.walks import random_actions
+from irwrappers.intrinsic.random_walks import random_actions
 
 if TYPE_CHECKING:
     from sb3_ext.hrl.hrl import HRL

@@ -22,14 +22,15 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from irwrappers import IntrinsicReward, Transitions
+from irwrappers.transitions import TransitionRecorder
+from irwrappers.validation import check_range
 from sb3_ext.common import ppo_losses
-from sb3_ext.common.arguments import check_range, default_n_steps
 from sb3_ext.common.gae import generalized_advantage_estimation
+from sb3_ext.common.rollout_size import default_n_steps
 from sb3_ext.common.threads import few_threads
 from sb3_ext.intrinsic.buffers import IntrinsicDictRolloutBuffer, IntrinsicRolloutBuffer, IntrinsicRolloutSamples
 from sb3_ext.intrinsic.channels import make_bonus
 from sb3_ext.intrinsic.policies import CnnPolicy, IntrinsicActorCriticPolicy, MlpPolicy, MultiInputPolicy
-from sb3_ext.intrinsic.recorder import TransitionRecorder
 from sb3_ext.intrinsic.returns import ReturnStd
 
 SelfIntrinsicPPO = TypeVar("SelfIntrinsicPPO", bound="IntrinsicPPO")

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 
 from irwrappers import IntrinsicReward, Transitions
 from irwrappers.intrinsic.features import FeatureDifference
-from sb3_ext.common.arguments import check_range
+from irwrappers.validation import check_range
 from sb3_ext.intrinsic.channels import make_bonus
 
 MEAN_SQUARE_DECAY = 0.99

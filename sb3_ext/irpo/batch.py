@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.func import vmap
 from torch.utils._pytree import tree_map
 
+from sb3_ext.common.episode_rollout import EpisodeRollout
 from sb3_ext.common.gae import discounted_sum, generalized_advantage_estimation
-from sb3_ext.common.grouped import GroupedRows, group_rows
-from sb3_ext.common.rollout import Rollout
-from sb3_ext.common.updates import Params
+from sb3_ext.common.optimizers import Params
+from sb3_ext.common.repeated_rows import GroupedRows, group_rows
 from sb3_ext.irpo.gradient import SurrogateBatch
 from sb3_ext.irpo.policies import IRPOPolicy
 
@@ -31,7 +31,7 @@ class PolicyBatch(NamedTuple):
     rewards, done: ``[T, K, n]``. old_log_prob: ``[K, R]`` of each pair under the policy that collected it.
     """
 
-    rollout: Rollout
+    rollout: EpisodeRollout
     states: GroupedRows
     pairs: GroupedRows
     valid: Tensor
@@ -99,7 +99,7 @@ class PolicyBatch(NamedTuple):
         return ((self.flat(self.per_policy(self.rollout.rewards)) != 0) & self.valid).any(1)
 
 
-def make_policy_batch(rollout: Rollout, policy: IRPOPolicy, params: Params) -> PolicyBatch:
+def make_policy_batch(rollout: EpisodeRollout, policy: IRPOPolicy, params: Params) -> PolicyBatch:
     """``params``: the K policies, ``[K, ...]``; with a rollout of one policy they are K copies of it."""
     n_policies = len(next(iter(params.values())))
     groups = rollout.n_policies

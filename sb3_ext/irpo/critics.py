@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.func import vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
-from sb3_ext.common.grouped import GroupedRows, minibatches
-from sb3_ext.common.updates import clip_each_
+from sb3_ext.common.optimizers import clip_each_
+from sb3_ext.common.repeated_rows import GroupedRows, minibatches
 from sb3_ext.irpo.policies import IRPOPolicy
 
 ROWS_AT_A_TIME = {"cpu": 1024}  # by all critics: what they compute stays in the cache

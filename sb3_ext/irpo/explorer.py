@@ -16,7 +16,7 @@ from torch import Tensor
 
 from irwrappers import IntrinsicReward, make_intrinsic_reward
 from sb3_ext.common import ppo_losses
-from sb3_ext.common.updates import Params, clip_by_global_norm
+from sb3_ext.common.optimizers import Params, clip_by_global_norm
 from sb3_ext.intrinsic import IntrinsicPPO
 from sb3_ext.intrinsic.buffers import IntrinsicRolloutSamples
 from sb3_ext.intrinsic.returns import ReturnRange

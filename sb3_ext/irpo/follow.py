@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sb3_ext.common.updates import Params, State, clip_by_global_norm, optimizer_from
+from sb3_ext.common.optimizers import Params, State, clip_by_global_norm, optimizer_from
 
 Loss = Callable[[Any], Tensor]  # of a minibatch, at the weights that the policy has now
 
@@ -27,7 +27,7 @@ class UpdateRecord:
     """The updates of one call of ``train``.
 
     Attributes:
-        params: weights before them. state: of the optimiser before them (an Adam of ``sb3_ext.common.updates``).
+        params: weights before them. state: of the optimiser before them (an Adam of ``sb3_ext.common.optimizers``).
         optimizer: the optimiser as a pure function.
         minibatches: one for each update. loss: of a minibatch at the policy's weights.
         max_grad_norm: clip of each gradient.

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.func import grad
 
 from sb3_ext.common.distributions import ActionDistribution
-from sb3_ext.common.updates import SGD, Adam, Params, clip_by_global_norm
+from sb3_ext.common.optimizers import SGD, Adam, Params, clip_by_global_norm
 
 Surrogate = Literal["ratio", "log_prob"]
 Actor = Callable[[Params, Any], Tensor]  # (parameters, observations [R, ...]) -> distribution parameters [R, P]

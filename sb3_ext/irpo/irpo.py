@@ -22,9 +22,10 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from irwrappers import IntrinsicReward
-from irwrappers.original import frozen_statistics
-from sb3_ext.common.arguments import check_range, default_n_steps
+from irwrappers.transitions import frozen_statistics
+from irwrappers.validation import check_range
 from sb3_ext.common.checkpoint import IterationCheckpoint, WeightsToResume
+from sb3_ext.common.rollout_size import default_n_steps
 from sb3_ext.common.threads import few_threads
 from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.intrinsic.policies import CnnPolicy, IntrinsicActorCriticPolicy, MlpPolicy, MultiInputPolicy

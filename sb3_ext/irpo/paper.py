@@ -27,17 +27,16 @@ from torch.utils._pytree import tree_map
 
 from irwrappers import IntrinsicReward, RunningStd, make_intrinsic_reward
 from irwrappers.seeding import seeded
+from sb3_ext.common.episode_rollout import EpisodeRollout
 from sb3_ext.common.normalization import update_statistics
-from sb3_ext.common.rollout import Rollout
+from sb3_ext.common.optimizers import Params, backpropagate_through_updates, global_norm
 from sb3_ext.common.trust_region import TrustRegionResult, trust_region_step
-from sb3_ext.common.updates import Params, backpropagate_through_updates, global_norm
 from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.irpo.batch import EXTRINSIC, INTRINSIC, PolicyBatch, estimate_advantages, make_policy_batch
-from sb3_ext.irpo.collection import collect_policies, shared_out
 from sb3_ext.irpo.critics import critic_values, update_critics
 from sb3_ext.irpo.follow import cosine_and_ratio
 from sb3_ext.irpo.gradient import SurrogateBatch, exploratory_update, surrogate_gradient
-from sb3_ext.irpo.mixture import (
+from sb3_ext.irpo.gradient_weights import (
     blended,
     contributions,
     direct_run,
@@ -47,6 +46,7 @@ from sb3_ext.irpo.mixture import (
     weights_at,
 )
 from sb3_ext.irpo.policies import IRPOPolicy
+from sb3_ext.irpo.policy_rollouts import collect_policies, shared_out
 
 
 class PaperAlgorithm(OnPolicyAlgorithm):
@@ -158,7 +158,7 @@ class PaperAlgorithm(OnPolicyAlgorithm):
         self._fit_share = self.num_timesteps / total_timesteps
         self.intrinsic_reward.to(self.device)
 
-    def _run_iteration(self, callback: BaseCallback) -> list[Rollout] | None:
+    def _run_iteration(self, callback: BaseCallback) -> list[EpisodeRollout] | None:
         """One base update (Algorithm 1 of the paper) and the rollouts it took; ``None`` when a callback stopped it."""
         assert self.env is not None
         seed = int(np.random.SeedSequence([self._base_seed, self._iteration]).generate_state(1)[0])
@@ -169,7 +169,7 @@ class PaperAlgorithm(OnPolicyAlgorithm):
         callback.on_rollout_start()
 
         theta = {name: value.clone() for name, value in self.policy.base.as_dict().items()}
-        rollouts: list[Rollout] = []
+        rollouts: list[EpisodeRollout] = []
         base = self._collect({name: value[None] for name, value in theta.items()}, rollouts, callback)
         if base is None or not (self._explore if self._explores() else self._follow_direct)(theta, base, rollouts, callback):
             return None
@@ -183,7 +183,7 @@ class PaperAlgorithm(OnPolicyAlgorithm):
             return self._progress < self.paper.blend_start
         return self._direct_left == 0
 
-    def _follow_direct(self, theta: Params, base: PolicyBatch, rollouts: list[Rollout], callback: BaseCallback) -> bool:
+    def _follow_direct(self, theta: Params, base: PolicyBatch, rollouts: list[EpisodeRollout], callback: BaseCallback) -> bool:
         """An iteration on the true gradient of the base policy alone."""
         advantages, _ = self._evaluate(base)
         callback.update_locals(locals())
@@ -195,7 +195,7 @@ class PaperAlgorithm(OnPolicyAlgorithm):
         self._log_base(theta, base, step)
         return True
 
-    def _explore(self, theta: Params, base: PolicyBatch, rollouts: list[Rollout], callback: BaseCallback) -> bool:
+    def _explore(self, theta: Params, base: PolicyBatch, rollouts: list[EpisodeRollout], callback: BaseCallback) -> bool:
         """Send out the exploratory policies and move the base policy along what they bring back; False: stopped."""
         thetas, batch, paid_for = self._copies(theta), base, None
         if self._carries:
@@ -307,7 +307,7 @@ class PaperAlgorithm(OnPolicyAlgorithm):
 
     # ------------------------------------------------------------------ pieces of an iteration
 
-    def _collect(self, params: Params, rollouts: list[Rollout], callback: BaseCallback) -> PolicyBatch | None:
+    def _collect(self, params: Params, rollouts: list[EpisodeRollout], callback: BaseCallback) -> PolicyBatch | None:
         """A batch of each policy in ``params`` ``[P, ...]``, whose rollout is appended to ``rollouts``; ``None``: stopped.
 
         P is K, or 1 for the base policy: each of the K then learns from its own share of the copies where these hold half a

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from stable_baselines3.common.type_aliases import Schedule
 
-from sb3_ext.common.arguments import check_choice, check_range
+from irwrappers.validation import check_choice, check_range
 from sb3_ext.irpo.gradient import Surrogate
-from sb3_ext.irpo.mixture import BLENDS, Blend
+from sb3_ext.irpo.gradient_weights import BLENDS, Blend
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class PaperSettings:
         carry_over: while the base policy meets no reward, the exploratory policies begin at θ + carry_over · (where they ended
             before − θ) in place of θ, at one batch more each, and θ moves to the first of them that meets one. Paper: 0.
         blend: of the true gradient into IRPO's: ``None`` (paper), ``"abrupt"``, ``"exponential"``, ``"cosine"``,
-            ``"agreement"`` or ``"switch"`` (``sb3_ext.irpo.mixture``).
+            ``"agreement"`` or ``"switch"`` (``sb3_ext.irpo.gradient_weights``).
         blend_start: share of training at which ``"abrupt"`` has changed over and ``"exponential"`` is half-way.
         pruning: at each of these shares of training, the half of the channels goes that contributed least since the last time.
     """

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sb3_ext.common.distributions import LOG_STD_RANGE, DiagonalGaussian, make_action_distribution
-from sb3_ext.common.updates import Params
+from sb3_ext.common.optimizers import Params
 
 
 class TensorStore(nn.Module):

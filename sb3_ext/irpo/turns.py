@@ -12,7 +12,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
-from sb3_ext.common.rollout import FiniteCheck
+from irwrappers.transitions import FiniteCheck
 
 
 class SeparateGenerators:

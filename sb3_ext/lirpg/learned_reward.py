@@ -16,14 +16,14 @@ from stable_baselines3.common.utils import FloatSchedule, explained_variance, up
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
+from irwrappers.validation import check_range
 from sb3_ext.common import ppo_losses
-from sb3_ext.common.arguments import check_range
 from sb3_ext.common.gae import DiscountedSum
 from sb3_ext.common.meta_gradient import InnerLoss, MetaGradient, Term, meta_gradient
+from sb3_ext.common.optimizers import SGD, Adam, ParameterVector, Params, RMSprop, State, optimizer_from
 from sb3_ext.common.reward_network import RewardNetwork, reward_defaults
-from sb3_ext.common.updates import SGD, Adam, ParameterVector, Params, RMSprop, State, optimizer_from
 from sb3_ext.lirpg.policies import ExtrinsicCritic, FunctionalModule
-from sb3_ext.lirpg.rollout import ExtrinsicRecorder, Rollout, Samples, concatenate, make_rollout, slices
+from sb3_ext.lirpg.rollout import ExtrinsicRecorder, LearnedRewardRollout, Samples, concatenate, make_rollout, slices
 
 PolicyLoss = Callable[[Tensor, Tensor, Tensor | None, Samples, Tensor, Tensor], Tensor]
 """(V^mix ``[n]``, log π ``[n]``, entropy, samples, mixed advantages, mixed returns) → loss ``[]``, to be minimised."""
@@ -52,7 +52,7 @@ class Gradients(NamedTuple):
     figures: dict[str, Tensor]
 
 
-class LearnedReward(OnPolicyAlgorithm):
+class LearnedRewardAlgorithm(OnPolicyAlgorithm):
     """Mixin for PPO and A2C: the policy is paid r_ex_coef · r_ex + r_in_coef · r_η(s, a), and η follows ∂J^ex(θ′)/∂η."""
 
     reward_network: RewardNetwork
@@ -131,7 +131,7 @@ class LearnedReward(OnPolicyAlgorithm):
             self._paid = bool(self._recorder.stacked().any())
         return self.r_in_coef != 0 and self._paid
 
-    def _rollout(self, chunk: int) -> Rollout:
+    def _rollout(self, chunk: int) -> LearnedRewardRollout:
         """The rollout just collected, with V^ex and Â^EX."""
         assert self._recorder is not None and self._last_episode_starts is not None
         # Without what was frozen since.
@@ -283,7 +283,7 @@ class LearnedReward(OnPolicyAlgorithm):
         for name, value in gradients.figures.items():
             logs[name].append(value.item())
 
-    def _log_reward(self, rollout: Rollout) -> None:
+    def _log_reward(self, rollout: LearnedRewardRollout) -> None:
         with torch.no_grad():
             rewards = self.reward_network(rollout.samples.observations, rollout.samples.actions)
             paid = self.r_in_coef * rollout.discounted_sum.copy_by_copy(rewards)

@@ -15,17 +15,17 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from torch import Tensor
 
+from irwrappers.validation import check_range
 from sb3_ext.common import ppo_losses
-from sb3_ext.common.arguments import check_range
 from sb3_ext.common.compiled import Compiled, check_compiler
 from sb3_ext.common.gae import DiscountedSum
-from sb3_ext.lirpg.learned_reward import Gradients, LearnedReward, Point
-from sb3_ext.lirpg.rollout import Rollout, Samples
+from sb3_ext.lirpg.learned_reward import Gradients, LearnedRewardAlgorithm, Point
+from sb3_ext.lirpg.rollout import LearnedRewardRollout, Samples
 
 SelfLIRPG = TypeVar("SelfLIRPG", bound="LIRPG")
 
 
-class LIRPG(LearnedReward, PPO):
+class LIRPG(LearnedRewardAlgorithm, PPO):
     """PPO that learns the reward it is paid (Zheng, Oh & Singh, arXiv 1804.06459).
 
     The policy is paid r_mix = r_ex_coef · r_ex + r_in_coef · r_η(s, a) and has a critic of it, its own value head. At every
@@ -179,7 +179,7 @@ class LIRPG(LearnedReward, PPO):
 
     def _update(
         self,
-        rollout: Rollout,
+        rollout: LearnedRewardRollout,
         minibatches: Sequence[Tensor],
         clip_range: float,
         clip_range_vf: float | None,
@@ -250,7 +250,7 @@ class LIRPG(LearnedReward, PPO):
         return ppo_losses.policy_loss(ratio, advantages, clip_range)
 
     def _log_training(
-        self, rollout: Rollout, logs: dict[str, list[float]], clip_range: float, clip_range_vf: float | None
+        self, rollout: LearnedRewardRollout, logs: dict[str, list[float]], clip_range: float, clip_range_vf: float | None
     ) -> None:
         record = self.logger.record
         for name, values in logs.items():

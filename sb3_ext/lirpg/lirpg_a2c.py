@@ -13,13 +13,13 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from torch import Tensor
 from torch.nn import functional
 
-from sb3_ext.lirpg.learned_reward import LearnedReward
+from sb3_ext.lirpg.learned_reward import LearnedRewardAlgorithm
 from sb3_ext.lirpg.rollout import Samples
 
 SelfLIRPGA2C = TypeVar("SelfLIRPGA2C", bound="LIRPGA2C")
 
 
-class LIRPGA2C(LearnedReward, A2C):
+class LIRPGA2C(LearnedRewardAlgorithm, A2C):
     """A2C that learns a part of the reward it is paid (Zheng, Oh & Singh, arXiv 1804.06459): see :class:`sb3_ext.LIRPG`.
 
     One update of policy, η and V^ex for each rollout. J^ex(θ′) has the ratio π_θ′/π_θ unclipped and the advantages of r_ex as

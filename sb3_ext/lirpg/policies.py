@@ -12,7 +12,7 @@ from stable_baselines3.common.torch_layers import MlpExtractor
 from stable_baselines3.ppo import CnnPolicy, MlpPolicy, MultiInputPolicy
 from torch import Tensor, nn
 
-from sb3_ext.common.updates import Params
+from sb3_ext.common.optimizers import Params
 
 __all__ = ["CnnPolicy", "ExtrinsicCritic", "FunctionalModule", "MlpPolicy", "MultiInputPolicy"]
 

@@ -121,7 +121,7 @@ def slices(batches: Sequence[Samples]) -> list[slice]:
 
 
 @dataclass
-class Rollout:
+class LearnedRewardRollout:
     """All T steps of B copies, in SB3's order: copy by copy, n = B · T."""
 
     samples: Samples
@@ -146,7 +146,7 @@ def make_rollout(
     to_tensor: Callable[[Any], Any],
     critic: Callable[[Any], Tensor],
     chunk: int,
-) -> Rollout:
+) -> LearnedRewardRollout:
     """Of a full ``buffer`` that has not been shuffled, and what was recorded beside it.
 
     Args:
@@ -185,4 +185,4 @@ def make_rollout(
     extrinsic = (part.t().reshape(-1) for part in (values, advantages, advantages + values))
     own = (flat(part) for part in (buffer.values, buffer.log_probs, buffer.advantages))
     discount = buffer.gamma * buffer.gae_lambda * (~done).to(values.dtype)
-    return Rollout(Samples(observations, actions, *own, *extrinsic), discount)
+    return LearnedRewardRollout(Samples(observations, actions, *own, *extrinsic), discount)

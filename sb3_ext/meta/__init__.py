@@ -1,7 +1,7 @@
 """Meta-learned rewards (Pappalardo, Ramele & Santos, arXiv 2407.21546) and what they are compared with: RL² and MAML-TRPO."""
 
 from sb3_ext.meta.inner import InnerSettings
-from sb3_ext.meta.lifetimes import LifetimeVecEnv
+from sb3_ext.meta.lifetime_env import LifetimeVecEnv
 from sb3_ext.meta.maml import MAMLTRPO
 from sb3_ext.meta.maml_policy import MAMLPolicy
 from sb3_ext.meta.meta_gradient_reward import MetaGradientReward

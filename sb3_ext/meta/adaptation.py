@@ -17,7 +17,7 @@ from torch.func import grad, vmap
 
 from sb3_ext.common.distributions import ActionDistribution
 from sb3_ext.common.gae import discounted_sum, generalized_advantage_estimation
-from sb3_ext.common.updates import SGD, Params
+from sb3_ext.common.optimizers import SGD, Params
 
 Actor = Callable[[Params, Tensor], Tensor]  # (parameters, observations [T, n_obs]) -> distribution parameters [T, P]
 RIDGE = 1e-5  # of the baseline's regression: features that are constant on a task would leave it undetermined

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from sb3_ext.meta.collection import Job, collect
 from sb3_ext.meta.inner import InnerSettings
-from sb3_ext.meta.lifetimes import LifetimeVecEnv
+from sb3_ext.meta.lifetime_env import LifetimeVecEnv
+from sb3_ext.meta.lifetime_rollout import Job, collect
 from sb3_ext.meta.reward_model import RewardModel
 
 Payer = RewardModel | Literal["sparse", "shaped", "progress"]

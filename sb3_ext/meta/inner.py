@@ -15,10 +15,10 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from sb3_ext.common.arguments import check_range
+from irwrappers.validation import check_range
 from sb3_ext.common.distributions import LOG_STD_RANGE, DiagonalGaussian, make_action_distribution
 from sb3_ext.common.gae import generalized_advantage_estimation
-from sb3_ext.common.updates import Params, clip_each_
+from sb3_ext.common.optimizers import Params, clip_each_
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
-from irwrappers.wrappers.storage import describe_space
-from sb3_ext.meta.lifetimes import LifetimeVecEnv
+from irwrappers.serialization import describe_space
+from sb3_ext.meta.lifetime_env import LifetimeVecEnv
 from sb3_ext.meta.outer_loop import OuterLoop
 from sb3_ext.meta.policies import MetaRewardPolicy
 from sb3_ext.meta.reward_model import RewardModel

@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.func import grad
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from sb3_ext.common.arguments import check_choice, check_range
-from sb3_ext.common.rollout import env_actions
+from irwrappers.validation import check_choice, check_range
+from sb3_ext.common.episode_rollout import env_actions
+from sb3_ext.common.optimizers import Params, global_norm
 from sb3_ext.common.trust_region import trust_region_step
-from sb3_ext.common.updates import Params, global_norm
 from sb3_ext.meta.adaptation import Learner, TaskData, linear_baseline, normalized_advantages
 from sb3_ext.meta.maml_policy import MAMLPolicy
 from sb3_ext.meta.outer_loop import OuterLoop

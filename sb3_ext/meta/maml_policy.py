@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sb3_ext.common.distributions import make_action_distribution
-from sb3_ext.common.updates import Params
+from sb3_ext.common.optimizers import Params
 
 
 class MAMLPolicy(ActorCriticPolicy):

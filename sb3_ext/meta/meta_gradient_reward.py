@@ -10,12 +10,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
-from sb3_ext.common.arguments import check_range
+from irwrappers.validation import check_range
 from sb3_ext.meta.adaptation import linear_baseline, normalized_advantages
-from sb3_ext.meta.collection import Job, Lifetimes, collect
 from sb3_ext.meta.inner import InnerAgents, InnerBatch, Minibatch
 from sb3_ext.meta.lifetime_algorithm import LifetimeAlgorithm
-from sb3_ext.meta.lifetimes import LifetimeVecEnv
+from sb3_ext.meta.lifetime_env import LifetimeVecEnv
+from sb3_ext.meta.lifetime_rollout import Job, Lifetimes, collect
 from sb3_ext.meta.policies import MetaRewardPolicy
 from sb3_ext.meta.reward_gradient import InnerUpdate, advantage_gradient
 from sb3_ext.meta.tasks import dense_reward

@@ -10,9 +10,13 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
-from sb3_ext.common.arguments import check_choice, check_range
+from irwrappers.validation import check_choice, check_range
 from sb3_ext.meta.advantage import check_horizons, meta_advantage, paper_horizons
-from sb3_ext.meta.collection import (
+from sb3_ext.meta.imitation import Target, expectile_loss, imitation_lesson, running_sums, taught_payments
+from sb3_ext.meta.lifetime_algorithm import LifetimeAlgorithm
+from sb3_ext.meta.lifetime_env import LifetimeVecEnv
+from sb3_ext.meta.lifetime_record import MEAN_OBJECTIVE
+from sb3_ext.meta.lifetime_rollout import (
     Job,
     Lifetimes,
     collect,
@@ -20,11 +24,7 @@ from sb3_ext.meta.collection import (
     merge_states,
     normal_log_prob,
 )
-from sb3_ext.meta.imitation import Target, expectile_loss, imitation_lesson, running_sums, taught_payments
-from sb3_ext.meta.lifetime_algorithm import LifetimeAlgorithm
-from sb3_ext.meta.lifetimes import LifetimeVecEnv
 from sb3_ext.meta.policies import SIGNAL, MetaRewardPolicy
-from sb3_ext.meta.record import MEAN_OBJECTIVE
 from sb3_ext.meta.shards import Shards, make_shards
 
 

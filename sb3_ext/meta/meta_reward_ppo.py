@@ -18,8 +18,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, unwrap_vec_n
 from torch import Tensor
 
 from irwrappers.extrinsic.signal import success_payment
-from sb3_ext.common.arguments import check_range
-from sb3_ext.meta.policies import RewardNetwork
+from irwrappers.validation import check_range
+from sb3_ext.meta.policies import MetaRewardNetwork
 from sb3_ext.meta.reward_model import Paymaster, RewardModel
 from sb3_ext.meta.tasks import flat_actions
 
@@ -162,7 +162,7 @@ class MetaRewardPPO(PPO):
             self.reward_model = RewardModel.load(self.reward_model)
         self.reward_model.check_spaces(self.observation_space, self.action_space)
         super()._setup_model()
-        self.reward_network: RewardNetwork = deepcopy(self.reward_model.network).to(self.device)
+        self.reward_network: MetaRewardNetwork = deepcopy(self.reward_model.network).to(self.device)
         if self.env is not None:  # a loaded agent may have none, to predict
             self._horizon = self._find_horizon(self.env)
         self._paymaster = Paymaster(self.reward_network, self.n_envs, self.device)

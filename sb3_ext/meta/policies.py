@@ -14,7 +14,7 @@ from stable_baselines3.common.torch_layers import create_mlp
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
-from sb3_ext.common.arguments import check_range
+from irwrappers.validation import check_range
 
 State = tuple[Tensor, ...]
 KEYS = ("observation", "action", "scalars")
@@ -24,7 +24,7 @@ MAX_DENSITY = 10.0  # of an inner action, as it is observed: a density grows wit
 
 
 class Outputs(NamedTuple):
-    """Each ``[T, B]``; state: after the last step, see :meth:`RewardNetwork.begin`."""
+    """Each ``[T, B]``; state: after the last step, see :meth:`MetaRewardNetwork.begin`."""
 
     mean: Tensor
     std: Tensor
@@ -33,7 +33,7 @@ class Outputs(NamedTuple):
     sde_features: Tensor  # [T, B, n]
 
 
-class RewardNetwork(nn.Module):
+class MetaRewardNetwork(nn.Module):
     """Two ReLU encoders with the scalars put in again after each, an LSTM, and heads for mean, deviation and value.
 
     The mean is arctan(MLP(h)), the deviation 0.2 · exp(linear(h)) but at least ``min_std``; Pappalardo, Ramele & Santos, arXiv
@@ -181,8 +181,8 @@ class RewardNetwork(nn.Module):
 
 
 class MetaRewardPolicy(BasePolicy):
-    """:class:`RewardNetwork` with SB3's surface: ``predict(observation, state, episode_start, deterministic)`` as the
-    recurrent policies of sb3-contrib have it. ``network_kwargs``: sizes, for :class:`RewardNetwork`.
+    """:class:`MetaRewardNetwork` with SB3's surface: ``predict(observation, state, episode_start, deterministic)`` as the
+    recurrent policies of sb3-contrib have it. ``network_kwargs``: sizes, for :class:`MetaRewardNetwork`.
     """
 
     def __init__(
@@ -199,7 +199,7 @@ class MetaRewardPolicy(BasePolicy):
         if not isinstance(observation_space, spaces.Dict) or set(observation_space.keys()) != set(KEYS):
             raise ValueError(f"MetaReward pays the agents of a LifetimeVecEnv; got observations {observation_space}.")
         n_obs, n_actions, n_scalars = (spaces.flatdim(observation_space[key]) for key in KEYS)
-        self.network = RewardNetwork(n_obs, n_actions, n_scalars, **self.network_kwargs)
+        self.network = MetaRewardNetwork(n_obs, n_actions, n_scalars, **self.network_kwargs)
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sb3_ext.common.meta_gradient import InnerLoss, Optimizer, meta_gradient
-from sb3_ext.common.updates import SGD, Params, State, clip_by_each_norm, optimizer_from
+from sb3_ext.common.optimizers import SGD, Params, State, clip_by_each_norm, optimizer_from
 from sb3_ext.meta.inner import InnerAgents, InnerBatch, Minibatch
 
 

@@ -15,9 +15,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from irwrappers.wrappers.storage import check_same_spaces, read_state, write_state
+from irwrappers.serialization import check_same_spaces, read_state, write_state
 from sb3_ext.meta.inner import InnerSettings
-from sb3_ext.meta.policies import MAX_DENSITY, RewardNetwork, State
+from sb3_ext.meta.policies import MAX_DENSITY, MetaRewardNetwork, State
 
 MODELS = Path(__file__).parent / "models"  # that come with the package
 KIND = "reward model"
@@ -35,7 +35,7 @@ class RewardModel:
         env: arguments of their environments. record: how it was trained; JSON.
     """
 
-    network: RewardNetwork
+    network: MetaRewardNetwork
     network_kwargs: dict[str, Any]
     observation_space: Any
     action_space: Any
@@ -81,7 +81,7 @@ class RewardModel:
         header, state = read_state(path)
         if header.get("kind") != KIND:
             raise ValueError(f"{str(path)!r} holds no reward model; MetaReward.save_reward_model(path) writes one.")
-        network = RewardNetwork(*header["sizes"], **header["network"])
+        network = MetaRewardNetwork(*header["sizes"], **header["network"])
         network.load_state_dict(state)
         return cls(
             network.eval().requires_grad_(False),
@@ -116,7 +116,7 @@ class Paymaster:
     Its state, ``memory``, is a tuple of arrays, so that it can be saved with the agent.
     """
 
-    def __init__(self, network: RewardNetwork, n_agents: int, device: torch.device | str) -> None:
+    def __init__(self, network: MetaRewardNetwork, n_agents: int, device: torch.device | str) -> None:
         self.network, self.device = network, torch.device(device)
         begin = network.begin(n_agents, self.device)
         self.memory: tuple[np.ndarray, ...] = (*(part.cpu().numpy() for part in begin), np.zeros(n_agents, np.float32))

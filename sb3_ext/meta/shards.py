@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from torch.utils._pytree import tree_map
 
-from sb3_ext.meta.collection import Job, Result, collect
-from sb3_ext.meta.lifetimes import LifetimeVecEnv
-from sb3_ext.meta.policies import RewardNetwork
+from sb3_ext.meta.lifetime_env import LifetimeVecEnv
+from sb3_ext.meta.lifetime_rollout import Job, Result, collect
+from sb3_ext.meta.policies import MetaRewardNetwork
 from sb3_ext.meta.workers import Workers
 
 
 class Shards(Protocol):
     """Runs jobs, each on a group of lifetimes of its own, in order or side by side."""
 
-    def run(self, network: RewardNetwork, jobs: Sequence[Job]) -> list[Result]:
+    def run(self, network: MetaRewardNetwork, jobs: Sequence[Job]) -> list[Result]:
         """One result for each job."""
 
     def close(self) -> None:
@@ -37,7 +37,7 @@ class LocalShards:
     def __init__(self, arguments: dict[str, Any], device: torch.device | str = "cpu") -> None:
         self._env = LifetimeVecEnv(seed=0, device=device, **arguments)
 
-    def run(self, network: RewardNetwork, jobs: Sequence[Job]) -> list[Result]:
+    def run(self, network: MetaRewardNetwork, jobs: Sequence[Job]) -> list[Result]:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # a group has a core of its own elsewhere, and another number may round otherwise
         try:
@@ -62,7 +62,7 @@ class ProcessShards:
         self._bounds = np.linspace(0, n_shards, n_jobs + 1).round().astype(int).tolist()
         self._workers = Workers(n_jobs, LocalShards, env.shard(n_shards))
 
-    def run(self, network: RewardNetwork, jobs: Sequence[Job]) -> list[Result]:
+    def run(self, network: MetaRewardNetwork, jobs: Sequence[Job]) -> list[Result]:
         device = next(network.parameters()).device
         sent = deepcopy(network).cpu()
         check_jobs(jobs, self._bounds[-1])

@@ -9,8 +9,8 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from sb3_ext.common.arguments import check_choice, check_range
-from sb3_ext.meta.record import LifetimeRecord, Objective
+from irwrappers.validation import check_choice, check_range
+from sb3_ext.meta.lifetime_record import LifetimeRecord, Objective
 from sb3_ext.meta.shared_vec_env import SharedVecEnv
 from sb3_ext.meta.tasks import TaskBatch, TaskStep, flat_actions, make_task_batch
 
@@ -29,8 +29,8 @@ class TrialVecEnv(SharedVecEnv):
 
     Observation, ``Box`` ``[n_obs + n_actions + 2]``: the task's observation, the action before it (discrete ones one-hot),
     the success signal which that brought (``irwrappers.SuccessSignal``), and 1 where an episode begins, else 0. Action: the
-    task's. Reward: what a step is worth, see :class:`sb3_ext.meta.record.LifetimeRecord`; all trials end together, and
-    ``info`` then holds ``lifetime``, as :class:`LifetimeVecEnv` has it. The same seed draws the same tasks there.
+    task's. Reward: what a step is worth, see :class:`sb3_ext.meta.lifetime_record.LifetimeRecord`; all trials end together,
+    and ``info`` then holds ``lifetime``, as :class:`LifetimeVecEnv` has it. The same seed draws the same tasks there.
 
     Args:
         family: an ``envs.tasks.TaskDistribution``.

@@ -23,7 +23,7 @@ from sb3_ext.irpo import IRPO
 from sb3_ext.lirpg import LIRPG, LIRPGA2C
 from sb3_ext.meta import MAMLTRPO, MetaGradientReward, MetaReward
 from sb3_ext.zoo.environments import import_envs, require_atari, without_bonus
-from sb3_ext.zoo.lifetimes import is_lifetime, make_evaluation_for
+from sb3_ext.zoo.lifetime_families import is_lifetime, make_evaluation_for
 from sb3_ext.zoo.manager import ExperimentManager
 from sb3_ext.zoo.paper_irpo import PaperIRPO
 

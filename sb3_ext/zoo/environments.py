@@ -34,7 +34,7 @@ def import_envs() -> None:
             f"`import envs` found {path}, which stands in front of the `envs` package of irwrappers. Run from another folder, "
             "rename that folder, or take it off PYTHONPATH."
         )
-    importlib.import_module("sb3_ext.zoo.lifetimes").register_lifetimes()
+    importlib.import_module("sb3_ext.zoo.lifetime_families").register_lifetimes()
 
 
 def import_environment(env_id: str) -> str:

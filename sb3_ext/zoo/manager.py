@@ -20,7 +20,7 @@ from sb3_ext.distributed import RayShards
 from sb3_ext.meta.inner import InnerSettings
 from sb3_ext.meta.lifetime_algorithm import LifetimeAlgorithm
 from sb3_ext.zoo.environments import import_environment, is_atari, native_vec_env, without_bonus
-from sb3_ext.zoo.lifetimes import TRIAL_ALGOS, is_lifetime, make_evaluation_for, make_for
+from sb3_ext.zoo.lifetime_families import TRIAL_ALGOS, is_lifetime, make_evaluation_for, make_for
 
 # Arguments of ours that may be "lin_…", beside those that rl_zoo3 knows.
 SCHEDULES = {"target_kl", "temperature", "reward_learning_rate"}

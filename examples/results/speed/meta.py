@@ -14,7 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from envs.tasks import MetaWorldML1
 from sb3_ext.meta import LifetimeVecEnv, MetaReward
-from sb3_ext.meta.collection import Job
+from sb3_ext.meta.lifetime_rollout import Job
 from sb3_ext.meta.shards import LocalShards
 
 UPDATES, SHARDS = 3, 2

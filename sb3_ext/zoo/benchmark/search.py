@@ -27,7 +27,7 @@ import pandas as pd
 import yaml
 from rl_zoo3.utils import ALGOS
 
-from sb3_ext.common.arguments import check_range
+from irwrappers.validation import check_range
 from sb3_ext.zoo.benchmark import schedule
 from sb3_ext.zoo.benchmark.run import ERROR, EVALUATIONS, commit
 from sb3_ext.zoo.benchmark.scores import Scoring, seed_statistics

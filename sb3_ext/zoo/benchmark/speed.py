@@ -26,7 +26,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from tqdm import tqdm
 
-from sb3_ext.common.arguments import check_range
+from irwrappers.validation import check_range
 from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.zoo.benchmark.run import commit
 from sb3_ext.zoo.benchmark.schedule import end_with_parent

@@ -48,7 +48,7 @@ import gymnasium as gym
 import yaml
 from rl_zoo3.utils import ALGOS
 
-from sb3_ext.common.arguments import check_choice, check_range
+from irwrappers.validation import check_choice, check_range
 from sb3_ext.zoo.environments import import_environment, is_atari, require_atari
 from sb3_ext.zoo.manager import CONSTRUCTOR_DEFAULTS, ExperimentManager
 

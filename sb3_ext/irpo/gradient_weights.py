@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sb3_ext.common.updates import Params, global_norm
+from sb3_ext.common.optimizers import Params, global_norm
 
 Blend = Literal["abrupt", "exponential", "cosine", "agreement", "switch"]
 BLENDS: tuple[Blend, ...] = ("abrupt", "exponential", "cosine", "agreement", "switch")

@@ -33,11 +33,3 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     choices = tuple(choices)
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}.")
-
-
-ROLLOUT_SIZE = 2048  # transitions of a rollout, all environments together: PPO's, which was meant for one environment
-
-
-def default_n_steps(n_envs: int) -> int:
-    """Return the steps of each environment in a rollout of ``ROLLOUT_SIZE`` transitions."""
-    return max(1, ROLLOUT_SIZE // n_envs)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from irwrappers.unique import unique_rows
+from irwrappers.unique_rows import unique_rows
 
 MAX_ROW_ENTRIES = 64  # larger rows (images) are rarely repeated and dear to compare
 

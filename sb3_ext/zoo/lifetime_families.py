@@ -14,7 +14,7 @@ import numpy as np
 
 from envs import tasks
 from envs.catalogue import METAWORLD_TASKS
-from sb3_ext.meta.lifetimes import LifetimeVecEnv
+from sb3_ext.meta.lifetime_env import LifetimeVecEnv
 from sb3_ext.meta.trials import TrialVecEnv
 
 NAMESPACE = "lifetime/"
@@ -112,4 +112,4 @@ def register_lifetimes() -> None:
     """Register the ids with Gymnasium; again is no harm."""
     for env_id in lifetime_ids():
         if env_id not in gym.registry:
-            gym.register(env_id, entry_point="sb3_ext.zoo.lifetimes:LifetimeEnv", kwargs={"env_id": env_id})
+            gym.register(env_id, entry_point="sb3_ext.zoo.lifetime_families:LifetimeEnv", kwargs={"env_id": env_id})

@@ -9,9 +9,9 @@ import torch
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch.utils._pytree import tree_map
 
-from irwrappers import Transitions
-from irwrappers.original import OriginalView
-from sb3_ext.common.rollout import FiniteCheck
+from irwrappers.transitions.finite import FiniteCheck
+from irwrappers.transitions.transitions import Transitions
+from irwrappers.transitions.unnormalized import OriginalView
 
 
 class TransitionRecorder(VecEnvWrapper):

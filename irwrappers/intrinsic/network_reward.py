@@ -1,4 +1,4 @@
-"""``LearnedReward``: what the rewards that train a network have in common."""
+"""``NetworkReward``: what the rewards that train a network have in common."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 from tqdm.auto import tqdm
 
-from irwrappers.intrinsic.base import IntrinsicReward, Transitions, as_vec_env
+from irwrappers.intrinsic.base import IntrinsicReward, as_vec_env
 from irwrappers.intrinsic.encoder import ObservationNormalizer, check_observation_space, flatten_steps
-from irwrappers.intrinsic.walks import random_steps
+from irwrappers.intrinsic.random_walks import random_steps
+from irwrappers.transitions import Transitions
 
 FIELDS = ("observations", "actions", "next_observations", "terminated", "truncated")
 
 
-class LearnedReward(IntrinsicReward):
+class NetworkReward(IntrinsicReward):
     """Networks on normalised observations that learn by Adam, one pass over each batch in shuffled minibatches.
 
     A subclass builds its networks, calls :meth:`_make_optimizer` with the parameters that learn, and gives :meth:`loss` and
@@ -138,7 +139,7 @@ class LearnedReward(IntrinsicReward):
         rows = batch.mask.flatten().nonzero().squeeze(1)
         return flat if len(rows) == batch.mask.numel() else _take(flat, rows)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LearnedReward:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NetworkReward:
         """What ``to``, ``cuda`` and the like go through: Adam's averages move with the parameters they belong to."""
         super()._apply(fn, recurse)
         for state in self._optimizer.state.values() if self._optimizer is not None else ():

@@ -7,9 +7,9 @@ from copy import deepcopy
 from typing import Any
 
 from sb3_ext.distributed.cluster import connect, import_ray, run_again_if_lost
-from sb3_ext.meta.collection import Job, Result
-from sb3_ext.meta.lifetimes import LifetimeVecEnv
-from sb3_ext.meta.policies import RewardNetwork
+from sb3_ext.meta.lifetime_env import LifetimeVecEnv
+from sb3_ext.meta.lifetime_rollout import Job, Result
+from sb3_ext.meta.policies import MetaRewardNetwork
 from sb3_ext.meta.shards import LocalShards, check_jobs, moved
 
 
@@ -35,7 +35,7 @@ class RayShards:
     def _make_worker(self) -> Any:
         return self._worker_class.remote(self._arguments)
 
-    def run(self, network: RewardNetwork, jobs: Sequence[Job]) -> list[Result]:
+    def run(self, network: MetaRewardNetwork, jobs: Sequence[Job]) -> list[Result]:
         """As :class:`sb3_ext.meta.shards.LocalShards`."""
         check_jobs(jobs, len(self.workers))
         ray = import_ray()

@@ -17,8 +17,8 @@ from torch.func import vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from sb3_ext.common.rollout import Rollout, collect_episodes, concatenate_policies, env_actions
-from sb3_ext.common.updates import Params
+from sb3_ext.common.episode_rollout import EpisodeRollout, collect_episodes, concatenate_policies, env_actions
+from sb3_ext.common.optimizers import Params
 from sb3_ext.irpo.policies import IRPOPolicy
 
 NOISE_CHUNK = 64  # steps of action noise drawn at a time
@@ -34,7 +34,7 @@ def collect_policies(
     on_step: Callable[[dict[str, Any]], bool],
     batch_size: int,
     generator: torch.Generator,
-) -> Rollout | None:
+) -> EpisodeRollout | None:
     """Whole episodes of each policy in ``params`` ``[P, ...]``; ``None``: ``on_step`` returned False.
 
     The policies step side by side where P divides the copies, otherwise in turn, each until its copies have
@@ -53,7 +53,7 @@ def collect_policies(
     return concatenate_policies(rollouts)
 
 
-def shared_out(rollout: Rollout, n_policies: int, batch_size: int) -> Rollout:
+def shared_out(rollout: EpisodeRollout, n_policies: int, batch_size: int) -> EpisodeRollout:
     """One policy's rollout as one of ``n_policies``, if the copies of each of them then hold at least half a batch."""
     if rollout.valid.shape[1] % n_policies == 0:
         shares = rollout.valid.unflatten(1, (n_policies, -1)).sum((0, 2))
@@ -69,7 +69,7 @@ def _collect_together(
     on_step: Callable[[dict[str, Any]], bool],
     batch_size: int,
     generator: torch.Generator,
-) -> Rollout | None:
+) -> EpisodeRollout | None:
     n_policies, distribution = len(next(iter(params.values()))), policy.distribution
     copies = env.num_envs // n_policies
     noise: list[Tensor] = []

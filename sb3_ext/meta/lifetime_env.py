@@ -12,12 +12,12 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 from torch import Tensor
 
-from sb3_ext.common.arguments import check_choice, check_range
-from sb3_ext.common.rollout import env_actions
+from irwrappers.validation import check_choice, check_range
+from sb3_ext.common.episode_rollout import env_actions
 from sb3_ext.meta.imitation import taught_payments
 from sb3_ext.meta.inner import InnerAgents, InnerBatch, InnerSettings, draw_order
+from sb3_ext.meta.lifetime_record import LifetimeRecord, Objective
 from sb3_ext.meta.policies import MAX_DENSITY
-from sb3_ext.meta.record import LifetimeRecord, Objective
 from sb3_ext.meta.shared_vec_env import SharedVecEnv
 from sb3_ext.meta.tasks import TaskBatch, TaskStep, dense_reward, flat_actions, make_task_batch
 

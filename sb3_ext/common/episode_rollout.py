@@ -13,14 +13,13 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from irwrappers import Transitions
-from irwrappers.original import OriginalView
+from irwrappers.transitions import FiniteCheck, OriginalView, Transitions
 
 Observations = Any  # a tensor [T, E, ...] or a dict of them
 
 
 @dataclass
-class Rollout:
+class EpisodeRollout:
     """T steps of E copies; policy p stepped the copies p·n … (p+1)·n − 1, where n = E / n_policies.
 
     ``valid`` marks the transitions that count: for each copy its whole episodes up to the one with which it had enough.
@@ -62,7 +61,7 @@ def env_actions(space: spaces.Space, actions: np.ndarray) -> np.ndarray:
     return actions.astype(space.dtype)
 
 
-def concatenate_policies(rollouts: list[Rollout]) -> Rollout:
+def concatenate_policies(rollouts: list[EpisodeRollout]) -> EpisodeRollout:
     """One rollout of ``len(rollouts)`` policies from rollouts of one policy each, shorter ones padded with invalid steps."""
     if len(rollouts) == 1:
         return rollouts[0]
@@ -83,7 +82,7 @@ def concatenate_policies(rollouts: list[Rollout]) -> Rollout:
         column += copies
     fields = ("observations", "next_observations", "raw_observations", "raw_next_observations")
     tensors = ("actions", "rewards", "terminated", "truncated")
-    return Rollout(**{name: join(name) for name in (*fields, *tensors)}, valid=valid, n_policies=len(rollouts))
+    return EpisodeRollout(**{name: join(name) for name in (*fields, *tensors)}, valid=valid, n_policies=len(rollouts))
 
 
 def collect_episodes(
@@ -94,7 +93,7 @@ def collect_episodes(
     n_policies: int,
     min_steps: int,
     device: torch.device,
-) -> Rollout | None:
+) -> EpisodeRollout | None:
     """Run every copy of ``env`` from reset until it holds at least ``min_steps`` steps of whole episodes.
 
     A copy that is there early goes on (a ``VecEnv`` cannot step a subset), and what it adds is left out: of the episodes
@@ -154,7 +153,7 @@ def collect_episodes(
     original, original_following = seen, following
     if view.normalize is not None:
         original, original_following = (_stack(columns[i], device) for i in (2, 3))
-    return Rollout(
+    return EpisodeRollout(
         observations=seen,
         next_observations=following,
         raw_observations=original,
@@ -180,30 +179,3 @@ def _substitute(observations: Any, indices: np.ndarray, replacements: list[Any])
     result = observations.copy()
     result[indices] = np.stack(replacements)
     return result
-
-
-class FiniteCheck:
-    """Raises on NaN and infinity, naming copy and step; integer observations are not looked at."""
-
-    def __init__(self, observations: Any) -> None:
-        keys = observations.keys() if isinstance(observations, dict) else [None]
-        self._floating = [key for key in keys if np.issubdtype(self._pick(observations, key).dtype, np.floating)]
-
-    @staticmethod
-    def _pick(observations: Any, key: str | None) -> np.ndarray:
-        return observations if key is None else observations[key]
-
-    def observations(self, observations: Any, when: str) -> None:
-        for key in self._floating:
-            value = self._pick(observations, key)
-            if not np.isfinite(value).all():
-                copy = int(np.argwhere(~np.isfinite(value))[0][0])
-                name = "observation" if key is None else f"observation {key!r}"
-                raise ValueError(f"Environment copy {copy} gave a non-finite {name} {when} of the collection: {value[copy]}.")
-
-    def rewards(self, rewards: np.ndarray, step: int) -> None:
-        if not np.isfinite(rewards).all():
-            copy = int(np.flatnonzero(~np.isfinite(rewards))[0])
-            raise ValueError(
-                f"Environment copy {copy} gave a non-finite reward at step {step} of the collection: {rewards[copy]}."
-            )

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from irwrappers.original import OriginalView
+from irwrappers.transitions import OriginalView
 
 
 class Walks(NamedTuple):

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from sb3_ext.meta.imitation import Target, taught_payments
-from sb3_ext.meta.lifetimes import LifetimeVecEnv
-from sb3_ext.meta.policies import KEYS, LAST_PAYMENT, RewardNetwork
+from sb3_ext.meta.lifetime_env import LifetimeVecEnv
+from sb3_ext.meta.policies import KEYS, LAST_PAYMENT, MetaRewardNetwork
 
 
 class Lifetimes(NamedTuple):
@@ -60,7 +60,7 @@ OnStep = Callable[[Any, np.ndarray, np.ndarray, list[dict[str, Any]]], bool]
 
 
 @torch.no_grad()
-def collect(network: RewardNetwork, env: LifetimeVecEnv, job: Job, on_step: OnStep | None = None) -> Result | None:
+def collect(network: MetaRewardNetwork, env: LifetimeVecEnv, job: Job, on_step: OnStep | None = None) -> Result | None:
     """Whole lifetimes from birth.
 
     Args:

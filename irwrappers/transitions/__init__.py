@@ -1,0 +1,8 @@
+"""Transitions as the environment gave them: terminal observations, truncation and unnormalised views of an SB3 ``VecEnv``."""
+
+from irwrappers.transitions.finite import FiniteCheck
+from irwrappers.transitions.recorder import TransitionRecorder
+from irwrappers.transitions.transitions import Transitions
+from irwrappers.transitions.unnormalized import OriginalView, frozen_statistics
+
+__all__ = ["FiniteCheck", "OriginalView", "TransitionRecorder", "Transitions", "frozen_statistics"]
