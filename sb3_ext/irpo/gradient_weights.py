@@ -12,8 +12,8 @@ from torch import Tensor
 
 from sb3_ext.common.optimizers import Params, global_norm
 
-Blend = Literal["abrupt", "exponential", "cosine", "agreement", "switch"]
-BLENDS: tuple[Blend, ...] = ("abrupt", "exponential", "cosine", "agreement", "switch")
+Blend = Literal["abrupt", "exponential", "agreement", "switch"]
+BLENDS: tuple[Blend, ...] = ("abrupt", "exponential", "agreement", "switch")
 LONGEST_DIRECT_RUN = 32  # iterations on the true gradient before exploration is asked again
 
 
@@ -45,19 +45,6 @@ def cosine(one: Params, other: Params) -> float:
     return float(inner_product(one, other) / norms) if norms > 0 else 0.0
 
 
-def contributions(weights: Tensor, gradients: Params) -> Tensor:
-    """How much each of the K gradients carries of their weighted sum g: ω_k ⟨g_k, g⟩ / ‖g‖², which add up to 1.
-
-    Zeros where g is 0.
-    """
-    total = weighted_sum(weights, gradients)
-    squared = inner_product(total, total)
-    if squared == 0:
-        return torch.zeros_like(weights)
-    along = sum((value.flatten(1) @ total[name].flatten() for name, value in gradients.items()), start=torch.zeros(()))
-    return weights * along / squared
-
-
 def blended(irpo: Params, direct: Params, share: float) -> Params:
     """The direction (1 − β) ĝ_IRPO + β ĝ_true of the unit vectors, as long as that mean of the two lengths.
 
@@ -80,7 +67,6 @@ def share_of_direct(
 
     * ``"abrupt"``: 0, then 1 from ``start`` of training on.
     * ``"exponential"``: 1 − ½^(progress / start).
-    * ``"cosine"``: ĝ_IRPO + max(0, cos) ĝ_true: the true gradient counts as far as it agrees with IRPO's.
     * ``"agreement"``: the cosine between the true gradients of two halves of the base policy's batch, at least 0. Its
       numerator estimates ‖∇J‖² without bias and its denominator adds the noise, so it is the share of signal in the true
       gradient: 0 while nothing is paid, towards 1 as reward becomes common.
@@ -93,9 +79,6 @@ def share_of_direct(
         return float(progress >= start)
     if blend == "exponential":
         return 1 - 0.5 ** (progress / start)
-    if blend == "cosine":
-        agreement = max(0.0, cosine(irpo, direct))
-        return agreement / (1 + agreement)
     if blend == "agreement":
         return max(0.0, cosine(*halves))
     return 0.0

@@ -135,7 +135,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
     paper: Any
     _boundary_attributes = (
         *IterationCheckpoint._boundary_attributes,
-        *("_tracked_returns", "_contributions", "_carries", "_direct_left", "_direct_run"),
+        *("_tracked_returns", "_carries", "_direct_left", "_direct_run"),
         *("_schedule", "_base_returns", "_explored_timesteps", "_learned_timesteps", "_n_moves", "_n_rollouts"),
     )
 
@@ -366,7 +366,6 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         iteration = 0
         while self.num_timesteps < total_timesteps:
             self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
-            self._prune_if_due()
             self._boundary = self._snapshot()
             try:
                 finished = self._turn(callback) if self.paper is None else self._paper_iteration(callback)

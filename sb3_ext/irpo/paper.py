@@ -38,7 +38,6 @@ from sb3_ext.irpo.follow import cosine_and_ratio
 from sb3_ext.irpo.gradient import SurrogateBatch, exploratory_update, surrogate_gradient
 from sb3_ext.irpo.gradient_weights import (
     blended,
-    contributions,
     direct_run,
     scaled,
     share_of_direct,
@@ -66,10 +65,7 @@ class PaperAlgorithm(OnPolicyAlgorithm):
 
     def _begin_paper(self) -> None:
         """Set the state that an iteration changes."""
-        self._channels: list[int] | None = None  # those that prunings left; None: all
         self._tracked_returns = np.zeros(0)  # EMA of the mean step reward, one for each exploratory policy
-        self._contributions = np.zeros(0)  # of each channel to the base policy's gradient, since the last pruning
-        self._n_prunings = 0
         self._fit_share = 0.0  # of training, which went into fitting the intrinsic reward
         self._carries = False  # whether the next exploratory policies begin where the last ones ended
         self._direct_left = self._direct_run = 0  # iterations on the true gradient still to come, and when they were ordered
@@ -85,10 +81,9 @@ class PaperAlgorithm(OnPolicyAlgorithm):
         return make_vec_env(env_id, n_envs=n_policies * min(n_envs, 256))
 
     def _make_paper_reward(self, observation_space: spaces.Space, action_space: spaces.Space) -> IntrinsicReward:
-        reward = make_intrinsic_reward(
+        return make_intrinsic_reward(
             self.intrinsic_reward_spec, observation_space, action_space, **self.intrinsic_reward_kwargs
         )
-        return reward if self._channels is None else reward.only(self._channels)
 
     def _setup_paper(self) -> None:
         """Build the intrinsic reward, and the policy with its exploratory policies and critics."""
@@ -111,8 +106,6 @@ class PaperAlgorithm(OnPolicyAlgorithm):
         self.policy.set_training_mode(False)
         if len(self._tracked_returns) != reward.n_rewards:
             self._tracked_returns = np.zeros(reward.n_rewards)
-        if len(self._contributions) != reward.n_rewards:
-            self._contributions = np.zeros(reward.n_rewards)
         self._maybe_recommend_cpu("IRPOPolicy")
 
     @property
@@ -127,12 +120,6 @@ class PaperAlgorithm(OnPolicyAlgorithm):
 
     def _now(self, setting: float | Schedule) -> float:
         return setting(self._current_progress_remaining) if callable(setting) else setting
-
-    def _prune_if_due(self) -> None:
-        if self.paper is None or self._n_prunings >= len(self.paper.pruning):
-            return
-        if self._progress >= self.paper.pruning[self._n_prunings] and self._contributions.any():
-            self._prune()  # while no batch contains a reward all channels are alike
 
     def _paper_iteration(self, callback: BaseCallback) -> bool:
         """Run an iteration; False: a callback stopped it, and nothing was learned."""
@@ -240,7 +227,6 @@ class PaperAlgorithm(OnPolicyAlgorithm):
 
         returns = batch.mean_episode_return(batch.per_policy(batch.rollout.rewards), self.gamma)
         weights, temperature = self._weights(returns)
-        self._contributions = self._contributions + contributions(weights, pulled_back).cpu().numpy()
         found = self.paper.carry_over > 0 and not bool(base.rewarded().any())
         if found and bool(rewarded.any()):
             step = self._move_base_to(theta, {name: value[returns.argmax()] for name, value in thetas.items()}, base)
@@ -293,17 +279,6 @@ class PaperAlgorithm(OnPolicyAlgorithm):
             batch = SurrogateBatch(*tree_map(lambda x: x[0], tuple(whole.surrogate(part))))
             gradients.append(self._surrogate_gradient(theta, batch, ent_coef=ent_coef * paid))
         return gradients[0], (gradients[1], gradients[2])
-
-    def _prune(self) -> None:
-        """Drop the half of the channels that contributed least to the base policy's gradient since the last pruning."""
-        order = np.argsort(-self._contributions, kind="stable")
-        keep = sorted(int(k) for k in order[: max(1, math.ceil(self._n_channels / 2))])
-        self._n_prunings += 1
-        self._channels = keep if self._channels is None else [self._channels[k] for k in keep]
-        self.intrinsic_reward = self.intrinsic_reward.only(keep)
-        self.intrinsic_std = self.intrinsic_std.only(keep)
-        self.policy.keep_exploratory(keep)
-        self._tracked_returns, self._contributions = self._tracked_returns[keep], np.zeros(len(keep))
 
     # ------------------------------------------------------------------ pieces of an iteration
 

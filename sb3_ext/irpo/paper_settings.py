@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -51,10 +50,9 @@ class PaperSettings:
             π/π_old (``surrogate="ratio"``). An iteration then collects 1 + K·⌈N / updates_per_batch⌉ batches. Paper: 1.
         carry_over: while the base policy meets no reward, the exploratory policies begin at θ + carry_over · (where they ended
             before − θ) in place of θ, at one batch more each, and θ moves to the first of them that meets one. Paper: 0.
-        blend: of the true gradient into IRPO's: ``None`` (paper), ``"abrupt"``, ``"exponential"``, ``"cosine"``,
-            ``"agreement"`` or ``"switch"`` (``sb3_ext.irpo.gradient_weights``).
+        blend: of the true gradient into IRPO's: ``None`` (paper), ``"abrupt"``, ``"exponential"``, ``"agreement"`` or
+            ``"switch"`` (``sb3_ext.irpo.gradient_weights``).
         blend_start: share of training at which ``"abrupt"`` has changed over and ``"exponential"`` is half-way.
-        pruning: at each of these shares of training, the half of the channels goes that contributed least since the last time.
     """
 
     batch_size: int = 8192
@@ -83,7 +81,6 @@ class PaperSettings:
     carry_over: float = 0.0
     blend: Blend | None = None
     blend_start: float = 0.5
-    pruning: Sequence[float] = ()
 
     def __post_init__(self) -> None:
         """Raise ValueError for the first setting that is out of range."""
@@ -104,10 +101,6 @@ class PaperSettings:
             )
         if self.blend is not None:
             check_choice("blend", self.blend, BLENDS)
-        for share in self.pruning:
-            check_range("pruning", share, 0, 1)
-        if list(self.pruning) != sorted(self.pruning):
-            raise ValueError(f"pruning must be rising shares of training, got {list(self.pruning)}.")
         check_choice("exploratory_optimizer", self.exploratory_optimizer, ("sgd", "adam"))
         check_choice("surrogate", self.surrogate, ("ratio", "log_prob"))
         check_choice("weighting", self.weighting, ("softmax", "ema", "argmax", "uniform"))

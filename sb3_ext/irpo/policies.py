@@ -128,17 +128,6 @@ class IRPOPolicy(ActorCriticPolicy):
         self.critics.requires_grad_(True)  # only the critics have an optimiser
         self.optimizer = self.optimizer_class(self.critics.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
-    def keep_exploratory(self, channels: list[int]) -> None:
-        """Go on with some of the K policies, their critics and the moments of their optimiser."""
-        self.n_exploratory = len(channels)
-        moments = self.optimizer.state_dict()
-        for state in moments["state"].values():
-            state.update({name: value[:, channels] for name, value in state.items() if value.dim() > 1})
-        self.exploratory = TensorStore({n: v[channels] for n, v in self.exploratory.as_dict().items()}, trainable=False)
-        self.critics = TensorStore({n: v[:, channels] for n, v in self.critics.as_dict().items()}, trainable=True)
-        self.optimizer = self.optimizer_class(self.critics.parameters(), **self.optimizer_kwargs)
-        self.optimizer.load_state_dict(moments)
-
     def preprocess(self, observations: Any) -> Any:
         """Raw observations ``[n, ...]`` → what the features extractors take (one-hot, scaled images), as SB3 does."""
         return preprocess_obs(observations, self.observation_space, normalize_images=self.normalize_images)
