@@ -33,12 +33,12 @@ def test_the_sign_and_size_of_rewards_do_not_matter():
 
 
 def test_move_follow_or_alone():
-    assert verdict(ZEROS, ONES, 2.0) == "move"
-    assert verdict(ZEROS, [0.0] * 7 + [1.0], 2.0) == "follow"  # one lucky episode
-    assert verdict(ZEROS, ZEROS, 2.0) == "alone"
-    assert verdict([0.0] * 7 + [1.0], [0.0] * 7 + [1.0], 2.0) == "alone"  # the base policy has its own gradient
-    assert verdict([-200.0] * 8, [-200.0] * 6 + [-150.0] * 2, 2.0) == "follow"
-    assert verdict(ZEROS, [0.0] * 7 + [-1.0], 2.0) == "alone"  # a fall is no reason
+    assert verdict(ZEROS, ONES) == "move"
+    assert verdict(ZEROS, [0.0] * 7 + [1.0]) == "follow"  # one lucky episode
+    assert verdict(ZEROS, ZEROS) == "alone"
+    assert verdict([0.0] * 7 + [1.0], [0.0] * 7 + [1.0]) == "alone"  # the base policy has its own gradient
+    assert verdict([-200.0] * 8, [-200.0] * 6 + [-150.0] * 2) == "follow"
+    assert verdict(ZEROS, [0.0] * 7 + [-1.0]) == "alone"  # a fall is no reason
 
 
 def test_the_end_of_an_episode_counts_whatever_the_discount():

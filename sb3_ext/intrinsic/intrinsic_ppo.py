@@ -26,7 +26,7 @@ from irwrappers.transitions import TransitionRecorder
 from irwrappers.validation import check_range
 from sb3_ext.common import ppo_losses
 from sb3_ext.common.gae import generalized_advantage_estimation
-from sb3_ext.common.rollout_size import default_n_steps
+from sb3_ext.common.sb3_arguments import default_n_steps, sb3_arguments
 from sb3_ext.common.threads import few_threads
 from sb3_ext.intrinsic.buffers import IntrinsicDictRolloutBuffer, IntrinsicRolloutBuffer, IntrinsicRolloutSamples
 from sb3_ext.intrinsic.channels import make_bonus
@@ -158,38 +158,14 @@ class IntrinsicPPO(PPO):
         check_range("warmup_steps", warmup_steps, 0, integer=True)
         if n_steps is not None:
             check_range("n_steps", n_steps, 1, integer=True)
+            n_steps = int(n_steps)
+        arguments = sb3_arguments(PPO, locals()) | dict(_init_setup_model=False)
+        arguments["n_steps"] = default_n_steps(env.num_envs if isinstance(env, VecEnv) else 1) if n_steps is None else n_steps
         self.n_steps_given = n_steps
         with warnings.catch_warnings():
             if n_steps is None:  # of no interest where nobody chose the size of the rollout
                 warnings.filterwarnings("ignore", message="You have specified a mini-batch size")
-            super().__init__(
-                policy,
-                env,
-                learning_rate=learning_rate,
-                n_steps=default_n_steps(env.num_envs if isinstance(env, VecEnv) else 1) if n_steps is None else int(n_steps),
-                batch_size=batch_size,
-                n_epochs=n_epochs,
-                gamma=gamma,
-                gae_lambda=gae_lambda,
-                clip_range=clip_range,
-                clip_range_vf=clip_range_vf,
-                normalize_advantage=normalize_advantage,
-                ent_coef=ent_coef,
-                vf_coef=vf_coef,
-                max_grad_norm=max_grad_norm,
-                use_sde=use_sde,
-                sde_sample_freq=sde_sample_freq,
-                rollout_buffer_class=rollout_buffer_class,
-                rollout_buffer_kwargs=rollout_buffer_kwargs,
-                target_kl=target_kl,
-                stats_window_size=stats_window_size,
-                tensorboard_log=tensorboard_log,
-                policy_kwargs=policy_kwargs,
-                verbose=verbose,
-                seed=seed,
-                device=device,
-                _init_setup_model=False,
-            )
+            super().__init__(**arguments)
         self.intrinsic_gamma = intrinsic_gamma
         self.extrinsic_coef = extrinsic_coef
         self.intrinsic_coef = intrinsic_coef

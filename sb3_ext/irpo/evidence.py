@@ -13,8 +13,9 @@ from typing import Literal
 import numpy as np
 
 Verdict = Literal["move", "follow", "alone"]
+N_ERRORS = 2.0  # standard errors of a difference of mean returns that count as beyond doubt
 MIN_EPISODES = 4  # of each policy before their returns are compared
-SHORTEST_RUN = 4  # rollouts
+SHORTEST_RUN, LONGEST_RUN = 4, 16  # rollouts of the base policy alone
 PATIENCE = 8  # rollouts without an improvement after which the base policy stagnates
 NEGLIGIBLE_GAIN = 0.01  # of the spread of all returns seen: less than this is no improvement
 
@@ -54,7 +55,7 @@ def exceeds(returns: Sequence[float], others: Sequence[float], n_errors: float, 
     return difference > max(n_errors * error, margin, 1e-9)
 
 
-def verdict(base: Sequence[float], exploratory: Sequence[float], n_errors: float) -> Verdict:
+def verdict(base: Sequence[float], exploratory: Sequence[float]) -> Verdict:
     """Return what the base policy does after an exploratory policy has acted.
 
     * ``"move"``: to the exploratory policy, whose returns are higher beyond doubt.
@@ -64,9 +65,8 @@ def verdict(base: Sequence[float], exploratory: Sequence[float], n_errors: float
     Args:
         base: returns of the base policy.
         exploratory: returns of the exploratory policy.
-        n_errors: standard errors that count as beyond doubt.
     """
-    if exceeds(exploratory, base, n_errors):
+    if exceeds(exploratory, base, N_ERRORS):
         return "move"
     if varies(exploratory) and len(base) > 0 and not varies(base) and float(np.mean(exploratory)) > float(np.mean(base)):
         return "follow"
@@ -95,7 +95,7 @@ class Schedule:
     """
 
     n_exploratory: int
-    longest_run: int = 16
+    longest_run: int = LONGEST_RUN
     shortest_run: int = SHORTEST_RUN
     base_every: int = 8
     run: int = 0

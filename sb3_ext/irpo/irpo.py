@@ -25,7 +25,7 @@ from irwrappers import IntrinsicReward
 from irwrappers.transitions import frozen_statistics
 from irwrappers.validation import check_range
 from sb3_ext.common.checkpoint import IterationCheckpoint, WeightsToResume
-from sb3_ext.common.rollout_size import default_n_steps
+from sb3_ext.common.sb3_arguments import default_n_steps, sb3_arguments
 from sb3_ext.common.threads import few_threads
 from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.intrinsic.policies import CnnPolicy, IntrinsicActorCriticPolicy, MlpPolicy, MultiInputPolicy
@@ -42,6 +42,7 @@ SelfIRPO = TypeVar("SelfIRPO", bound="IRPO")
 
 DEFAULT_N_ENVS = 8  # for an environment given by its id
 RECENT_EPISODES = 16  # of the base policy that are compared with an exploratory policy's, where it changes
+FOLLOW_KL = 0.01  # nats, of a step along the gradient of an exploratory policy
 KL_BATCH = 512  # observations on which the divergence of the log is estimated
 DEFAULT_TURN = 10_000  # steps of each environment after which a turn ends, where no time limit is known
 
@@ -58,8 +59,8 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
     * while all returns of the base policy are the same it does not learn, and the exploratory policies take turns;
     * otherwise it goes on alone for a run of rollouts that doubles while it improves and halves, to four at least, where it
       stagnates; one exploratory policy acts between two runs;
-    * it *moves* to an exploratory policy whose returns exceed its own by ``n_errors`` standard errors, and *follows* the
-      gradient there, within a divergence of ``follow_kl``, where that policy has met a reward and it has met none.
+    * it *moves* to an exploratory policy whose returns exceed its own by two standard errors, and *follows* the gradient
+      there, within a divergence of 0.01, where that policy has met a reward and it has met none.
 
     With ``intrinsic_reward=None`` there are no exploratory policies and this is SB3's PPO, weight for weight.
 
@@ -101,15 +102,10 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         intrinsic_gamma: discount of the intrinsic returns.
         extrinsic_coef: of the extrinsic advantage of an exploratory policy.
         intrinsic_coef: of its intrinsic advantage; a number or a schedule of the remaining progress.
-        n_errors: standard errors of the difference of two mean returns that make the base policy move.
-        longest_run: of the base policy alone, in rollouts.
-        follow_kl: largest KL divergence of a step along an exploratory policy's gradient, in nats; 0: never follow.
         pull_back: pull that gradient back through the exploratory policy's last PPO updates; False: first order.
         max_episode_steps: steps of each environment after which a turn ends whether or not an episode has, with a warning; its
             unfinished episodes are bootstrapped and count with what they returned so far. None: the environment's own time
             limit, or 10 000.
-        fit_timesteps: most steps that fitting an intrinsic reward beforehand may take (ALLO's walks, RND's statistics). None:
-            a fiftieth of the run or a rollout, whichever is more. A reward takes no more than it needs.
         paper: settings of the paper's algorithm (:class:`sb3_ext.irpo.paper_settings.PaperSettings`), as a mapping; None: the
             algorithm described here.
 
@@ -173,12 +169,8 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         intrinsic_gamma: float = 0.99,
         extrinsic_coef: float = 2.0,
         intrinsic_coef: float | Schedule = 1.0,
-        n_errors: float = 2.0,
-        longest_run: int = 16,
-        follow_kl: float = 0.01,
         pull_back: bool = False,
         max_episode_steps: int | None = None,
-        fit_timesteps: int | None = None,
         paper: PaperSettings | Mapping[str, Any] | None = None,
     ) -> None:
         self.intrinsic_reward_spec = intrinsic_reward
@@ -186,12 +178,8 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         self.intrinsic_gamma = intrinsic_gamma
         self.extrinsic_coef = extrinsic_coef
         self.intrinsic_coef = intrinsic_coef
-        self.n_errors = n_errors
-        self.longest_run = longest_run
-        self.follow_kl = follow_kl
         self.pull_back = pull_back
         self.max_episode_steps = max_episode_steps
-        self.fit_timesteps = fit_timesteps
         self.paper = PaperSettings(**paper) if isinstance(paper, Mapping) else paper
         self._check_arguments(learning_rate, gamma, gae_lambda, ent_coef, max_grad_norm, use_sde)
         if self.paper is not None:
@@ -199,37 +187,13 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         self._begin_paper()
         if isinstance(env, str):
             env = make_vec_env(env, n_envs=DEFAULT_N_ENVS) if self.paper is None else self._make_paper_env(env)
-        n_envs = env.num_envs if isinstance(env, VecEnv) else 1
+        arguments = sb3_arguments(PPO, locals()) | dict(env=env, _init_setup_model=False)
+        arguments["n_steps"] = default_n_steps(env.num_envs if isinstance(env, VecEnv) else 1) if n_steps is None else n_steps
         self.n_steps_given = n_steps
         with warnings.catch_warnings():
             if n_steps is None:  # of no interest where nobody chose the size of the rollout
                 warnings.filterwarnings("ignore", message="You have specified a mini-batch size")
-            super().__init__(
-                policy,
-                env,  # type: ignore[arg-type]
-                learning_rate=learning_rate,
-                n_steps=default_n_steps(n_envs) if n_steps is None else n_steps,
-                batch_size=batch_size,
-                n_epochs=n_epochs,
-                gamma=gamma,
-                gae_lambda=gae_lambda,
-                clip_range=clip_range,
-                clip_range_vf=clip_range_vf,
-                normalize_advantage=normalize_advantage,
-                ent_coef=ent_coef,
-                vf_coef=vf_coef,
-                max_grad_norm=max_grad_norm,
-                rollout_buffer_class=rollout_buffer_class,
-                rollout_buffer_kwargs=rollout_buffer_kwargs,
-                target_kl=target_kl,
-                stats_window_size=stats_window_size,
-                tensorboard_log=tensorboard_log,
-                policy_kwargs=policy_kwargs,
-                verbose=verbose,
-                seed=seed,
-                device=device,
-                _init_setup_model=False,
-            )
+            super().__init__(**arguments)
         self._iteration = 0
         self._base_seed = seed if seed is not None else int(np.random.randint(2**31 - 1))
         self.explorers = Explorers()
@@ -257,16 +221,13 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         check_range("learning_rate", learning_rate, 0)
         for name, value in (("gamma", gamma), ("gae_lambda", gae_lambda), ("intrinsic_gamma", self.intrinsic_gamma)):
             check_range(name, value, 0, 1, schedule=False)
-        for name, value in (("ent_coef", ent_coef), ("extrinsic_coef", self.extrinsic_coef), ("n_errors", self.n_errors)):
+        for name, value in (("ent_coef", ent_coef), ("extrinsic_coef", self.extrinsic_coef)):
             check_range(name, value, 0, schedule=False)
         check_range("intrinsic_coef", self.intrinsic_coef, 0)
         if max_grad_norm is not None:
             check_range("max_grad_norm", max_grad_norm, 0, open_low=True)
-        check_range("follow_kl", self.follow_kl, 0, schedule=False)
-        check_range("longest_run", self.longest_run, 1, integer=True, schedule=False)
-        for name in ("max_episode_steps", "fit_timesteps"):
-            if getattr(self, name) is not None:
-                check_range(name, getattr(self, name), 1, integer=True)
+        if self.max_episode_steps is not None:
+            check_range("max_episode_steps", self.max_episode_steps, 1, integer=True)
         if use_sde:
             raise ValueError(
                 "IRPO does not support gSDE (use_sde=True): its noise would go on from one policy's turn to the next."
@@ -327,8 +288,8 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
             explorer.seed = (self._base_seed + number) % 2**31
         if kept is not None:
             self.explorers.load_state_dict(kept)
-        if (self._schedule.n_exploratory, self._schedule.longest_run) != (len(channels), self.longest_run):
-            self._schedule = TurnSchedule(len(channels), self.longest_run)
+        if self._schedule.n_exploratory != len(channels):
+            self._schedule = TurnSchedule(len(channels))
         if self.verbose >= 1 and self.intrinsic_reward_spec == "auto":
             print(f"Exploratory policies with the intrinsic rewards {', '.join(name for _, name in channels)}")
 
@@ -400,7 +361,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
             )
         for explorer in self.explorers:
             explorer.begin_turn()
-            explorer.fit_reward(self.fit_timesteps or max(rollout, total_timesteps // 50))
+            explorer.fit_reward(max(rollout, total_timesteps // 50))  # a reward takes no more than it needs
 
     # ------------------------------------------------------------------ a turn
 
@@ -480,11 +441,11 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         self._moved = False
         self.policy.set_training_mode(False)
         explorer.policy.set_training_mode(False)
-        opinion = verdict(self._base_returns, recorder.returns, self.n_errors) if last else "alone"
+        opinion = verdict(self._base_returns, recorder.returns) if last else "alone"
         self._last_kl = mean_kl(self.policy, explorer.policy, next(explorer.rollout_buffer.get(KL_BATCH)).observations)
         explorer.train()
         self._learned_timesteps += self.n_steps * self.n_envs
-        if opinion == "follow" and self.follow_kl > 0:
+        if opinion == "follow":
             self.policy.set_training_mode(False)
             explorer.policy.set_training_mode(False)
             self._follow(explorer, next(explorer.rollout_buffer.get()))
@@ -496,7 +457,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
             self._moved = True
 
     def _follow(self, explorer: Explorer, sample: Any) -> None:
-        """Move the base policy along the extrinsic gradient at an exploratory policy, after its update, within ``follow_kl``.
+        """Move the base policy along the extrinsic gradient at an exploratory policy, after its update, within ``FOLLOW_KL``.
 
         The rollout is that of the policy before the update and is weighed by importance, as in the paper of LIRPG.
         """
@@ -513,7 +474,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
             return divergence_of(old, self.policy.get_distribution(sample.observations))
 
         with torch.no_grad():
-            reached = step_to_divergence(trained_parameters(self.policy), direction, divergence, self.follow_kl)
+            reached = step_to_divergence(trained_parameters(self.policy), direction, divergence, FOLLOW_KL)
         self.logger.record("exploration/follow_kl", reached)
 
     def _log_turn(self, actor: PPO, recorder: TurnRecorder) -> None:
