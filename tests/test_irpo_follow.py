@@ -10,8 +10,7 @@ from irpo_toys import toys
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from sb3_ext.irpo import IRPO
-from sb3_ext.irpo.explorer import mean_kl
-from sb3_ext.irpo.follow import cosine_and_ratio, pull_back, record_updates, step_to_divergence, trained_parameters
+from sb3_ext.irpo.follow import cosine_and_ratio, mean_kl, pull_back, record_updates, step_to_divergence, trained_parameters
 
 
 class AsWeights(FlattenExtractor):

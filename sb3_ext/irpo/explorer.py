@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.distributions import Distribution, kl_divergence
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
@@ -20,10 +20,17 @@ from sb3_ext.common.optimizers import Params, clip_by_global_norm
 from sb3_ext.intrinsic import IntrinsicPPO
 from sb3_ext.intrinsic.buffers import IntrinsicRolloutSamples
 from sb3_ext.intrinsic.returns import ReturnRange
-from sb3_ext.irpo.follow import UpdateRecord, record_updates, trained_parameters
+from sb3_ext.irpo.follow import (
+    UpdateRecord,
+    cosine_and_ratio,
+    divergence_of,
+    pull_back,
+    record_updates,
+    step_to_divergence,
+    trained_parameters,
+)
 
-if TYPE_CHECKING:
-    from sb3_ext.irpo.irpo import IRPO
+FOLLOW_KL = 0.01  # nats, of a step along the gradient of an exploratory policy
 
 
 class _PrefixedLogger:
@@ -45,18 +52,18 @@ class Explorer(IntrinsicPPO):
     pays, 0.01 for success or -100 for a fall, must not decide whether it explores.
 
     Args:
-        model: the algorithm that it explores for.
+        model: the :class:`IRPO` that it explores for.
         reward: its intrinsic reward; several channels count the same, each by the deviation of its own returns.
         name: for logs.
     """
 
-    def __init__(self, model: IRPO, reward: IntrinsicReward, name: str) -> None:
+    def __init__(self, model: Any, reward: IntrinsicReward, name: str) -> None:
         self._model = model
         self.name = name
         self.record: UpdateRecord | None = None
         assert model.env is not None
         super().__init__(
-            model.policy_class,  # type: ignore[arg-type]
+            model.policy_class,
             model.env,
             learning_rate=model.learning_rate,
             n_steps=model.n_steps,
@@ -159,6 +166,34 @@ class Explorer(IntrinsicPPO):
         }
         return clip_by_global_norm(gradient, self.max_grad_norm)
 
+    def lead(self, policy: ActorCriticPolicy, pulled_back: bool) -> dict[str, float]:
+        """Move ``policy`` along the extrinsic gradient at this one, after its update, by ``FOLLOW_KL`` at most.
+
+        The rollout is that of this policy before its last update and is weighted by importance.
+
+        Args:
+            policy: the base policy, changed in place.
+            pulled_back: whether the gradient is pulled back through that update.
+
+        Returns:
+            what to log: ``follow_kl``, the divergence of the step, and where the gradient is pulled back its ``cosine`` with
+            the gradient at this policy and the ratio of their norms.
+        """
+        sample = next(self.rollout_buffer.get())
+        gradient = self.extrinsic_gradient(sample)
+        direction, log = gradient, {}
+        if pulled_back and self.record is not None:
+            direction = pull_back(self.record, self.policy, gradient)
+            log["cosine"], log["norm_ratio"] = cosine_and_ratio(gradient, direction)
+        old = copy.copy(policy.get_distribution(sample.observations))
+
+        def divergence() -> float:
+            return divergence_of(old, policy.get_distribution(sample.observations))
+
+        with torch.no_grad():
+            log["follow_kl"] = step_to_divergence(trained_parameters(policy), direction, divergence, FOLLOW_KL)
+        return log
+
     def state_dict(self) -> dict[str, Any]:
         """Return weights, moments of the optimiser, the reward model, the scale of its returns and the number of updates."""
         return {
@@ -242,15 +277,3 @@ def make_channels(
         channels += [(made.only([number]), name) for number, name in enumerate(made.channel_names)]
     names = [name for _, name in channels]
     return [(made, name if names.count(name) == 1 else f"{name}_{i}") for i, (made, name) in enumerate(channels)]
-
-
-def divergence_of(one: Distribution, other: Distribution) -> float:
-    """Return the mean KL(one ‖ other) in nats."""
-    divergence = kl_divergence(one, other)
-    return float(divergence.reshape(len(divergence), -1).sum(1).mean())
-
-
-@torch.no_grad()
-def mean_kl(one: ActorCriticPolicy, other: ActorCriticPolicy, observations: Any) -> float:
-    """Return the mean KL(π_one ‖ π_other) in nats over ``observations`` ``[n, …]``."""
-    return divergence_of(one.get_distribution(observations), other.get_distribution(observations))

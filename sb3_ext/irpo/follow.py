@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from stable_baselines3.common.distributions import Distribution, kl_divergence
+from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
 from sb3_ext.common.optimizers import Params, State, clip_by_global_norm, optimizer_from
@@ -172,3 +174,15 @@ def step_to_divergence(
         step /= 2
     _assign(parameters, before)
     return 0.0
+
+
+def divergence_of(one: Distribution, other: Distribution) -> float:
+    """Return the mean KL(one ‖ other) in nats."""
+    divergence = kl_divergence(one, other)
+    return float(divergence.reshape(len(divergence), -1).sum(1).mean())
+
+
+@torch.no_grad()
+def mean_kl(one: ActorCriticPolicy, other: ActorCriticPolicy, observations: Any) -> float:
+    """Return the mean KL(π_one ‖ π_other) in nats over ``observations`` ``[n, …]``."""
+    return divergence_of(one.get_distribution(observations), other.get_distribution(observations))

@@ -5,7 +5,6 @@ The paper's own algorithm is in ``paper.py``; here is what ``IRPO("MlpPolicy", e
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -32,19 +31,17 @@ from sb3_ext.intrinsic.policies import CnnPolicy, IntrinsicActorCriticPolicy, Ml
 from sb3_ext.irpo import policies as stacked
 from sb3_ext.irpo.evidence import Schedule as TurnSchedule
 from sb3_ext.irpo.evidence import discount, varies, verdict
-from sb3_ext.irpo.explorer import Explorer, Explorers, divergence_of, make_channels, mean_kl
-from sb3_ext.irpo.follow import cosine_and_ratio, pull_back, step_to_divergence, trained_parameters
+from sb3_ext.irpo.explorer import Explorer, Explorers, make_channels
+from sb3_ext.irpo.follow import mean_kl
 from sb3_ext.irpo.paper import PaperAlgorithm
 from sb3_ext.irpo.paper_settings import PaperSettings, paper_settings
-from sb3_ext.irpo.turns import SeparateGenerators, TurnRecorder
+from sb3_ext.irpo.turns import SeparateGenerators, TurnRecorder, turn_limit, warn_of_endless_episodes
 
 SelfIRPO = TypeVar("SelfIRPO", bound="IRPO")
 
 DEFAULT_N_ENVS = 8  # for an environment given by its id
 RECENT_EPISODES = 16  # of the base policy that are compared with an exploratory policy's, where it changes
-FOLLOW_KL = 0.01  # nats, of a step along the gradient of an exploratory policy
 KL_BATCH = 512  # observations on which the divergence of the log is estimated
-DEFAULT_TURN = 10_000  # steps of each environment after which a turn ends, where no time limit is known
 
 
 class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
@@ -373,7 +370,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         seed = int(np.random.SeedSequence([self._base_seed, self._iteration]).generate_state(1)[0] % 2**31)
         set_random_seed(seed, self.device.type == "cuda")
         self.env.seed(seed)
-        before, n_rollouts, limit = self.num_timesteps, 0, self._turn_limit()
+        before, n_rollouts, limit = self.num_timesteps, 0, turn_limit(self.env, self.max_episode_steps)
         recorder = TurnRecorder(callback, self.env, discount(self.gamma, limit), self._callback_generators)
         planned = self._schedule.left if number is None else 1
         with frozen_statistics(self._vec_normalize_env):
@@ -388,7 +385,9 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
                 self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
                 over = n_rollouts >= planned and (bool(recorder.ended.all()) or recorder.n_steps >= limit)
                 if over and not recorder.ended.all():
-                    self._warn_of_endless_episodes(limit)
+                    if not self._warned:
+                        warn_of_endless_episodes(limit)
+                    self._warned = True
                     recorder.cut()
                 if isinstance(actor, Explorer):
                     self._heed(actor, recorder, last=over)
@@ -406,26 +405,6 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
             self._schedule.after_exploration(recorder.returns, self._moved, informative)
         self._iteration += 1
         return True
-
-    def _turn_limit(self) -> int:
-        """Steps of each environment after which a turn ends at the latest."""
-        if self.max_episode_steps is not None:
-            return self.max_episode_steps
-        assert self.env is not None
-        spec = self.env.get_attr("spec", indices=[0])[0] if self.env.has_attr("spec") else None
-        limit = getattr(spec, "max_episode_steps", None)
-        return limit if limit is not None else DEFAULT_TURN
-
-    def _warn_of_endless_episodes(self, limit: int) -> None:
-        if self._warned:
-            return
-        self._warned = True
-        warnings.warn(
-            f"Some environments ended no episode within {limit} steps. Their turn ends there: the episode is bootstrapped and "
-            "counts with what it returned so far. Give the environment a time limit (gymnasium.make(…, max_episode_steps=…)) "
-            "or set max_episode_steps of IRPO.",
-            stacklevel=5,
-        )
 
     def _learn_alone(self, recorder: TurnRecorder) -> None:
         """A PPO update of the base policy, where its returns vary."""
@@ -448,7 +427,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         if opinion == "follow":
             self.policy.set_training_mode(False)
             explorer.policy.set_training_mode(False)
-            self._follow(explorer, next(explorer.rollout_buffer.get()))
+            self._follow(explorer)
         if opinion == "move":
             self.policy.load_state_dict(explorer.policy.state_dict())
             self.policy.optimizer.load_state_dict(explorer.policy.optimizer.state_dict())
@@ -456,26 +435,11 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
             self._n_moves += 1
             self._moved = True
 
-    def _follow(self, explorer: Explorer, sample: Any) -> None:
-        """Move the base policy along the extrinsic gradient at an exploratory policy, after its update, within ``FOLLOW_KL``.
-
-        The rollout is that of the policy before the update and is weighed by importance, as in the paper of LIRPG.
-        """
-        gradient = explorer.extrinsic_gradient(sample)
-        direction = gradient
-        if self.pull_back and explorer.record is not None:
-            direction = pull_back(explorer.record, explorer.policy, gradient)
-            cosine, ratio = cosine_and_ratio(gradient, direction)
-            self.logger.record("exploration/cosine", cosine)
-            self.logger.record("exploration/norm_ratio", ratio)
-        old = copy.copy(self.policy.get_distribution(sample.observations))
-
-        def divergence() -> float:
-            return divergence_of(old, self.policy.get_distribution(sample.observations))
-
-        with torch.no_grad():
-            reached = step_to_divergence(trained_parameters(self.policy), direction, divergence, FOLLOW_KL)
-        self.logger.record("exploration/follow_kl", reached)
+    def _follow(self, explorer: Explorer) -> None:
+        """Move the base policy along the extrinsic gradient at an exploratory policy, after its update."""
+        log = explorer.lead(self.policy, self.pull_back)
+        for key, value in log.items():
+            self.logger.record(f"exploration/{key}", value)
 
     def _log_turn(self, actor: PPO, recorder: TurnRecorder) -> None:
         record = self.logger.record

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,32 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from irwrappers.transitions import FiniteCheck
+
+DEFAULT_TURN = 10_000  # steps of each environment after which a turn ends, where no time limit is known
+
+
+def turn_limit(env: VecEnv, max_episode_steps: int | None) -> int:
+    """Return the steps of each environment after which a turn ends at the latest.
+
+    Args:
+        env: whose own time limit it is where nothing is given.
+        max_episode_steps: as given to the algorithm.
+    """
+    if max_episode_steps is not None:
+        return max_episode_steps
+    spec = env.get_attr("spec", indices=[0])[0] if env.has_attr("spec") else None
+    limit = getattr(spec, "max_episode_steps", None)
+    return limit if limit is not None else DEFAULT_TURN
+
+
+def warn_of_endless_episodes(limit: int) -> None:
+    """Warn that a turn ended after ``limit`` steps of each environment with episodes unfinished."""
+    warnings.warn(
+        f"Some environments ended no episode within {limit} steps. Their turn ends there: the episode is bootstrapped and "
+        "counts with what it returned so far. Give the environment a time limit (gymnasium.make(…, max_episode_steps=…)) "
+        "or set max_episode_steps of IRPO.",
+        stacklevel=6,
+    )
 
 
 class SeparateGenerators:
