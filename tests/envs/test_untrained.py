@@ -141,4 +141,4 @@ def test_the_command_measures_what_matches_and_leaves_the_rest(tmp_path, capsys)
     before = read_table(path)
     assert untrained.main(["sparse/DeepSea-v0", *arguments]) == 0
     assert read_table(path) == before | {"sparse/DeepSea-v0": read_table(path)["sparse/DeepSea-v0"]}
-    assert untrained.main(["delayed/*", *arguments]) == 2 and "No task that knows success" in capsys.readouterr().err
+    assert untrained.main(["delayed/*", *arguments]) == 2 and "No task that reports success" in capsys.readouterr().err

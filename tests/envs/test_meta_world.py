@@ -12,7 +12,7 @@ from metaworld.sawyer_xyz_env import SawyerXYZEnv
 import envs  # noqa: F401 (registers sparse/…)
 from envs.catalogue import METAWORLD_TASKS
 from envs.meta_world import MetaWorldTask
-from envs.meta_world_observation import _LeanObservation
+from envs.meta_world.fast_observation import _FastObservation
 
 ACTIONS = np.random.default_rng(0).uniform(-1, 1, (80, 4)).astype(np.float32)
 # One with an object on the table, one that moves the model's bodies, one with two objects, one that steps MuJoCo at reset.
@@ -97,7 +97,7 @@ def test_what_touches_with_both_pads_and_some_force_is_touched():
         geoms = rng.integers(0, 4, (6, 2))
         contacts = Contacts(SimpleNamespace(geom1=a, geom2=b, efc_address=i) for i, (a, b) in enumerate(geoms))
         world = SimpleNamespace(data=SimpleNamespace(contact=contacts, efc_force=rng.integers(0, 2, 6), geom=pads.get))
-        told.append(_LeanObservation.touching_object(world, 2))
+        told.append(_FastObservation.touching_object(world, 2))
         assert told[-1] == SawyerXYZEnv.touching_object(world, 2)
     assert 20 < sum(told) < 280
 

@@ -11,8 +11,9 @@ from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import envs  # noqa: F401 (registers sparse/…)
-from envs.grid import AGENT, FLOOR, GOAL, WALL
-from envs.random_maze import MazeMaker, RandomMaze, RandomMazeVectorEnv
+from envs.grid import RandomMaze, RandomMazeVectorEnv
+from envs.grid.maze_maker import MazeMaker
+from envs.rendering import AGENT_COLOR, FLOOR_COLOR, GOAL_COLOR, WALL_COLOR
 
 ID = "sparse/RandomMaze-v0"
 MODES = list(AutoresetMode)
@@ -37,7 +38,7 @@ def make_mazes(shape, density, n=30):
     """(walls, start, goal) of n mazes, cells as (column, row)."""
     maker = MazeMaker(shape, density)
     for seed in range(n):
-        maze = maker.draw(np.random.default_rng(seed))
+        maze = maker.sample(np.random.default_rng(seed))
         start, goal = (divmod(cell, shape[1])[::-1] for cell in (maze.start, maze.goal))
         yield maze.walls.reshape(shape), start, goal
 
@@ -181,9 +182,10 @@ def test_frames():
     tile = frame.shape[0] // 7
     assert frame.shape == (7 * tile, 9 * tile, 3) and frame.dtype == np.uint8
     corners, centres = frame[::tile, ::tile], frame[tile // 2 :: tile, tile // 2 :: tile]
-    assert np.array_equal((corners == WALL).all(axis=2), walls)
+    assert np.array_equal((corners == WALL_COLOR).all(axis=2), walls)
     x, y, goal_x, goal_y = observation[:4].astype(int)
-    assert (corners[y, x] == FLOOR).all() and (centres[y, x] == AGENT).all() and (corners[goal_y, goal_x] == GOAL).all()
+    assert (corners[y, x] == FLOOR_COLOR).all() and (centres[y, x] == AGENT_COLOR).all()
+    assert (corners[goal_y, goal_x] == GOAL_COLOR).all()
     vector_env = gym.make_vec(ID, num_envs=2, size=(7, 9), render_mode="rgb_array")
     vector_env.reset(seed=[1, 1])
     assert all(np.array_equal(image, frame) for image in vector_env.render())
@@ -266,7 +268,7 @@ def test_copies_share_a_graph_only_in_one_maze():
     shared = gym.make_vec(ID, num_envs=3, maze_seed=7).unwrapped.transition_graph()
     assert data_equivalence(shared, gym.make(ID, maze_seed=7).unwrapped.transition_graph(), exact=True)
     for maze_seed in (None, [7, 8]):
-        with pytest.raises(ValueError, match=r"The 3 copies have mazes of their own.*Give maze_seed an integer"):
+        with pytest.raises(ValueError, match=r"The 3 environments have mazes of their own.*Give maze_seed an integer"):
             gym.make_vec(ID, num_envs=3, maze_seed=maze_seed).unwrapped.transition_graph()
 
 
@@ -308,7 +310,7 @@ def test_wrong_actions_raise(action):
 def test_wrong_actions_of_copies_raise(actions):
     env = RandomMazeVectorEnv(3)
     env.reset(seed=0)
-    with pytest.raises(ValueError, match=r"Invalid action .* for copy|of shape \(3,\), got shape"):
+    with pytest.raises(ValueError, match=r"Invalid action .* of environment|of shape \(3,\), got shape"):
         env.step(np.array(actions))
 
 

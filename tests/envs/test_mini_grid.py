@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.envs.registration import load_env_creator
-from mini_grid_planner import DONE, FORWARD, LEFT, solve
+from helpers.mini_grid_planner import DONE, FORWARD, LEFT, solve
 from minigrid.core.constants import COLOR_NAMES
 from minigrid.wrappers import OneHotPartialObsWrapper, RGBImgPartialObsWrapper
 

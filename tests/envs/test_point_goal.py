@@ -10,8 +10,8 @@ from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import envs  # noqa: F401 (registers sparse/…)
-from envs.grid import AGENT, GOAL
 from envs.point_goal import PointGoalEnv, PointGoalVectorEnv
+from envs.rendering import AGENT_COLOR, GOAL_COLOR
 
 ID = "sparse/PointGoal-v0"
 MODES = list(AutoresetMode)
@@ -127,7 +127,7 @@ def test_a_batch_of_tasks():
         assert (np.linalg.norm(observations - goals, axis=1) <= 0.1)[terminated].all()
         found |= terminated
     assert found.all()
-    with pytest.raises(ValueError, match="one for each of the 6 copies, got 2"):
+    with pytest.raises(ValueError, match="one for each of the 6 environments, got 2"):
         PointGoalVectorEnv(6, goal_angle=[0.0, 1.0])
 
 
@@ -208,11 +208,11 @@ def test_frames_show_the_point_and_the_goal():
         return np.array([columns.mean(), -rows.mean()]) / (frame.shape[0] - 1) * 3 + [-1.5, 1.5]
 
     first = env.render()
-    assert first.dtype == np.uint8 and centre(first, AGENT) == pytest.approx([0, 0], abs=0.02)
-    assert centre(first, GOAL) == pytest.approx([0, 1], abs=0.02)
+    assert first.dtype == np.uint8 and centre(first, AGENT_COLOR) == pytest.approx([0, 0], abs=0.02)
+    assert centre(first, GOAL_COLOR) == pytest.approx([0, 1], abs=0.02)
     for _ in range(5):
         observation = env.step(np.array([1.0, -0.5]))[0]
-    assert centre(env.render(), AGENT) == pytest.approx(observation, abs=0.02)
+    assert centre(env.render(), AGENT_COLOR) == pytest.approx(observation, abs=0.02)
     vector_env = gym.make_vec(ID, num_envs=2, **kwargs)
     vector_env.reset(seed=0)
     assert all(np.array_equal(frame, first) for frame in vector_env.render())
@@ -254,5 +254,5 @@ def test_wrong_actions_raise(action):
 def test_wrong_actions_of_copies_raise(actions):
     env = PointGoalVectorEnv(3)
     env.reset(seed=0)
-    with pytest.raises(ValueError, match=r"shape \(3, 2\), got shape|for copy 0; expected finite numbers"):
+    with pytest.raises(ValueError, match=r"shape \(3, 2\), got shape|of environment 0; expected finite numbers"):
         env.step(actions)

@@ -279,7 +279,7 @@ def test_copies_take_seeds_and_options_each_like_a_single_environment(mode):
             assert data_equivalence(*results, exact=True)
             if mode is AutoresetMode.DISABLED and (results[0][2] | results[0][3]).any():
                 break
-    with pytest.raises(ValueError, match="one seed for each of the 4 copies, got 2"):
+    with pytest.raises(ValueError, match="one seed for each of the 4 environments, got 2"):
         vector_env.reset(seed=[1, 2])
 
 
@@ -294,7 +294,7 @@ def test_reset_mask_resets_those_copies_only():
     vector_env.step(np.zeros(3, dtype=int))
     truncated = vector_env.step(np.zeros(3, dtype=int))[3]
     assert truncated.tolist() == [True, False, True]  # the copy reset alone has a clock of its own
-    with pytest.raises(RuntimeError, match=r"Copies \[0, 2\] are done"):
+    with pytest.raises(RuntimeError, match=r"Environments \[0, 2\] are done"):
         vector_env.step(np.zeros(3, dtype=int))
     for mask in ([True, False, True], np.array([1, 0, 1]), np.array([True, False])):
         with pytest.raises(ValueError, match=r"reset_mask.*shape \(3,\)"):
@@ -422,8 +422,8 @@ def test_wrong_actions_raise(action):
 @pytest.mark.parametrize(
     ("actions", "message"),
     [
-        ([0, 4, 1], "Invalid action 4 for copy 1"),
-        ([0, 0, -1], "Invalid action -1 for copy 2"),
+        ([0, 4, 1], "Invalid action 4 of environment 1"),
+        ([0, 0, -1], "Invalid action -1 of environment 2"),
         ([0, 1], r"shape \(3,\), got shape \(2,\)"),
         ([[0], [1], [2]], r"shape \(3,\), got shape \(3, 1\)"),
         ([0.0, 1.0, 2.0], "got shape .* of float64"),

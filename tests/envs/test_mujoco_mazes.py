@@ -8,15 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 import gymnasium as gym
 import numpy as np
 import pytest
-from ant_planner import walk
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium_robotics.envs.maze.ant_maze_v5 import AntMazeEnv
 from gymnasium_robotics.envs.maze.point_maze import PointMazeEnv
+from helpers.ant_planner import walk
 
 import envs  # noqa: F401 (registers sparse/…)
-from envs.ant_maze import AntMaze, AntMazeVectorEnv
-from envs.maze_maps import MAZE_MAPS, parse_maze_map
-from envs.point_maze import PointMaze, PointMazeVectorEnv
+from envs.mujoco.ant_maze import AntMaze, AntMazeVectorEnv
+from envs.mujoco.maze_maps import MAZE_MAPS, parse_maze_map
+from envs.mujoco.point_maze import PointMaze, PointMazeVectorEnv
 
 MODES = list(AutoresetMode)
 CORRIDOR = ["11111", "1r0g1", "11111"]
@@ -294,7 +294,7 @@ def test_random_starts_are_uniform_over_the_free_cells_and_off_the_goal(maze):
     def starts(options, n=900):
         counts = dict.fromkeys(free, 0)
         for _ in range(n):
-            goal, start = env.draw_episode(env.np_random, options)
+            goal, start = env.sample_episode(env.np_random, options)
             counts[tuple(cell_of(start).tolist())] += 1
             assert options or np.linalg.norm(goal - start) > env.goal_radius
         return counts

@@ -77,7 +77,7 @@ def test_an_id_describes_its_task(capsys, prefix):
     assert "Maze-v2 in the authors' program of IRPO" in maze
     assert "2.335e-05 of the episodes succeed with uniformly random actions (exact)" in maze
     assert re.search(r"untrained +0\.0\d+ of the episodes succeed \(95 % interval 0\.0\d+ to 0\.0\d+; \d+ of \d+, seed 0", out)
-    assert "the task knows no success" in run(capsys, "delayed/Hopper-v5")[1]
+    assert "the task does not report success" in run(capsys, "delayed/Hopper-v5")[1]
 
 
 def test_a_missing_or_broken_library_does_not_break_the_list(capsys, monkeypatch):
@@ -149,7 +149,7 @@ def test_where_nothing_can_be_drawn_it_says_what_to_set(tmp_path, monkeypatch):
     arguments = [sys.executable, "-m", "envs", "delayed/Hopper-v5", "--render", path]
     result = subprocess.run(arguments, capture_output=True, text=True)
     assert result.returncode == 1 and result.stdout == "" and "Traceback" not in result.stderr
-    assert "delayed/Hopper-v5 can't be drawn" in result.stderr and "MUJOCO_GL=nonsense" in result.stderr
+    assert "delayed/Hopper-v5 can't be rendered" in result.stderr and "MUJOCO_GL=nonsense" in result.stderr
     assert "set MUJOCO_GL=egl" in result.stderr and not path.exists()
 
 
