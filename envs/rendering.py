@@ -1,4 +1,4 @@
-"""Frames of the environments that are drawn here, without a simulator's renderer."""
+"""Frames of the environments that have no simulator with a renderer."""
 
 from __future__ import annotations
 

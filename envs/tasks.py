@@ -18,7 +18,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -40,14 +40,16 @@ ARCS = 16  # arcs of PointGoal's circle
 TEST_EVERY = 4  # one arc in so many is for testing: the second, so that none of the upper half lies at its edge
 
 
-class Task(Protocol):
+class Task(ABC):
     """A task of a family, as plain data."""
 
     @property
+    @abstractmethod
     def env_id(self) -> str:
         """The registered id of its environment."""
 
     @property
+    @abstractmethod
     def env_kwargs(self) -> dict[str, Any]:
         """The arguments of ``gym.make`` that make that environment this task."""
 
@@ -121,7 +123,7 @@ class TaskDistribution(ABC, Generic[T]):
 
 
 @dataclass(frozen=True)
-class PointGoalTask:
+class PointGoalTask(Task):
     """``sparse/PointGoal-v0`` with a given goal.
 
     Args:
@@ -165,7 +167,7 @@ class PointGoal(TaskDistribution[PointGoalTask]):
 
 
 @dataclass(frozen=True)
-class MetaWorldGoal:
+class MetaWorldGoal(Task):
     """``sparse/MetaWorld-<task_name>-v3`` with given places of object and goal.
 
     Args:

@@ -12,7 +12,7 @@ from gymnasium_robotics.envs.maze.ant_maze_v5 import AntMazeEnv
 
 from envs.maps import find_cells
 from envs.mujoco.maze_maps import WALL
-from envs.mujoco.mujoco_maze import MazeMap, MujocoMaze, MujocoMazeVectorEnv, RandomStarts
+from envs.mujoco.mujoco_maze import MazeMap, MujocoMaze, MujocoMazeVectorEnv, _RandomStarts
 
 HEIGHTS = (0.35, 1.0)  # m; a torso at or beyond them has fallen (or been flung up)
 # Up to here it is a tenth quicker to try each wall than to search MuJoCo's tree of them; the contacts are the same, in the
@@ -21,7 +21,7 @@ FEW_WALLS = 50
 _INTEGRATION = mujoco.mjtState.mjSTATE_INTEGRATION  # all that the next step depends on
 
 
-class _Source(RandomStarts, AntMazeEnv):
+class _Source(_RandomStarts, AntMazeEnv):
     pass
 
 

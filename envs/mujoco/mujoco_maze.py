@@ -47,19 +47,8 @@ def _private_folder() -> Iterator[None]:
             maze_v4.tempfile = tempfile
 
 
-class RandomStarts(MazeEnv):
+class _RandomStarts(MazeEnv):
     """Mixin before a source's class: an episode may start on any free cell.
-
-    Args:
-        agent_xml_path: as in Gymnasium-Robotics' ``MazeEnv``.
-        reward_type: as in ``MazeEnv``; not used here.
-        continuing_task: as in ``MazeEnv``.
-        reset_target: as in ``MazeEnv``.
-        maze_map: as in ``MazeEnv``.
-        maze_size_scaling: as in ``MazeEnv``, m per cell.
-        maze_height: as in ``MazeEnv``, m.
-        position_noise_range: as in ``MazeEnv``, cells.
-        **kwargs: further arguments of ``MazeEnv``.
 
     Attributes:
         start_anywhere: whether the next episode starts on a free cell, sampled uniformly.
@@ -109,7 +98,7 @@ class MujocoMaze(gym.Env[np.ndarray, np.ndarray], EzPickle):
         source: the Gymnasium-Robotics environment.
     """
 
-    source_class: ClassVar[type[RandomStarts]]
+    source_class: ClassVar[type[_RandomStarts]]
     default_map: ClassVar[str]
     position_indices: ClassVar[tuple[int, ...]]  # the entries of the observation that say where the agent is
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 50}  # noqa: RUF012

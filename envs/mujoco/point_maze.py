@@ -8,12 +8,12 @@ from gymnasium_robotics.envs.maze.point import PointEnv
 from gymnasium_robotics.envs.maze.point_maze import PointMazeEnv
 from mujoco.rollout import Rollout
 
-from envs.mujoco.mujoco_maze import MazeMap, MujocoMaze, MujocoMazeVectorEnv, RandomStarts
+from envs.mujoco.mujoco_maze import MazeMap, MujocoMaze, MujocoMazeVectorEnv, _RandomStarts
 
 MAX_SPEED = 5.0  # the source clips the ball's velocity to it before every step
 
 
-class _Source(RandomStarts, PointMazeEnv):
+class _Source(_RandomStarts, PointMazeEnv):
     pass
 
 
