@@ -1,17 +1,18 @@
 """How to add an environment: its file, and one row of ``envs.catalogue.CATALOGUE``. Nothing else changes.
 
-1. Write ``envs/<family>.py`` with a ``gymnasium.Env``: flat ``Box`` observations, a ``Discrete`` or bounded ``Box`` action space,
-   ``metadata`` and ``render_mode``, ``info["is_success"]`` after every reset and step, and all randomness from ``self.np_random``.
-   The checks of arguments and actions are in ``envs.action_checks``. Three hooks are optional: ``position_indices``,
-   ``transition_graph()`` and, for an exact value in ``envs/untrained.csv``, ``success_transitions()``.
+1. Write ``envs/<family>.py`` with a ``gymnasium.Env``: flat ``Box`` observations, a ``Discrete`` or bounded ``Box`` action
+   space, ``metadata`` and ``render_mode``, ``info["is_success"]`` after every reset and step, and all randomness from
+   ``self.np_random``. The checks of arguments and actions are in ``envs.action_checks``. Three hooks are optional:
+   ``position_indices``, ``transition_graph()`` and, for an exact value in ``envs/untrained.csv``, ``success_transitions()``.
 2. Where it can be stepped in batches, add a subclass of ``envs.vector.BatchedEnv`` that defines ``_begin``, ``_advance``,
    ``_observe`` and ``_frame``. Optional too.
 3. Add a row to ``CATALOGUE``: source, entry points, and the horizon of each id.
 
-``import envs`` then registers it with Gymnasium; ``make_vec_env`` steps the native vector form; ``python -m envs`` lists, describes
-and records it; ``python -m envs.untrained`` measures it; ``tests/envs/test_catalogue.py`` checks it like every other task.
+``import envs`` then registers it with Gymnasium; ``make_vec_env`` steps the native vector form; ``python -m envs`` lists,
+describes and records it; ``python -m envs.untrained`` measures it; ``tests/envs/test_catalogue.py`` checks it like every other
+task.
 
-The test below follows these steps with the file ``FILE`` and the row ``ROW``.
+The tests below follow these steps with the file ``FILE`` and the row ``ROW``.
 """
 
 import importlib

@@ -143,7 +143,7 @@ def test_a_simulator_is_recorded_without_a_screen(capsys, tmp_path):
     assert frames(path)[0].std() > 10
 
 
-def test_where_nothing_can_be_drawn_it_says_what_to_set(tmp_path, monkeypatch):
+def test_where_nothing_can_be_rendered_it_says_what_to_set(tmp_path, monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "nonsense")
     path = tmp_path / "film.gif"
     arguments = [sys.executable, "-m", "envs", "delayed/Hopper-v5", "--render", path]
@@ -174,7 +174,7 @@ def test_where_nothing_can_be_drawn_it_says_what_to_set(tmp_path, monkeypatch):
         (["sparse/Maze1-v0", "--fps", "fast"], "(?s).*--fps: 'fast' is not an integer of at least 1\n"),
     ],
 )
-def test_wrong_use_is_told_before_anything_is_made(capsys, tmp_path, monkeypatch, arguments, message):
+def test_wrong_use_is_refused_before_anything_is_made(capsys, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.gif").mkdir()
     monkeypatch.setattr(gym, "make", None)

@@ -1,4 +1,4 @@
-"""RandomMaze: that mazes are solvable and what they are meant to be, and that n copies at once are n single environments."""
+"""RandomMaze: that its mazes are solvable and as dense as asked, and that the vectorised form equals single environments."""
 
 from collections import deque
 from functools import partial
@@ -9,6 +9,7 @@ import pytest
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from helpers.vector_forms import play_both
 
 import envs  # noqa: F401 (registers sparse/…)
 from envs.grid import RandomMaze, RandomMazeVectorEnv
@@ -200,8 +201,8 @@ def test_random_starts_are_uniform_over_free_cells_without_the_goal():
     free = {(x, y) for y, x in np.argwhere(~env.walls).tolist()}
     goal = tuple(env.reset()[0][2:4])
     for options, cells in ((None, free - {goal}), ({"ignore_goal": True}, free)):
-        draws = [tuple(env.reset(options=options)[0][:2]) for _ in range(4000)]
-        counts = np.array([draws.count(cell) for cell in cells])
+        starts = [tuple(env.reset(options=options)[0][:2]) for _ in range(4000)]
+        counts = np.array([starts.count(cell) for cell in cells])
         expected = 4000 / len(cells)
         assert counts.sum() == 4000
         assert ((counts - expected) ** 2 / expected).sum() < len(cells) + 5 * np.sqrt(2 * len(cells))
@@ -225,7 +226,7 @@ def test_reset_options_last_for_one_episode():
     assert reward == 1
 
 
-# --- n copies at once
+# --- the vectorised form
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -239,7 +240,7 @@ def test_reset_options_last_for_one_episode():
     ],
     ids=str,
 )
-def test_n_copies_at_once_are_n_single_environments(mode, kwargs):
+def test_the_vector_form_equals_single_environments(mode, kwargs):
     n = 4
     kwargs = {"size": (5, 7), "max_episode_steps": 25, **kwargs}
     vector_env = gym.make_vec(ID, num_envs=n, autoreset_mode=mode, **kwargs)
@@ -249,22 +250,14 @@ def test_n_copies_at_once_are_n_single_environments(mode, kwargs):
     assert vector_env.action_space == singles.action_space
     rng, ends = np.random.default_rng(0), np.zeros(2, dtype=int)
     for seed, options in ((20, None), ([3, None, 4, 1], {"ignore_goal": True}), (None, {"random_start": True})):
-        results = vector_env.reset(seed=seed, options=options), singles.reset(seed=seed, options=options)
-        assert data_equivalence(*results, exact=True)
-        for _ in range(150):
-            actions = rng.integers(4, size=n)
-            results = vector_env.step(actions), singles.step(actions)
-            assert data_equivalence(*results, exact=True)
-            _, _, terminated, truncated, _ = results[0]
+        for _, _, terminated, truncated, _ in play_both(
+            vector_env, singles, lambda _: rng.integers(4, size=n), 150, seed, options
+        ):
             ends += [terminated.sum(), truncated.sum()]
-            done = terminated | truncated
-            if mode is AutoresetMode.DISABLED and done.any():
-                results = vector_env.reset(options={"reset_mask": done}), singles.reset(options={"reset_mask": done})
-                assert data_equivalence(*results, exact=True)
     assert ends.min() >= 5  # both ways to end an episode were seen
 
 
-def test_copies_share_a_graph_only_in_one_maze():
+def test_environments_share_a_graph_only_in_one_maze():
     shared = gym.make_vec(ID, num_envs=3, maze_seed=7).unwrapped.transition_graph()
     assert data_equivalence(shared, gym.make(ID, maze_seed=7).unwrapped.transition_graph(), exact=True)
     for maze_seed in (None, [7, 8]):
@@ -307,7 +300,7 @@ def test_wrong_actions_raise(action):
 
 
 @pytest.mark.parametrize("actions", [[0, 4, 1], [0, 0, -1], [0, 1], [[0], [1], [2]], [0.0, 1.0, 2.0]], ids=str)
-def test_wrong_actions_of_copies_raise(actions):
+def test_wrong_actions_of_a_vector_form_raise(actions):
     env = RandomMazeVectorEnv(3)
     env.reset(seed=0)
     with pytest.raises(ValueError, match=r"Invalid action .* of environment|of shape \(3,\), got shape"):
