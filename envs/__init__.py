@@ -8,7 +8,7 @@
 """
 
 from envs.catalogue import CATALOGUE
-from envs.layouts import GRID_LAYOUTS
+from envs.grid.layouts import GRID_LAYOUTS
 
 __all__ = ["CATALOGUE", "GRID_LAYOUTS"]
 

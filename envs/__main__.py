@@ -20,6 +20,7 @@ import textwrap
 import traceback
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +31,15 @@ from gymnasium.envs.registration import load_env_creator
 from tqdm import tqdm
 
 from envs.action_checks import did_you_mean
-from envs.catalogue import CATALOGUE
+from envs.catalogue import CATALOGUE, all_horizons, family_of
 from envs.untrained import UntrainedSuccess, read_table
 
-FAMILY_OF = {env_id: name for name, family in CATALOGUE.items() for env_id in family.horizons}
-# Its tasks have the spaces of the first: making all 50, a simulator's model each, would take longer than all the rest.
-SAME_SPACES = ("Meta-World",)
 SUFFIXES = (".gif", ".png", ".mp4")
 MAX_FPS = 30  # of a recording: GIF players slow down what is faster than 50
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m envs", description="List the sparse-reward tasks, or record one.")
     parser.add_argument("task", nargs="?", default="*", help="an id, or a pattern such as 'sparse/MetaWorld-*' (default: all)")
     parser.add_argument(
@@ -54,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     pattern = any(character in given.task for character in "*?[")
-    ids = [env_id for env_id in FAMILY_OF if fnmatchcase(env_id, given.task)]
+    ids = [env_id for env_id in all_horizons() if fnmatchcase(env_id, given.task)]
     if not ids:
         return _fail(_unknown(given.task, pattern), 2)
     if given.render is not None:
@@ -70,36 +69,33 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def table(ids: list[str]) -> str:
-    """The tasks by family, a line each."""
+    """Return the tasks by family, a line each."""
     rows = []
     known: dict[str, tuple[str, str]] = {}
     untrained = read_table()
     for env_id in tqdm(ids, desc="Making each task once", leave=False, disable=None):
-        family = FAMILY_OF[env_id]
-        shown = known.get(family) or _spaces(env_id)
-        if family in SAME_SPACES:
-            known[family] = shown
-        family_ = CATALOGUE[family]
-        vectorised = "yes" if family_.vector_entry_point else "no"
-        rows.append((env_id, *shown, str(family_.horizons[env_id]), vectorised, str(untrained.get(env_id, "-"))))
+        name = family_of(env_id)
+        family = CATALOGUE[name]
+        shown = known.get(name) or _spaces(env_id)
+        if family.same_spaces:
+            known[name] = shown
+        vectorised = "yes" if family.vector_entry_point else "no"
+        rows.append((env_id, *shown, str(family.horizons[env_id]), vectorised, str(untrained.get(env_id, "-"))))
     titles = ("id", "observation", "action", "horizon", "vectorised", "untrained success")
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
-    lines, family = [_line(titles, widths)], ""
-    for row in rows:
-        if FAMILY_OF[row[0]] != family:
-            family = FAMILY_OF[row[0]]
-            lines += ["", f"{family} - {CATALOGUE[family].source}"]
-        lines.append(_line(row, widths))
+    lines = [_line(titles, widths)]
+    for name, members in groupby(rows, key=lambda row: family_of(row[0])):
+        lines += ["", f"{name} - {CATALOGUE[name].source}", *(_line(row, widths) for row in members)]
     note = (
         "untrained success: the share of an untrained policy's episodes that succeed, exact or with its 95 % interval; "
-        "-: the task knows no success, or was not measured"
+        "-: the task does not report success, or was not measured"
     )
     return "\n".join([*lines, "", f"{len(rows)} tasks", *textwrap.wrap(note, 118)])
 
 
 def describe(env_id: str) -> str:
-    """What there is to know of one task."""
-    spec, family = gym.spec(env_id), CATALOGUE[FAMILY_OF[env_id]]
+    """Return the facts of one task: spaces, horizon, source, arguments."""
+    spec, family = gym.spec(env_id), CATALOGUE[family_of(env_id)]
     observation, action = _spaces(env_id, bounds=True)
     facts = {
         "observation": observation,
@@ -124,7 +120,7 @@ def describe(env_id: str) -> str:
 
 def _in_full(untrained: UntrainedSuccess | None) -> str:
     if untrained is None:
-        return "the task knows no success, or was not measured"
+        return "the task does not report success, or was not measured"
     if untrained.exact:
         return f"{untrained.success:.4g} of the episodes succeed with uniformly random actions (exact)"
     return (
@@ -134,7 +130,7 @@ def _in_full(untrained: UntrainedSuccess | None) -> str:
 
 
 def _spaces(env_id: str, bounds: bool = False) -> tuple[str, str]:
-    """The observation and action space in words, or what the task needs to be made."""
+    """Return the observation and action space in words, or the package that the task needs."""
     try:
         with _quiet():
             env = gym.make(env_id, disable_env_checker=True)
@@ -149,7 +145,7 @@ def _spaces(env_id: str, bounds: bool = False) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the greetings of libraries that are imported; what goes wrong is still raised."""
+    """Suppress what libraries print when they are imported; their errors are still raised."""
     with contextlib.redirect_stdout(io.StringIO()) as noise, contextlib.redirect_stderr(noise):
         yield
 
@@ -179,14 +175,14 @@ def _line(cells: tuple[str, ...], widths: list[int]) -> str:
 def _unknown(task: str, pattern: bool) -> str:
     if pattern:
         return f"No task matches {task!r}; `python -m envs` lists them all."
-    return f"Unknown task {task!r}. {did_you_mean(task, FAMILY_OF, '`python -m envs` lists them all.')}"
+    return f"Unknown task {task!r}. {did_you_mean(task, all_horizons(), '`python -m envs` lists them all.')}"
 
 
 # --- recording
 
 
 def record(env_id: str, path: Path, seed: int, steps: int | None, fps: int | None) -> int:
-    """Record an episode of random actions; the exit code."""
+    """Record an episode of random actions; return the exit code."""
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo's own default needs a screen
     try:
@@ -202,7 +198,7 @@ def record(env_id: str, path: Path, seed: int, steps: int | None, fps: int | Non
             raise
         return _fail(_no_pictures(env_id, error), 1)
 
-    horizon = CATALOGUE[FAMILY_OF[env_id]].horizons[env_id]
+    horizon = all_horizons()[env_id]
     steps = min(steps or horizon, horizon)
     fps = fps or env.metadata.get("render_fps") or MAX_FPS
     every = math.ceil(fps / MAX_FPS)
@@ -224,7 +220,7 @@ def record(env_id: str, path: Path, seed: int, steps: int | None, fps: int | Non
 
 @contextlib.contextmanager
 def _recording(path: Path, fps: float) -> Iterator[Callable[[np.ndarray], Any]]:
-    """What takes the frames, uint8 ``[height, width, 3]``, of a film that is then in ``path``."""
+    """Yield a function that adds a frame, uint8 ``[height, width, 3]``, to a film; write the film to ``path`` at the end."""
     if path.suffix.lower() == ".mp4":
         import imageio.v2 as imageio
 
@@ -247,8 +243,8 @@ def _frame(env: gym.Env) -> np.ndarray:
 
 def _no_pictures(env_id: str, error: Exception) -> str:
     return (
-        f"{env_id} can't be drawn: {type(error).__name__}: {error}\n"
-        f"MuJoCo draws with OpenGL, here through MUJOCO_GL={os.environ.get('MUJOCO_GL', 'glfw')}. Without a screen set "
+        f"{env_id} can't be rendered: {type(error).__name__}: {error}\n"
+        f"MuJoCo renders with OpenGL, here through MUJOCO_GL={os.environ.get('MUJOCO_GL', 'glfw')}. Without a screen set "
         "MUJOCO_GL=egl (Debian and Ubuntu: apt install libegl1) or MUJOCO_GL=osmesa (libosmesa6), with one MUJOCO_GL=glfw."
     )
 

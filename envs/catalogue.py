@@ -1,7 +1,8 @@
 """The catalogue: every task that ``import envs`` registers, as data.
 
-Names and horizons of other libraries' tasks stand here as tables, so that registering them imports none of those
-libraries; ``tests/test_catalogue.py`` checks the tables against the libraries.
+A new environment is its file and one row of ``CATALOGUE``; ``tests/envs/test_adding_an_environment.py`` is the recipe. Names
+and horizons of other libraries' tasks are tables here, so that registering them imports none of those libraries;
+``tests/envs/test_catalogue.py`` checks the tables against the libraries.
 """
 
 from __future__ import annotations
@@ -12,24 +13,26 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.registration import WrapperSpec
 
-from envs.layouts import GRID_LAYOUTS
-from envs.maze_maps import MAZE_MAPS
+from envs.grid.layouts import GRID_LAYOUTS
+from envs.mujoco.maze_maps import MAZE_MAPS
 
 
 @dataclass(frozen=True)
 class Family:
-    """Tasks of one kind: where they come from, how they are made, and their names with their horizons in steps.
+    """A row of the catalogue: tasks of one kind, with their source, their entry point and the horizon of each.
 
-    Attributes:
+    Args:
         source: the library or paper.
-        entry_point: one for all tasks, or by id.
-        horizons: the longest episode of each id, in steps.
-        vector_entry_point: the native vector form, where there is one.
-        kwargs: of the entry point, by id.
-        additional_wrappers: around every task.
-        labels: what the source itself calls the task, by id; none for tasks of our own.
+        entry_point: ``"module:Class"`` of all tasks, or by id.
+        horizons: the longest episode of each id, in steps; the time limit that is registered.
+        vector_entry_point: ``"module:Class"`` of the native vector form, where there is one.
+        kwargs: arguments of the entry point, by id.
+        additional_wrappers: wrappers around every task, outside the time limit.
+        labels: the source's own name of the task, by id; none for tasks of our own.
         own_limit: whether every episode ends after exactly as many steps as the horizon by the task's own rules, so that no
             time limit is registered.
+        has_success: whether ``info`` holds ``is_success``.
+        same_spaces: whether all tasks have the spaces of the first, so that a listing need not make each of them.
     """
 
     source: str
@@ -40,15 +43,18 @@ class Family:
     additional_wrappers: tuple[WrapperSpec, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
     own_limit: bool = False
+    has_success: bool = True
+    same_spaces: bool = False
 
     def register(self) -> None:
-        for name, horizon in self.horizons.items():
+        """Register the tasks with Gymnasium."""
+        for env_id, horizon in self.horizons.items():
             gym.register(
-                id=name,
-                entry_point=self.entry_point if isinstance(self.entry_point, str) else self.entry_point[name],
+                id=env_id,
+                entry_point=self.entry_point if isinstance(self.entry_point, str) else self.entry_point[env_id],
                 vector_entry_point=self.vector_entry_point,
                 max_episode_steps=None if self.own_limit else horizon,
-                kwargs=self.kwargs.get(name, {}),
+                kwargs=self.kwargs.get(env_id, {}),
                 additional_wrappers=self.additional_wrappers,
             )
 
@@ -63,8 +69,8 @@ METAWORLD_TASKS = tuple("""
     sweep sweep-into window-close window-open
     """.split())
 
-# --- MiniGrid's tasks and their own max_steps. Left out: Playground, which never pays, and the WFC mazes, whose pattern
-# images MiniGrid's wheel (3.2.0) lacks, so that they can't be made.
+# --- MiniGrid's tasks and their own max_steps. Left out: Playground, which never gives a reward, and the WFC mazes, whose
+# pattern images MiniGrid's wheel (3.2.0) lacks, so that they can't be made.
 MINIGRID_HORIZONS: dict[str, int] = {
     "MiniGrid-BlockedUnlockPickup-v0": 576,
     "MiniGrid-DistShift1-v0": 252,
@@ -144,7 +150,7 @@ MINIGRID_HORIZONS: dict[str, int] = {
 }
 
 # --- LIRPG's delayed MuJoCo (arXiv 1804.06459)
-DELAY = 20  # steps between payments
+DELAY = 20  # steps between rewards
 _MUJOCO = {
     "Ant": "ant_v5:AntEnv",
     "HalfCheetah": "half_cheetah_v5:HalfCheetahEnv",
@@ -157,64 +163,45 @@ _MUJOCO = {
 _IRPO = "IRPO (arXiv 2601.21391)"
 _IRPO_PROGRAM = "the authors' program of IRPO (arXiv 2601.21391), without a result in the paper"
 _IRPO_GRIDS = {"FourRooms0": 100, "FourRooms1": 100, "Maze0": 200, "Maze1": 200, "Maze2": 200}
-_ANT_HORIZONS = (1000, 1000, 1500, 1500, 2000, 2000)
+_IRPO_POINTS = {"PointMaze0": 500, "PointMaze1": 500}
+_IRPO_ANTS = {"AntMaze0": 1000, "AntMaze1": 1000, "AntMaze2": 1500, "AntMaze3": 1500, "AntMaze4": 2000, "AntMaze5": 2000}
 
 # --- The ladders: mazes of our own; in each an untrained policy succeeds 5 to 15 times as rarely as in the one before
-_GRID_LADDER = tuple(name for name in GRID_LAYOUTS if name.startswith("GridLadder"))
-_POINT_LADDER = tuple(name for name in MAZE_MAPS if name.startswith("PointLadder"))
+_GRID_LADDER = {name: 200 for name in GRID_LAYOUTS if name.startswith("GridLadder")}
+_POINT_LADDER = {name: 500 for name in MAZE_MAPS if name.startswith("PointLadder")}
 
 
-def _irpo_labels(*names: str) -> dict[str, str]:
-    """Label ``sparse/Maze1-v0`` as ``Maze-v1``, and so on."""
-    paper = {name: _IRPO_PROGRAM if name in ("FourRooms1", "Maze2") else _IRPO for name in names}
-    return {f"sparse/{name}-v0": f"{name[:-1]}-v{name[-1]} in {paper[name]}" for name in names}
+def _irpo_label(name: str) -> str:
+    """Return the label of Maze1: "Maze-v1 in …"."""
+    return f"{name[:-1]}-v{name[-1]} in {_IRPO_PROGRAM if name in ('FourRooms1', 'Maze2') else _IRPO}"
+
+
+def _mazes(source: str, entry_point: str, argument: str, horizons: dict[str, int]) -> Family:
+    """Return the row of the mazes ``sparse/<map>-v0``; ``argument`` is the one that takes the name of the map."""
+    return Family(
+        source=source,
+        entry_point=entry_point,
+        vector_entry_point=f"{entry_point}VectorEnv",
+        horizons={f"sparse/{name}-v0": steps for name, steps in horizons.items()},
+        kwargs={f"sparse/{name}-v0": {argument: name} for name in horizons},
+        labels={f"sparse/{name}-v0": _irpo_label(name) for name in horizons if "Ladder" not in name},
+    )
 
 
 CATALOGUE: dict[str, Family] = {
-    "grid mazes": Family(
-        source="IRPO, arXiv 2601.21391",
-        entry_point="envs.grid:GridMaze",
-        vector_entry_point="envs.grid:GridMazeVectorEnv",
-        horizons={f"sparse/{name}-v0": steps for name, steps in _IRPO_GRIDS.items()},
-        kwargs={f"sparse/{name}-v0": {"layout": name} for name in _IRPO_GRIDS},
-        labels=_irpo_labels(*_IRPO_GRIDS),
-    ),
-    "ladder of grid mazes": Family(
-        source="irwrappers",
-        entry_point="envs.grid:GridMaze",
-        vector_entry_point="envs.grid:GridMazeVectorEnv",
-        horizons={f"sparse/{name}-v0": 200 for name in _GRID_LADDER},
-        kwargs={f"sparse/{name}-v0": {"layout": name} for name in _GRID_LADDER},
-    ),
+    "grid mazes": _mazes("IRPO, arXiv 2601.21391", "envs.grid:GridMaze", "layout", _IRPO_GRIDS),
+    "ladder of grid mazes": _mazes("irwrappers", "envs.grid:GridMaze", "layout", _GRID_LADDER),
     "random mazes": Family(
         source="irwrappers",
-        entry_point="envs.random_maze:RandomMaze",
-        vector_entry_point="envs.random_maze:RandomMazeVectorEnv",
+        entry_point="envs.grid:RandomMaze",
+        vector_entry_point="envs.grid:RandomMazeVectorEnv",
         horizons={"sparse/RandomMaze-v0": 200},
     ),
-    "point mazes": Family(
-        source="Gymnasium-Robotics, maps of IRPO",
-        entry_point="envs.point_maze:PointMaze",
-        vector_entry_point="envs.point_maze:PointMazeVectorEnv",
-        horizons={f"sparse/PointMaze{i}-v0": 500 for i in range(2)},
-        kwargs={f"sparse/PointMaze{i}-v0": {"maze_map": f"PointMaze{i}"} for i in range(2)},
-        labels=_irpo_labels("PointMaze0", "PointMaze1"),
+    "point mazes": _mazes("Gymnasium-Robotics, maps of IRPO", "envs.mujoco.point_maze:PointMaze", "maze_map", _IRPO_POINTS),
+    "ladder of point mazes": _mazes(
+        "Gymnasium-Robotics, maps of irwrappers", "envs.mujoco.point_maze:PointMaze", "maze_map", _POINT_LADDER
     ),
-    "ladder of point mazes": Family(
-        source="Gymnasium-Robotics, maps of irwrappers",
-        entry_point="envs.point_maze:PointMaze",
-        vector_entry_point="envs.point_maze:PointMazeVectorEnv",
-        horizons={f"sparse/{name}-v0": 500 for name in _POINT_LADDER},
-        kwargs={f"sparse/{name}-v0": {"maze_map": name} for name in _POINT_LADDER},
-    ),
-    "ant mazes": Family(
-        source="Gymnasium-Robotics, maps of IRPO",
-        entry_point="envs.ant_maze:AntMaze",
-        vector_entry_point="envs.ant_maze:AntMazeVectorEnv",
-        horizons={f"sparse/AntMaze{i}-v0": steps for i, steps in enumerate(_ANT_HORIZONS)},
-        kwargs={f"sparse/AntMaze{i}-v0": {"maze_map": f"AntMaze{i}"} for i in range(6)},
-        labels=_irpo_labels(*(f"AntMaze{i}" for i in range(6))),
-    ),
+    "ant mazes": _mazes("Gymnasium-Robotics, maps of IRPO", "envs.mujoco.ant_maze:AntMaze", "maze_map", _IRPO_ANTS),
     "Fetch": Family(
         source="Gymnasium-Robotics",
         entry_point={"sparse/FetchReach-v0": "envs.fetch:FetchReach", "sparse/FetchPush-v0": "envs.fetch:FetchPush"},
@@ -229,6 +216,7 @@ CATALOGUE: dict[str, Family] = {
         horizons={f"sparse/MetaWorld-{name}-v3": 500 for name in METAWORLD_TASKS},
         kwargs={f"sparse/MetaWorld-{name}-v3": {"task_name": name} for name in METAWORLD_TASKS},
         labels={f"sparse/MetaWorld-{name}-v3": f"{name}-v3 in Meta-World (arXiv 1910.10897)" for name in METAWORLD_TASKS},
+        same_spaces=True,  # making all 50, a simulator's model each, would take longer than all the rest
     ),
     # rl_zoo3 takes any entry point with "minigrid" in it for MiniGrid's own and evaluates it stochastically.
     "MiniGrid": Family(
@@ -261,7 +249,21 @@ CATALOGUE: dict[str, Family] = {
             f"delayed/{name}-v5": f"{name} with delayed rewards in LIRPG (arXiv 1804.06459); {name}-v5 in Gymnasium"
             for name in _MUJOCO
         },
-        # By name, because `envs` imports nothing of ours; outside the time limit, so that the rest is paid there too.
+        has_success=False,
+        # By name, because `envs` imports nothing of ours; outside the time limit, where the remaining reward is given too.
         additional_wrappers=(WrapperSpec("DelayedReward", "irwrappers.extrinsic:DelayedReward", {"delay": DELAY}),),
     ),
 }
+
+
+def family_of(env_id: str) -> str:
+    """Return the key in ``CATALOGUE`` of the row that holds ``env_id``; a KeyError if there is none."""
+    for name, family in CATALOGUE.items():
+        if env_id in family.horizons:
+            return name
+    raise KeyError(env_id)
+
+
+def all_horizons() -> dict[str, int]:
+    """Return the horizon of every id in the catalogue's order, in steps."""
+    return {env_id: steps for family in CATALOGUE.values() for env_id, steps in family.horizons.items()}

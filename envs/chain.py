@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from envs.action_checks import check_render_mode
-from envs.grid import GridMaze, render_maze
+from envs.action_checks import check_discrete, check_integer, check_option, check_render_mode
+from envs.grid import GridMaze
+from envs.rendering import render_grid
 
 OBSERVATIONS = ("one_hot", "scalar")
 
@@ -42,16 +43,14 @@ class Chain(gym.Env[np.ndarray, np.int64]):
     """
 
     metadata: dict[str, Any] = GridMaze.metadata
+    action_meaning: ClassVar[str] = "0 or 1"
 
     def __init__(
         self, length: int = 20, action_seed: int | None = 0, observation: str = "one_hot", render_mode: str | None = None
     ) -> None:
         check_render_mode(render_mode)
-        if not isinstance(length, (int, np.integer)) or length < 3:
-            raise ValueError(f"length must be an integer of at least 3, got {length!r}.")
-        if observation not in OBSERVATIONS:
-            raise ValueError(f"observation must be one of {', '.join(map(repr, OBSERVATIONS))}, got {observation!r}.")
-        self.length = int(length)
+        self.length = check_integer("length", length, 3)
+        check_option("observation", observation, OBSERVATIONS)
         self.render_mode = render_mode
         right = np.ones(self.length, dtype=np.int64)  # the action that moves right, by state
         if action_seed is not None:
@@ -68,10 +67,11 @@ class Chain(gym.Env[np.ndarray, np.int64]):
         self._state = 0
 
     def transition_graph(self) -> tuple[np.ndarray, np.ndarray]:
-        """All states and where each action leads, the right end not absorbing.
+        """Return all states and where each action leads, the right end not absorbing.
 
         Returns:
-            observations, float32 ``[length, …]``, and next states, int ``[length, 2]``, indices into them.
+            observations: float32 ``[length, …]``.
+            next_states: int ``[length, 2]``, indices into ``observations``.
         """
         return self._observations.copy(), self._next.copy()
 
@@ -81,8 +81,7 @@ class Chain(gym.Env[np.ndarray, np.int64]):
         return self._observations[0].copy(), {"is_success": False}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        if not self.action_space.contains(action):
-            raise ValueError(f"Invalid action {action!r}; expected the integer 0 or 1.")
+        check_discrete(action, self.action_space, self.action_meaning)
         self._state = int(self._next[self._state, action])
         success = self._state == self.length - 1
         return self._observations[self._state].copy(), float(success), success, False, {"is_success": success}
@@ -90,4 +89,4 @@ class Chain(gym.Env[np.ndarray, np.int64]):
     def render(self) -> np.ndarray | None:
         if self.render_mode != "rgb_array":
             return None
-        return render_maze(np.zeros((1, self.length), dtype=bool), np.array([self.length - 1, 0]), np.array([self._state, 0]))
+        return render_grid(np.zeros((1, self.length), dtype=bool), np.array([self.length - 1, 0]), np.array([self._state, 0]))

@@ -1,25 +1,20 @@
-"""bsuite's Deep Sea: ``DeepSea`` and its vectorised twin ``DeepSeaVectorEnv``.
-
-Both read the same tables; n copies of the twin give bit for bit the trajectories of n single environments under the same
-seeds and actions, whatever the autoreset mode.
-"""
+"""bsuite's Deep Sea: ``DeepSea`` and its vectorised form ``DeepSeaVectorEnv``, which reads the same tables."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
-from envs.action_checks import check_discrete, check_discretes, check_render_mode
-from envs.grid import GridMaze, render_maze
+from envs.action_checks import check_discrete, check_integer, check_render_mode
+from envs.grid import GridMaze
+from envs.rendering import render_grid
 from envs.vector import BatchedEnv
 
 MOVE_COST = 0.01  # of moving right in every one of the N steps
-ACTION_SPACE = spaces.Discrete(2)
-_MOVES = "0 or 1; which of them is left and which is right depends on the cell"
 
 
 class _Sea:
@@ -33,12 +28,10 @@ class _Sea:
     """
 
     def __init__(self, size: int, action_seed: int) -> None:
-        if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 2:
-            raise ValueError(f"size must be an integer of at least 2, the rows and columns of the sea; got {size!r}.")
-        if isinstance(action_seed, bool) or not isinstance(action_seed, (int, np.integer)) or not 0 <= action_seed < 2**32:
-            raise ValueError(f"action_seed must be an integer in [0, 2**32), got {action_seed!r}.")
-        self.size, self.end = int(size), int(size) ** 2
-        # NumPy's legacy generator, whose streams never change: these are bsuite's draws for the same mapping_seed.
+        self.size = check_integer("size", size, 2, meaning="the rows and columns of the sea")
+        check_integer("action_seed", action_seed, 0, 2**32 - 1)
+        self.end = self.size**2
+        # NumPy's legacy generator, whose streams never change: bsuite samples the same for the same mapping_seed.
         self.action_right = np.random.RandomState(action_seed).binomial(1, 0.5, (self.size, self.size))
         row, column = np.divmod(np.arange(self.end), self.size)
         right = self.action_right.reshape(-1, 1) == np.arange(2)
@@ -55,15 +48,19 @@ class _Sea:
         return spaces.Box(0.0, 1.0, (self.end,), np.float32)
 
     def observe(self, states: np.ndarray) -> np.ndarray:
-        """The observations float32 ``[n, N²]`` of ``states`` ``[n]``."""
+        """Return the observations float32 ``[n, N²]`` of ``states`` ``[n]``."""
         observations = np.zeros((len(states), self.end), dtype=np.float32)
         inside = np.flatnonzero(states < self.end)
         observations[inside, states[inside]] = 1.0
         return observations
 
-    def transition_graph(self) -> tuple[np.ndarray, np.ndarray]:
+    def reachable_states(self) -> np.ndarray:
+        """Return the states that can be reached, the last one the end."""
         row, column = np.divmod(np.arange(self.end), self.size)
-        states = np.append(np.flatnonzero(column <= row), self.end)
+        return np.append(np.flatnonzero(column <= row), self.end)
+
+    def transition_graph(self) -> tuple[np.ndarray, np.ndarray]:
+        states = self.reachable_states()
         index = np.full(self.end + 1, -1)
         index[states] = np.arange(len(states))
         return self.observe(states), index[self.next_state[states]]
@@ -71,11 +68,11 @@ class _Sea:
     def render(self, state: int) -> np.ndarray:
         out_of_reach = np.triu(np.ones((self.size, self.size), dtype=bool), k=1)
         row, column = divmod(state, self.size)
-        return render_maze(out_of_reach, np.full(2, self.size - 1), None if state == self.end else np.array([column, row]))
+        return render_grid(out_of_reach, np.full(2, self.size - 1), None if state == self.end else np.array([column, row]))
 
 
 class DeepSea(gym.Env[np.ndarray, np.int64]):
-    """bsuite's Deep Sea, deterministic: N steps down, and a treasure for those who went right in every one of them.
+    """bsuite's Deep Sea, deterministic: N steps down, and a treasure for going right in every one of them.
 
     An episode begins in the top left cell of an N × N grid and lasts exactly N steps, after which it terminates; no time
     limit is needed. Every step goes down one row, and left or right by one column; at the left and right edges the column
@@ -107,6 +104,7 @@ class DeepSea(gym.Env[np.ndarray, np.int64]):
     """
 
     metadata: dict[str, Any] = GridMaze.metadata
+    action_meaning: ClassVar[str] = "0 or 1; which of them is left and which is right depends on the cell"
 
     def __init__(self, size: int = 10, action_seed: int = 42, render_mode: str | None = None) -> None:
         check_render_mode(render_mode)
@@ -122,7 +120,7 @@ class DeepSea(gym.Env[np.ndarray, np.int64]):
         return self._sea.action_right.copy()
 
     def transition_graph(self) -> tuple[np.ndarray, np.ndarray]:
-        """All S = N(N + 1)/2 + 1 states that can be reached, the last one the end, and where each action leads.
+        """Return all S = N(N + 1)/2 + 1 states that can be reached, the last one the end, and where each action leads.
 
         No path leads back up, and the end leads to itself.
 
@@ -132,13 +130,17 @@ class DeepSea(gym.Env[np.ndarray, np.int64]):
         """
         return self._sea.transition_graph()
 
+    def success_transitions(self) -> np.ndarray:
+        """Return which transitions of :meth:`transition_graph` are a success, bool ``[S, 2]``."""
+        return self._sea.treasure[self._sea.reachable_states()]
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         self._state = 0
         return self._observe(), {"is_success": False}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        check_discrete(action, ACTION_SPACE, _MOVES)
+        check_discrete(action, self.action_space, self.action_meaning)
         before, self._state = self._state, int(self._sea.next_state[self._state, action])
         success = bool(self._sea.treasure[before, action])
         reward = float(self._sea.reward[before, action])
@@ -152,12 +154,15 @@ class DeepSea(gym.Env[np.ndarray, np.int64]):
 
 
 class DeepSeaVectorEnv(BatchedEnv):
-    """``num_envs`` copies of :class:`DeepSea`, stepped at once by table lookup.
+    """``num_envs`` environments like :class:`DeepSea`, stepped together by table lookup.
 
     Args:
+        num_envs: number of environments.
         size: as in :class:`DeepSea`.
-        action_seed: as in :class:`DeepSea`; all copies have the same sea.
-        num_envs, max_episode_steps, render_mode, autoreset_mode: as in :class:`envs.vector.BatchedEnv`.
+        action_seed: as in :class:`DeepSea`; all environments have the same sea.
+        max_episode_steps: time limit of an episode in steps; ``None``, because every episode ends after ``size`` steps.
+        render_mode: ``None`` or ``"rgb_array"``.
+        autoreset_mode: see :class:`envs.vector.BatchedEnv`.
     """
 
     def __init__(
@@ -169,34 +174,22 @@ class DeepSeaVectorEnv(BatchedEnv):
         render_mode: str | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
     ) -> None:
-        self._sea = _Sea(size, action_seed)
-        super().__init__(
-            num_envs,
-            self._sea.observation_space,
-            spaces.Discrete(2),
-            DeepSea.metadata,
-            max_episode_steps,
-            render_mode,
-            autoreset_mode,
-        )
+        self._single = DeepSea(size, action_seed, render_mode)
+        super().__init__(num_envs, self._single, max_episode_steps, autoreset_mode)
+        self._sea = self._single._sea
         self._states = np.zeros(num_envs, dtype=np.int64)
 
     @property
     def action_right(self) -> np.ndarray:
         """The action that is right, int ``[N, N]`` by row and column."""
-        return self._sea.action_right.copy()
+        return self._single.action_right
 
     def transition_graph(self) -> tuple[np.ndarray, np.ndarray]:
         """As :meth:`DeepSea.transition_graph`."""
-        return self._sea.transition_graph()
+        return self._single.transition_graph()
 
-    def render(self) -> tuple[np.ndarray, ...] | None:
-        if self.render_mode != "rgb_array":
-            return None
-        return tuple(self._sea.render(state) for state in self._states.tolist())
-
-    def _begin(self, copies: np.ndarray, options: dict[str, Any]) -> None:
-        self._states[copies] = 0
+    def _begin(self, indices: np.ndarray, options: dict[str, Any]) -> None:
+        self._states[indices] = 0
 
     def _advance(self, actions: np.ndarray, active: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rewards = self._sea.reward[self._states, actions]
@@ -204,8 +197,8 @@ class DeepSeaVectorEnv(BatchedEnv):
         self._states = self._sea.next_state[self._states, actions]
         return rewards, self._states == self._sea.end, success
 
-    def _observe(self, copies: np.ndarray | slice = slice(None)) -> np.ndarray:
-        return self._sea.observe(self._states[copies])
+    def _observe(self, indices: np.ndarray | slice = slice(None)) -> np.ndarray:
+        return self._sea.observe(self._states[indices])
 
-    def _check_actions(self, actions: Any) -> np.ndarray:
-        return check_discretes(actions, self.num_envs, ACTION_SPACE, _MOVES)
+    def _frame(self, index: int) -> np.ndarray:
+        return self._sea.render(int(self._states[index]))

@@ -1,7 +1,7 @@
 """MiniGrid's tasks with observations that an MLP or a CNN policy takes, and a 0/1 reward.
 
 * ``MiniGridTask`` - one of the tasks in ``envs.catalogue.MINIGRID_HORIZONS``.
-* ``FlatView``, ``PixelView`` - MiniGrid's symbolic view as a vector and as a picture, for any number of views at once.
+* ``FlatView``, ``PixelView`` - MiniGrid's symbolic view as a vector and as an image, in batches.
 
 The file is not called ``minigrid``: rl_zoo3 takes an entry point with that word in it for MiniGrid's own environments.
 """
@@ -18,7 +18,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import load_env_creator
 
-from envs.action_checks import check_render_mode, did_you_mean
+from envs.action_checks import check_discrete, check_option, check_render_mode, did_you_mean
 from envs.catalogue import MINIGRID_HORIZONS
 
 VIEW = 7  # cells: the agent sees a square of this side before it
@@ -51,7 +51,13 @@ class FlatView:
         self.space = spaces.Box(0, 1, (VIEW * VIEW * sum(sizes) + 4 + mission_size,), dtype=np.uint8)
 
     def __call__(self, images: np.ndarray, directions: Sequence[int], missions: Sequence[str]) -> np.ndarray:
-        """Observations ``[n, …]`` of MiniGrid's ``image`` ``[n, 7, 7, 3]``, ``direction`` and ``mission``."""
+        """Return the observations ``[n, …]`` of n views.
+
+        Args:
+            images: MiniGrid's ``image``, ``[n, 7, 7, 3]``.
+            directions: MiniGrid's ``direction``, n integers.
+            missions: MiniGrid's ``mission``, n texts.
+        """
         cells = np.concatenate([one_hot[images[..., i]] for i, one_hot in enumerate(self._codes)], axis=-1)
         parts = [cells.reshape(len(images), -1), self._directions[directions]]
         if self._missions:
@@ -60,7 +66,7 @@ class FlatView:
 
 
 def _one_hot_missions(mission_space: Any) -> dict[str, np.ndarray]:
-    """Every mission's text with a one-hot block for each of its words that vary; empty if it is always the same."""
+    """Return every mission's text with a one-hot block for each of its words that vary; empty if it is always the same."""
     words = mission_space.ordered_placeholders or []
     if all(len(choices) == 1 for choices in words):
         return {}
@@ -74,10 +80,13 @@ def _one_hot_missions(mission_space: Any) -> dict[str, np.ndarray]:
 
 
 class PixelView:
-    """The picture uint8 ``[56, 56, 3]`` of the view, the agent at the bottom looking up, large enough for SB3's NatureCNN.
+    """The view as an image, uint8 ``[56, 56, 3]``, the agent at the bottom looking up; large enough for SB3's NatureCNN.
 
-    It equals MiniGrid's ``RGBImgPartialObsWrapper``, but is put together from the symbolic view and a table of tiles, which
-    makes a step three times as fast. As there, neither direction nor mission are to be seen.
+    It equals MiniGrid's ``RGBImgPartialObsWrapper``, but is assembled from the symbolic view and a table of tiles, which makes
+    a step three times as fast. As there, neither direction nor mission are visible.
+
+    Args:
+        mission_space: not used; both views take the same arguments.
     """
 
     def __init__(self, mission_space: Any = None) -> None:
@@ -85,7 +94,7 @@ class PixelView:
         self.space = spaces.Box(0, 255, (VIEW * TILE, VIEW * TILE, 3), dtype=np.uint8)
 
     def __call__(self, images: np.ndarray, directions: Sequence[int], missions: Sequence[str]) -> np.ndarray:
-        """Observations ``[n, …]`` of MiniGrid's ``image`` ``[n, 7, 7, 3]``; the others as in :class:`FlatView`."""
+        """Return the observations ``[n, 56, 56, 3]`` of n views; the arguments are those of :class:`FlatView`."""
         kind, colour, state = np.moveaxis(images, -1, 0)
         tiles = self._tiles[kind, colour, state]  # [n, column, row, y, x, 3]
         here = (slice(None), VIEW // 2, VIEW - 1)
@@ -95,7 +104,7 @@ class PixelView:
 
 @cache
 def _tiles() -> tuple[np.ndarray, np.ndarray]:
-    """Pictures ``[types, colours, states, TILE, TILE, 3]`` of a cell: without the agent, and with it."""
+    """Return images ``[types, colours, states, TILE, TILE, 3]`` of a cell: without the agent, and with it."""
     from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX, STATE_TO_IDX
     from minigrid.core.grid import Grid
     from minigrid.core.world_object import WorldObj
@@ -118,7 +127,7 @@ VIEWS: dict[str, type[FlatView] | type[PixelView]] = {"flat": FlatView, "rgb": P
 class MiniGridTask(gym.Env[np.ndarray, np.int64]):
     """A MiniGrid task; reward 1 and the end of the episode on success, 0 before it.
 
-    Success is what MiniGrid rewards. Steps, dynamics and the draw of a seed's episode are MiniGrid's own, and the running
+    Success is what MiniGrid rewards. Steps, dynamics and the episode of a seed are MiniGrid's own, and the running
     ``MiniGridEnv`` is ``env.unwrapped.minigrid``. Actions: 0 left, 1 right, 2 forward, 3 pick up, 4 drop, 5 toggle, 6 done
     (the first three in ``Dynamic-Obstacles``). ``info["is_success"]`` on every step.
 
@@ -134,7 +143,7 @@ class MiniGridTask(gym.Env[np.ndarray, np.int64]):
 
     Args:
         task_name: MiniGrid's id, e.g. ``"MiniGrid-DoorKey-8x8-v0"``.
-        obs: ``"flat"``, a vector (:class:`FlatView`), or ``"rgb"``, a picture (:class:`PixelView`).
+        obs: ``"flat"``, a vector (:class:`FlatView`), or ``"rgb"``, an image (:class:`PixelView`).
         reward: ``"success"``, 1 on success and else 0; or ``"time"``, MiniGrid's own: 1 − 0.9 t/T on success at step t, with T
             MiniGrid's ``max_steps`` (0.1 if a longer limit lets t pass T), and −1 on a collision in ``Dynamic-Obstacles``.
         render_mode: ``None`` or ``"rgb_array"``, the whole grid with the agent's view in a lighter colour.
@@ -152,8 +161,8 @@ class MiniGridTask(gym.Env[np.ndarray, np.int64]):
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (Gymnasium's convention)
 
     def __init__(self, task_name: str, obs: str = "flat", reward: str = "success", render_mode: str | None = None) -> None:
-        _check_option("obs", obs, VIEWS)
-        _check_option("reward", reward, REWARDS)
+        check_option("obs", obs, VIEWS)
+        check_option("reward", reward, REWARDS)
         check_render_mode(render_mode)
         self.task_name = task_name
         self.reward = reward
@@ -170,14 +179,14 @@ class MiniGridTask(gym.Env[np.ndarray, np.int64]):
         return self._observe(observation), {"is_success": False}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        if not self.action_space.contains(action):
-            raise ValueError(f"Invalid action {action!r}; expected an integer from 0 to {self.minigrid.action_space.n - 1}.")
+        check_discrete(action, self.action_space, f"from 0 to {self.minigrid.action_space.n - 1}")
         # The time limit is Gymnasium's, also one beyond MiniGrid's, after which the reward would fall below 0.
         self.minigrid.step_count = min(self.minigrid.step_count, self.minigrid.max_steps - 1)
         observation, reward, terminated, _, _ = self.minigrid.step(int(action))
         success = reward > 0
-        paid = float(success) if self.reward == "success" else float(reward)
-        return self._observe(observation), paid, terminated, False, {"is_success": success}
+        if self.reward == "success":
+            reward = success
+        return self._observe(observation), float(reward), terminated, False, {"is_success": success}
 
     def render(self) -> np.ndarray | None:
         return self.minigrid.render()
@@ -189,13 +198,8 @@ class MiniGridTask(gym.Env[np.ndarray, np.int64]):
         return self._view(observation["image"][None], [observation["direction"]], [observation["mission"]])[0]
 
 
-def _check_option(name: str, value: Any, options: Any) -> None:
-    if value not in options:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}.")
-
-
 def _make_minigrid(task_name: str, render_mode: str | None) -> Any:
-    """The bare ``MiniGridEnv``, without ``gym.make``'s wrappers and its notice that a later version exists."""
+    """Return the bare ``MiniGridEnv``, without ``gym.make``'s wrappers and its notice that a later version exists."""
     if task_name not in MINIGRID_HORIZONS:
         hint = did_you_mean(task_name, MINIGRID_HORIZONS, "`python -m envs` lists them.")
         raise ValueError(f"Unknown MiniGrid task {task_name!r}. {hint}")

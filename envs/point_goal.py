@@ -1,7 +1,6 @@
-"""A point that must find a hidden goal on a circle: ``PointGoalEnv`` and its vectorised twin ``PointGoalVectorEnv``.
+"""A point that must find a hidden goal on a circle: ``PointGoalEnv`` and its vectorised form ``PointGoalVectorEnv``.
 
-The cheapest family of tasks that differ only in where the goal is; n copies of the twin give bit for bit the trajectories
-of n single environments under the same seeds and actions, whatever the autoreset mode.
+The cheapest family of tasks that differ only in where the goal is.
 """
 
 from __future__ import annotations
@@ -15,8 +14,9 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
-from envs.action_checks import check_action, check_render_mode
-from envs.grid import AGENT, FLOOR, GOAL, WALL
+from envs.action_checks import check_action, check_integer, check_render_mode
+from envs.rendering import AGENT_COLOR, FLOOR_COLOR, GOAL_COLOR, WALL_COLOR
+from envs.reset_options import ResetOptions
 from envs.vector import BatchedEnv
 
 PIXELS = 240  # height and width of a frame
@@ -25,7 +25,7 @@ _NUMBERS = (int, float, np.integer, np.floating)
 
 @dataclass(frozen=True)
 class _Circle:
-    """The geometry that both forms share, in float64; points are ``[…, 2]``."""
+    """Geometry that both forms share, in float64; points are ``[…, 2]``."""
 
     radius: float
     goal_radius: float
@@ -62,38 +62,37 @@ class _Circle:
         x, y = points[..., 0] - goals[..., 0], points[..., 1] - goals[..., 1]
         return np.sqrt(x * x + y * y)
 
-    def draw_start(self, goal: np.ndarray, ignore_goal: bool, rng: np.random.Generator) -> np.ndarray:
+    def sample_start(self, goal: np.ndarray, ignore_goal: bool, rng: np.random.Generator) -> np.ndarray:
         while True:
             point = rng.uniform(-self.bound, self.bound, 2)
             if ignore_goal or self.distance(point, goal) > self.goal_radius:
                 return point
 
     def render(self, point: np.ndarray, goal: np.ndarray) -> np.ndarray:
-        """One frame, uint8 ``[PIXELS, PIXELS, 3]``, the y axis upwards."""
+        """Return one frame, uint8 ``[PIXELS, PIXELS, 3]``, the y axis upwards."""
         centres = ((np.arange(PIXELS) + 0.5) / PIXELS * 2 - 1) * self.bound
         x, y = centres[None, :], -centres[:, None]
         frame = np.empty((PIXELS, PIXELS, 3), dtype=np.uint8)
-        frame[:] = FLOOR
-        frame[np.abs(np.hypot(x, y) - self.radius) < self.bound / PIXELS] = WALL
-        frame[np.hypot(x - goal[0], y - goal[1]) <= self.goal_radius] = GOAL
-        frame[np.hypot(x - point[0], y - point[1]) <= self.bound / 25] = AGENT
+        frame[:] = FLOOR_COLOR
+        frame[np.abs(np.hypot(x, y) - self.radius) < self.bound / PIXELS] = WALL_COLOR
+        frame[np.hypot(x - goal[0], y - goal[1]) <= self.goal_radius] = GOAL_COLOR
+        frame[np.hypot(x - point[0], y - point[1]) <= self.bound / 25] = AGENT_COLOR
         return frame
 
 
 def _fixed_angle(goal_angle: Any, task_seed: int, resample_task: bool) -> float:
-    """The angle of the goal, in radians, until it is drawn anew."""
-    if not isinstance(task_seed, (int, np.integer)) or task_seed < 0:
-        raise ValueError(f"task_seed must be an integer of at least 0, got {task_seed!r}.")
+    """Return the angle of the goal in radians, which holds until another one is sampled."""
+    check_integer("task_seed", task_seed, 0)
     if goal_angle is None:
-        return _draw_angle(np.random.default_rng(int(task_seed)))
+        return _sample_angle(np.random.default_rng(int(task_seed)))
     if resample_task:
-        raise ValueError(f"resample_task=True draws a new goal at every reset; leave out goal_angle={goal_angle!r}.")
+        raise ValueError(f"resample_task=True samples a new goal at every reset; leave out goal_angle={goal_angle!r}.")
     if not (isinstance(goal_angle, _NUMBERS) and math.isfinite(goal_angle)):
         raise ValueError(f"goal_angle must be a finite number of radians or None, got {goal_angle!r}.")
     return float(goal_angle)
 
 
-def _draw_angle(rng: np.random.Generator) -> float:
+def _sample_angle(rng: np.random.Generator) -> float:
     return float(rng.uniform(0.0, 2 * math.pi))
 
 
@@ -104,21 +103,19 @@ class PointGoalEnv(gym.Env[np.ndarray, np.ndarray]):
     Observation: float32 ``(x, y)``; the goal is not in it. Action: float32 ``[2]`` in [-1, 1] (clipped), the velocity: the
     point moves by ``step_size · action`` and stays in the square arena, whose half side is 1.5 radii. An episode starts at
     the origin. ``info`` holds ``is_success`` and, for baselines that need a dense reward, ``shaped_reward``: by how much the
-    last step brought the point nearer to the goal (0 after a reset), which sums to the distance covered.
+    last step brought the point nearer to the goal (0 after a reset), which sums to the distance covered. ``reset`` takes
+    :class:`envs.reset_options.ResetOptions`.
 
     Args:
-        goal_angle: the goal's place on the circle, in radians. ``None`` draws it, uniformly.
-        task_seed: what a ``goal_angle`` of ``None`` is drawn from, once: environments of one ``task_seed`` share the goal,
-            whatever the seeds they are reset with.
-        resample_task: draw a new goal at every reset, from the environment's own generator.
-        random_start: start every episode anywhere in the arena, drawn uniformly, but not at the goal.
-        radius: of the circle.
-        goal_radius: the goal is reached at this distance.
+        goal_angle: the goal's place on the circle, in radians. ``None`` samples it, uniformly.
+        task_seed: seed from which a ``goal_angle`` of ``None`` is sampled, once: environments of one ``task_seed`` share the
+            goal, whatever the seeds they are reset with.
+        resample_task: sample a new goal at every reset, from the environment's own generator.
+        random_start: start every episode anywhere in the arena, sampled uniformly, but not at the goal.
+        radius: radius of the circle.
+        goal_radius: distance at which the goal is reached; below ``radius``.
         step_size: length of a step of velocity 1.
         render_mode: ``None`` or ``"rgb_array"``.
-
-    ``reset(options={"random_start": True, "ignore_goal": True})`` does so for one episode: start anywhere, and let the
-    goal neither pay nor end it.
 
     >>> import gymnasium as gym, envs
     >>> env = gym.make("sparse/PointGoal-v0", goal_angle=0.0)
@@ -156,13 +153,12 @@ class PointGoalEnv(gym.Env[np.ndarray, np.ndarray]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
-        options = options or {}
-        self._ignore_goal = bool(options.get("ignore_goal", False))
+        random_start, self._ignore_goal = ResetOptions.read(options, self.random_start)
         if self.resample_task:
-            self.goal_angle = _draw_angle(self.np_random)
+            self.goal_angle = _sample_angle(self.np_random)
             self._goal = self._circle.goal(self.goal_angle)
-        if self.random_start or options.get("random_start", False):
-            self._point = self._circle.draw_start(self._goal, self._ignore_goal, self.np_random)
+        if random_start:
+            self._point = self._circle.sample_start(self._goal, self._ignore_goal, self.np_random)
         else:
             self._point = np.zeros(2)
         return self._point.astype(np.float32), {"is_success": False, "shaped_reward": 0.0}
@@ -181,15 +177,23 @@ class PointGoalEnv(gym.Env[np.ndarray, np.ndarray]):
 
 
 class PointGoalVectorEnv(BatchedEnv):
-    """``num_envs`` copies of :class:`PointGoalEnv` under a time limit, stepped at once.
+    """``num_envs`` environments like :class:`PointGoalEnv` under a time limit, stepped together.
 
     Args:
-        goal_angle: one angle for all copies, or one for each: a batch of tasks.
-        task_seed, resample_task, random_start, radius, goal_radius, step_size: as in :class:`PointGoalEnv`; the others as in
-            :class:`envs.vector.BatchedEnv`.
+        num_envs: number of environments.
+        goal_angle: one angle for all environments, or one for each: a batch of tasks.
+        task_seed: as in :class:`PointGoalEnv`.
+        resample_task: as in :class:`PointGoalEnv`.
+        random_start: as in :class:`PointGoalEnv`.
+        radius: as in :class:`PointGoalEnv`.
+        goal_radius: as in :class:`PointGoalEnv`.
+        step_size: as in :class:`PointGoalEnv`.
+        max_episode_steps: time limit of an episode in steps, ``None`` for none.
+        render_mode: ``None`` or ``"rgb_array"``.
+        autoreset_mode: see :class:`envs.vector.BatchedEnv`.
     """
 
-    position_indices: ClassVar[tuple[int, ...]] = (0, 1)
+    position_indices: ClassVar[tuple[int, ...]] = PointGoalEnv.position_indices
 
     def __init__(
         self,
@@ -205,57 +209,42 @@ class PointGoalVectorEnv(BatchedEnv):
         render_mode: str | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
     ) -> None:
-        self._circle = _Circle(radius, goal_radius, step_size)
         given = list(goal_angle) if isinstance(goal_angle, (list, tuple, np.ndarray)) else [goal_angle]
         angles = [_fixed_angle(angle, task_seed, resample_task) for angle in given]
-        self.resample_task = resample_task
-        self.random_start = random_start
-        super().__init__(
-            num_envs,
-            self._circle.observation_space,
-            spaces.Box(-1.0, 1.0, (2,), np.float32),
-            PointGoalEnv.metadata,
-            max_episode_steps,
-            render_mode,
-            autoreset_mode,
-        )
+        single = PointGoalEnv(None, task_seed, resample_task, random_start, radius, goal_radius, step_size, render_mode)
+        super().__init__(num_envs, single, max_episode_steps, autoreset_mode)
+        self._circle, self.resample_task, self.random_start = single._circle, resample_task, random_start
         if len(angles) not in (1, num_envs):
-            raise ValueError(f"Expected one goal_angle, or one for each of the {num_envs} copies, got {len(angles)}.")
+            raise ValueError(f"Expected one goal_angle, or one for each of the {num_envs} environments, got {len(angles)}.")
         self._goals = np.broadcast_to([self._circle.goal(angle) for angle in angles], (num_envs, 2)).copy()
         self._points = np.zeros((num_envs, 2))
         self._distance = self._circle.distance(self._points, self._goals)
         self._shaped_reward = np.zeros(num_envs)
-        self._ignore_goal = np.zeros(num_envs, dtype=bool)
 
-    def render(self) -> tuple[np.ndarray, ...] | None:
-        if self.render_mode != "rgb_array":
-            return None
-        return tuple(self._circle.render(point, goal) for point, goal in zip(self._points, self._goals, strict=True))
-
-    def _begin(self, copies: np.ndarray, options: dict[str, Any]) -> None:
-        ignore_goal = bool(options.get("ignore_goal", False))
-        random_start = self.random_start or options.get("random_start", False)
-        self._ignore_goal[copies] = ignore_goal
-        self._points[copies] = 0.0
+    def _begin(self, indices: np.ndarray, options: dict[str, Any]) -> None:
+        random_start, ignore_goal = ResetOptions.read(options, self.random_start)
+        self._points[indices] = 0.0
         if self.resample_task or random_start:
-            for index in copies.tolist():  # each copy draws from a generator of its own, like the single environment
+            for index in indices.tolist():  # one by one, because each samples from its own generator
                 if self.resample_task:
-                    self._goals[index] = self._circle.goal(_draw_angle(self._rng(index)))
+                    self._goals[index] = self._circle.goal(_sample_angle(self._rng(index)))
                 if random_start:
-                    self._points[index] = self._circle.draw_start(self._goals[index], ignore_goal, self._rng(index))
-        self._distance[copies] = self._circle.distance(self._points[copies], self._goals[copies])
-        self._shaped_reward[copies] = 0.0
+                    self._points[index] = self._circle.sample_start(self._goals[index], ignore_goal, self._rng(index))
+        self._distance[indices] = self._circle.distance(self._points[indices], self._goals[indices])
+        self._shaped_reward[indices] = 0.0
 
     def _advance(self, actions: np.ndarray, active: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         before = self._distance
         self._points = self._circle.move(self._points, actions)
         self._distance = self._circle.distance(self._points, self._goals)
         self._shaped_reward = before - self._distance
-        success = (self._distance <= self._circle.goal_radius) & ~self._ignore_goal
-        return success.astype(np.float64), success, success.copy()
+        return self._reward_at_goal(self._distance <= self._circle.goal_radius)
 
-    def _observe(self, copies: np.ndarray | slice = slice(None)) -> np.ndarray:
-        return self._points[copies].astype(np.float32)
+    def _observe(self, indices: np.ndarray | slice = slice(None)) -> np.ndarray:
+        return self._points[indices].astype(np.float32)
 
     def _extra_info(self) -> dict[str, np.ndarray]:
         return {"shaped_reward": self._shaped_reward.copy()}
+
+    def _frame(self, index: int) -> np.ndarray:
+        return self._circle.render(self._points[index], self._goals[index])

@@ -1,6 +1,6 @@
 """Families of tasks for meta-learning: ``PointGoal``, ``MetaWorldML1``, ``MetaWorldML10``, ``MetaWorldML45``.
 
-A family draws tasks and makes their environments; a task is plain data, so that it can be hashed, sent to a worker, or
+A family samples tasks and makes their environments; a task is plain data, so that it can be hashed, sent to a worker, or
 written to JSON and read back:
 
 >>> import dataclasses, json, numpy as np
@@ -18,11 +18,13 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+
+from envs.action_checks import check_integer
 
 __all__ = [
     "MetaWorldGoal",
@@ -34,28 +36,32 @@ __all__ = [
     "TaskDistribution",
 ]
 
-ARCS = 16  # PointGoal's circle is cut into
-TEST_EVERY = 4  # of which one in so many is for testing: the second, so that none of the upper half lies at its edge
+ARCS = 16  # arcs of PointGoal's circle
+TEST_EVERY = 4  # one arc in so many is for testing: the second, so that none of the upper half lies at its edge
 
 
-class Task(Protocol):
-    """What every task says: the registered id of its environment and what to make that with."""
-
-    @property
-    def env_id(self) -> str: ...
+class Task(ABC):
+    """A task of a family, as plain data."""
 
     @property
-    def env_kwargs(self) -> dict[str, Any]: ...
+    @abstractmethod
+    def env_id(self) -> str:
+        """The registered id of its environment."""
+
+    @property
+    @abstractmethod
+    def env_kwargs(self) -> dict[str, Any]:
+        """The arguments of ``gym.make`` that make that environment this task."""
 
 
 T = TypeVar("T", bound=Task)
 
 
 class TaskDistribution(ABC, Generic[T]):
-    """A family of tasks, of which a meta-learner sees the ``"train"`` split and is judged on the ``"test"`` split.
+    """A family of tasks, of which a meta-learner is trained on the ``"train"`` split and tested on the ``"test"`` split.
 
-    All environments of a family have the same ``observation_space`` and ``action_space``, and ``info["is_success"]``; most of
-    meta-training wants a dense reward too, ``info["shaped_reward"]``.
+    All environments of a family have the same ``observation_space`` and ``action_space``, and ``info["is_success"]``; most
+    meta-training needs a dense reward too, ``info["shaped_reward"]``.
 
     Args:
         split: ``"train"`` or ``"test"``; no task is in both.
@@ -73,28 +79,35 @@ class TaskDistribution(ABC, Generic[T]):
 
     @abstractmethod
     def sample(self, rng: np.random.Generator) -> T:
-        """A task of the split, drawn uniformly."""
+        """Return a task of the split, sampled uniformly with ``rng``."""
 
     def make(self, task: T, **kwargs: Any) -> gym.Env:
-        """The environment of ``task``, from ``gym.make``: its registered time limit, and ``kwargs`` passed on."""
+        """Return the environment of ``task``, made by ``gym.make`` with its registered time limit.
+
+        Args:
+            task: one of the family's tasks.
+            **kwargs: further arguments of ``gym.make``.
+        """
         return gym.make(task.env_id, **{**task.env_kwargs, **kwargs})
 
     def retask(self, env: gym.Env, task: T) -> bool:
-        """Give an environment that :meth:`make` made another task, from its next reset on, which may be much cheaper than to
-        make one; False where that is not possible, and nothing was changed."""
+        """Give an environment that :meth:`make` made another task from its next reset on, which may be much cheaper than
+        making one. Return False where that is not possible; the environment is then unchanged."""
         return False
 
     @property
     def has_vector_form(self) -> bool:
-        """Whether ``gym.make_vec`` steps many tasks of the family at once: it takes a list for each of their arguments."""
+        """Whether ``gym.make_vec`` steps many tasks of the family together, with a list for each of their arguments."""
         return False
 
     @property
     def observation_space(self) -> spaces.Space:
+        """The observation space of all environments of the family."""
         return self._spaces[0]
 
     @property
     def action_space(self) -> spaces.Space:
+        """The action space of all environments of the family."""
         return self._spaces[1]
 
     @property
@@ -110,8 +123,12 @@ class TaskDistribution(ABC, Generic[T]):
 
 
 @dataclass(frozen=True)
-class PointGoalTask:
-    """``sparse/PointGoal-v0`` with the goal at ``goal_angle`` radians."""
+class PointGoalTask(Task):
+    """``sparse/PointGoal-v0`` with a given goal.
+
+    Args:
+        goal_angle: the goal's place on the circle, in radians.
+    """
 
     goal_angle: float
 
@@ -150,8 +167,13 @@ class PointGoal(TaskDistribution[PointGoalTask]):
 
 
 @dataclass(frozen=True)
-class MetaWorldGoal:
-    """``sparse/MetaWorld-<task_name>-v3`` with object and goal where ``rand_vec`` says."""
+class MetaWorldGoal(Task):
+    """``sparse/MetaWorld-<task_name>-v3`` with given places of object and goal.
+
+    Args:
+        task_name: one of ``envs.catalogue.METAWORLD_TASKS``.
+        rand_vec: the 3 or 6 numbers that place object and goal, Meta-World's ``rand_vec``.
+    """
 
     task_name: str
     rand_vec: tuple[float, ...]
@@ -169,17 +191,16 @@ class MetaWorldGoal:
 
 
 class _MetaWorldBenchmark(TaskDistribution[MetaWorldGoal]):
-    """One of Meta-World's benchmarks: the goals that its own class draws from ``seed``, 50 for each task name.
+    """One of Meta-World's benchmarks: the goals that its own class samples from ``seed``, 50 for each task name.
 
-    They are drawn when they are first asked for, once in a process.
+    They are sampled when they are first needed, once in a process.
     """
 
     def __init__(self, split: str, seed: int) -> None:
         super().__init__(split)
-        from envs.meta_world import check_seed
+        from envs.meta_world.task import MAX_SEED
 
-        check_seed("seed", seed)
-        self.seed = seed
+        self.seed = check_integer("seed", seed, 0, MAX_SEED)
 
     @property
     @abstractmethod
@@ -218,7 +239,7 @@ class MetaWorldML1(_MetaWorldBenchmark):
     Args:
         name: one of ``envs.catalogue.METAWORLD_TASKS``.
         split: ``"train"`` or ``"test"``. As in Meta-World, the test goals of ``seed`` are the training goals of ``seed + 1``.
-        seed: what the goals are drawn from.
+        seed: seed from which the goals are sampled.
     """
 
     def __init__(self, name: str, split: str = "train", seed: int = 0) -> None:
@@ -257,7 +278,7 @@ class MetaWorldML10(_MetaWorldSplit):
 
     Args:
         split: ``"train"`` or ``"test"``.
-        seed: what the goals are drawn from.
+        seed: seed from which the goals are sampled.
     """
 
     _benchmark = "ML10_V3"
@@ -268,7 +289,7 @@ class MetaWorldML45(_MetaWorldSplit):
 
     Args:
         split: ``"train"`` or ``"test"``.
-        seed: what the goals are drawn from.
+        seed: seed from which the goals are sampled.
     """
 
     _benchmark = "ML45_V3"

@@ -2,12 +2,13 @@
 
 python -m envs.untrained                                       # exact where that can be computed, else go on measuring
 python -m envs.untrained "sparse/MetaWorld-*" --seconds 60     # those of a pattern, a minute each
-python -m envs.untrained "sparse/Point*" --episodes 1000000    # until there are so many episodes
+python -m envs.untrained "sparse/Point*" --episodes 1000000    # until a million episodes are measured
 
 Untrained means: uniformly random actions where they are discrete; where they are a ``Box``, each entry from a standard normal
 distribution, clipped to the bounds, because the mean of a new Stable-Baselines3 policy is near 0 and its standard deviation 1.
-Deep Sea and the grid mazes are computed exactly, as the chance that a Markov chain is absorbed within the horizon. The other
-tasks are sampled with the arguments they are registered with. Tasks that know no success (``delayed/…``) have no row.
+Tasks that have ``success_transitions()`` beside ``transition_graph()`` (Deep Sea and the grid mazes) are computed exactly, as
+the chance that a Markov chain is absorbed within the horizon. The other tasks are sampled with the arguments they are
+registered with. Tasks without ``is_success`` (``delayed/…``) have no row.
 """
 
 from __future__ import annotations
@@ -27,13 +28,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.vector import AutoresetMode
 
-from envs.catalogue import CATALOGUE
+from envs.catalogue import CATALOGUE, all_horizons
 
 TABLE = Path(__file__).with_name("untrained.csv")
-HORIZONS = {env_id: steps for family in CATALOGUE.values() for env_id, steps in family.horizons.items()}
-WITHOUT_SUCCESS = "delayed/"
 MAX_BATCH = 1000  # episodes at once
 MAX_BATCH_STEPS = 500_000  # and environment steps, so that a long measurement is saved now and then
 
@@ -42,11 +42,13 @@ MAX_BATCH_STEPS = 500_000  # and environment steps, so that a long measurement i
 class UntrainedSuccess:
     """The share of an untrained policy's episodes that succeed in one task.
 
-    Attributes:
+    Args:
         id: the task.
         success: the share, in [0, 1]; exact or estimated.
-        low, high: 95 % Clopper-Pearson interval of an estimate; ``None`` where ``success`` is exact.
-        successes, episodes: what was counted; ``None`` where ``success`` is exact.
+        low: lower bound of the 95 % Clopper-Pearson interval of an estimate; ``None`` where ``success`` is exact.
+        high: its upper bound; ``None`` where ``success`` is exact.
+        successes: number of episodes that succeeded; ``None`` where ``success`` is exact.
+        episodes: number of episodes; ``None`` where ``success`` is exact.
         seed: episode number e was reset with ``seed`` + e; ``None`` where ``success`` is exact.
         date: the day of the measurement, ISO 8601.
     """
@@ -62,6 +64,7 @@ class UntrainedSuccess:
 
     @property
     def exact(self) -> bool:
+        """Whether ``success`` was computed and not estimated."""
         return self.episodes is None
 
     def __str__(self) -> str:
@@ -74,7 +77,7 @@ _TYPES = {"id": str, "date": str, "success": float, "low": float, "high": float}
 
 
 def read_table(path: Path = TABLE) -> dict[str, UntrainedSuccess]:
-    """The rows of ``path`` by id; none where there is no such file."""
+    """Return the rows of ``path`` by id; an empty dict where there is no such file."""
     if not path.is_file():
         return {}
     with path.open(newline="", encoding="utf-8") as file:
@@ -83,8 +86,8 @@ def read_table(path: Path = TABLE) -> dict[str, UntrainedSuccess]:
 
 
 def write_table(rows: Iterable[UntrainedSuccess], path: Path = TABLE) -> None:
-    """Write ``rows`` in the catalogue's order; whoever reads meanwhile sees the old file or the new one."""
-    order = {env_id: place for place, env_id in enumerate(HORIZONS)}
+    """Write ``rows`` in the catalogue's order; a concurrent reader sees the old file or the new one."""
+    order = {env_id: place for place, env_id in enumerate(all_horizons())}
     draft = path.with_name(f"{path.name}.{os.getpid()}")
     with draft.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [column.name for column in fields(UntrainedSuccess)], lineterminator="\n")
@@ -98,7 +101,7 @@ def write_table(rows: Iterable[UntrainedSuccess], path: Path = TABLE) -> None:
 
 
 def success_of_random_actions(next_states: np.ndarray, success: np.ndarray, start: int, horizon: int) -> float:
-    """The chance that uniformly random actions succeed within ``horizon`` steps of a deterministic environment.
+    """Return the chance that uniformly random actions succeed within ``horizon`` steps of a deterministic environment.
 
     Args:
         next_states: int ``[S, A]``, the state after each action.
@@ -120,28 +123,22 @@ def success_of_random_actions(next_states: np.ndarray, success: np.ndarray, star
 
 
 def exact_success(env_id: str) -> float | None:
-    """The exact chance of success of uniformly random actions in a grid maze or in Deep Sea, ``None`` for other tasks."""
-    from envs.deep_sea import DeepSea
-    from envs.grid import GridMaze
-
-    if gym.spec(env_id).entry_point not in ("envs.grid:GridMaze", "envs.deep_sea:DeepSea"):
+    """Return the exact chance of success of uniformly random actions, ``None`` for a task without ``success_transitions``."""
+    entry_point = gym.spec(env_id).entry_point
+    creator: Any = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    if not hasattr(creator, "success_transitions"):
         return None
     env: Any = gym.make(env_id, disable_env_checker=True).unwrapped
     observations, next_states = env.transition_graph()
     start = int(np.flatnonzero((observations == env.reset()[0]).all(axis=1))[0])
-    if isinstance(env, GridMaze):
-        success = next_states == env.layout.goal
-    else:
-        assert isinstance(env, DeepSea)
-        success = np.outer(observations[:, -1] == 1, np.arange(2) == env.action_right[-1, -1])
-    return success_of_random_actions(next_states, success, start, HORIZONS[env_id])
+    return success_of_random_actions(next_states, env.success_transitions(), start, all_horizons()[env_id])
 
 
 # --- sampled
 
 
 def sample_actions(space: spaces.Space, rng: np.random.Generator, n: int) -> np.ndarray:
-    """Actions ``[n, …]`` of an untrained policy."""
+    """Return n actions ``[n, …]`` of an untrained policy."""
     if isinstance(space, spaces.Discrete):
         return space.start + rng.integers(space.n, size=n)
     assert isinstance(space, spaces.Box)
@@ -149,7 +146,7 @@ def sample_actions(space: spaces.Space, rng: np.random.Generator, n: int) -> np.
 
 
 class Sampler:
-    """Play episodes of one task, in batches whose results depend on the seed and the number of the first episode alone.
+    """Player of episodes of one task, in batches whose results depend on the seed and the number of the first episode alone.
 
     Args:
         env_id: the task.
@@ -158,7 +155,7 @@ class Sampler:
     """
 
     def __init__(self, env_id: str, seed: int) -> None:
-        self.seed, self.horizon = seed, HORIZONS[env_id]
+        self.seed, self.horizon = seed, all_horizons()[env_id]
         self.vectorised = gym.spec(env_id).vector_entry_point is not None
         self.batch = max(1, min(MAX_BATCH, MAX_BATCH_STEPS // self.horizon)) if self.vectorised else 1
         if self.vectorised:
@@ -167,11 +164,12 @@ class Sampler:
             self.env = gym.make(env_id, disable_env_checker=True)
 
     def play(self, first: int) -> int:
-        """How many of the episodes ``first`` … ``first + batch - 1`` succeed."""
+        """Return how many of the episodes ``first`` … ``first + batch - 1`` succeed."""
         rng = np.random.default_rng([self.seed, first])
         return self._play_batch(first, rng) if self.vectorised else self._play_one(first, rng)
 
     def close(self) -> None:
+        """Close the environment."""
         self.env.close()
 
     def _play_batch(self, first: int, rng: np.random.Generator) -> int:
@@ -190,7 +188,7 @@ class Sampler:
         actions = sample_actions(self.env.action_space, rng, self.horizon)
         for action in actions:
             _, _, terminated, truncated, info = self.env.step(action)
-            if info["is_success"]:  # Meta-World goes on, but what is asked is known
+            if info["is_success"]:  # Meta-World goes on, but the episode counts as a success already
                 return 1
             if terminated or truncated:
                 break
@@ -200,13 +198,13 @@ class Sampler:
 def measure(
     env_id: str, before: UntrainedSuccess | None, episodes: int, seconds: float, seed: int
 ) -> Iterator[UntrainedSuccess]:
-    """Measure one task, going on from ``before``; yields the row now and then and at the end.
+    """Measure one task, going on from ``before``; yield its row every ten seconds or so and at the end.
 
     Args:
         env_id: the task.
         before: its row so far; one of another seed is dropped.
-        episodes: stop when there are so many, or a batch more.
-        seconds: stop after so long, but not before the first batch.
+        episodes: number of episodes after which to stop; the last batch may exceed it.
+        seconds: time after which to stop, but not before the first batch.
         seed: see :class:`Sampler`.
     """
     exact = exact_success(env_id)
@@ -236,7 +234,7 @@ def measure(
 
 
 def estimate(env_id: str, successes: int, episodes: int, seed: int, day: str) -> UntrainedSuccess:
-    """The row of a measurement, with its interval."""
+    """Return the row of a measurement, with its interval."""
     from scipy.stats import binomtest
 
     interval = binomtest(successes, episodes).proportion_ci(0.95, method="exact")
@@ -245,6 +243,7 @@ def estimate(env_id: str, successes: int, episodes: int, seed: int, day: str) ->
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m envs.untrained",
         description="Measure how often an untrained policy succeeds; go on where it stopped.",
@@ -257,13 +256,12 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.episodes < 1 or given.seed < 0:
         parser.error(f"--episodes must be at least 1 and --seed at least 0, got {given.episodes} and {given.seed}.")
-    ids = [
-        env_id
-        for env_id in HORIZONS
-        if any(fnmatch.fnmatchcase(env_id, pattern) for pattern in given.tasks) and not env_id.startswith(WITHOUT_SUCCESS)
-    ]
+    measurable = [env_id for family in CATALOGUE.values() if family.has_success for env_id in family.horizons]
+    ids = [env_id for env_id in measurable if any(fnmatch.fnmatchcase(env_id, pattern) for pattern in given.tasks)]
     if not ids:
-        print(f"No task that knows success matches {' '.join(given.tasks)}; `python -m envs` lists them all.", file=sys.stderr)
+        print(
+            f"No task that reports success matches {' '.join(given.tasks)}; `python -m envs` lists them all.", file=sys.stderr
+        )
         return 2
     for env_id in ids:
         row = read_table(given.output).get(env_id)

@@ -73,9 +73,7 @@ class PooledEnv(BatchedEnv):
 
     def __init__(self, num_envs: int, task_id: str, single: gym.Env) -> None:
         assert single.spec is not None
-        limit = single.spec.max_episode_steps
-        spaces = single.observation_space, single.action_space
-        super().__init__(num_envs, *spaces, single.metadata, limit, autoreset_mode=AutoresetMode.SAME_STEP)
+        super().__init__(num_envs, single, single.spec.max_episode_steps, AutoresetMode.SAME_STEP)
         self.spec = single.spec
         self._arguments = single.spec.kwargs
         self.task_id = task_id
@@ -187,7 +185,6 @@ class FetchPool(PooledEnv):
     def __init__(self, num_envs: int, task_id: str, single: gym.Env) -> None:
         super().__init__(num_envs, task_id, single)
         task: Any = single.unwrapped
-        self._ignore_goal = np.zeros(num_envs, dtype=bool)
         self._random_start: bool | None = getattr(task, "random_start", None)  # None: this task has no such thing
         self._centre, self._half = task.source.initial_gripper_xpos, task.source.target_range
         self._too_near = 2 * task.source.distance_threshold
@@ -204,7 +201,6 @@ class FetchPool(PooledEnv):
 
     def _begin(self, copies: np.ndarray, options: dict[str, Any]) -> None:
         super()._begin(copies, options)
-        self._ignore_goal[copies] = bool(options.get("ignore_goal", False))
         if self._random_start is not None and (self._random_start or options.get("random_start", False)):
             self._move_anywhere(copies)
 
@@ -257,12 +253,6 @@ class MiniGridPool(PooledEnv):
             if re.fullmatch(pattern, kwargs["task_name"]):
                 raise ValueError(f"EnvPool {difference}")
         return kwargs["task_name"]
-
-    def _check_actions(self, actions: Any) -> np.ndarray:
-        actions, n = super()._check_actions(actions), self.single_action_space.n  # type: ignore[attr-defined]
-        if not np.issubdtype(actions.dtype, np.integer) or (actions < 0).any() or (actions >= n).any():
-            raise ValueError(f"Expected integer actions from 0 to {n - 1}, got {actions}.")
-        return actions
 
     def _translate(self, observations: Any, info: dict[str, Any], copies: np.ndarray | slice) -> np.ndarray:
         if not isinstance(copies, slice):  # after a reset

@@ -1,4 +1,4 @@
-"""RandomMaze: that mazes are solvable and what they are meant to be, and that n copies at once are n single environments."""
+"""RandomMaze: that its mazes are solvable and as dense as asked, and that the vectorised form equals single environments."""
 
 from collections import deque
 from functools import partial
@@ -9,10 +9,12 @@ import pytest
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from helpers.vector_forms import play_both
 
 import envs  # noqa: F401 (registers sparse/…)
-from envs.grid import AGENT, FLOOR, GOAL, WALL
-from envs.random_maze import MazeMaker, RandomMaze, RandomMazeVectorEnv
+from envs.grid import RandomMaze, RandomMazeVectorEnv
+from envs.grid.maze_maker import MazeMaker
+from envs.rendering import AGENT_COLOR, FLOOR_COLOR, GOAL_COLOR, WALL_COLOR
 
 ID = "sparse/RandomMaze-v0"
 MODES = list(AutoresetMode)
@@ -37,7 +39,7 @@ def make_mazes(shape, density, n=30):
     """(walls, start, goal) of n mazes, cells as (column, row)."""
     maker = MazeMaker(shape, density)
     for seed in range(n):
-        maze = maker.draw(np.random.default_rng(seed))
+        maze = maker.sample(np.random.default_rng(seed))
         start, goal = (divmod(cell, shape[1])[::-1] for cell in (maze.start, maze.goal))
         yield maze.walls.reshape(shape), start, goal
 
@@ -181,9 +183,10 @@ def test_frames():
     tile = frame.shape[0] // 7
     assert frame.shape == (7 * tile, 9 * tile, 3) and frame.dtype == np.uint8
     corners, centres = frame[::tile, ::tile], frame[tile // 2 :: tile, tile // 2 :: tile]
-    assert np.array_equal((corners == WALL).all(axis=2), walls)
+    assert np.array_equal((corners == WALL_COLOR).all(axis=2), walls)
     x, y, goal_x, goal_y = observation[:4].astype(int)
-    assert (corners[y, x] == FLOOR).all() and (centres[y, x] == AGENT).all() and (corners[goal_y, goal_x] == GOAL).all()
+    assert (corners[y, x] == FLOOR_COLOR).all() and (centres[y, x] == AGENT_COLOR).all()
+    assert (corners[goal_y, goal_x] == GOAL_COLOR).all()
     vector_env = gym.make_vec(ID, num_envs=2, size=(7, 9), render_mode="rgb_array")
     vector_env.reset(seed=[1, 1])
     assert all(np.array_equal(image, frame) for image in vector_env.render())
@@ -198,8 +201,8 @@ def test_random_starts_are_uniform_over_free_cells_without_the_goal():
     free = {(x, y) for y, x in np.argwhere(~env.walls).tolist()}
     goal = tuple(env.reset()[0][2:4])
     for options, cells in ((None, free - {goal}), ({"ignore_goal": True}, free)):
-        draws = [tuple(env.reset(options=options)[0][:2]) for _ in range(4000)]
-        counts = np.array([draws.count(cell) for cell in cells])
+        starts = [tuple(env.reset(options=options)[0][:2]) for _ in range(4000)]
+        counts = np.array([starts.count(cell) for cell in cells])
         expected = 4000 / len(cells)
         assert counts.sum() == 4000
         assert ((counts - expected) ** 2 / expected).sum() < len(cells) + 5 * np.sqrt(2 * len(cells))
@@ -223,7 +226,7 @@ def test_reset_options_last_for_one_episode():
     assert reward == 1
 
 
-# --- n copies at once
+# --- the vectorised form
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -237,7 +240,7 @@ def test_reset_options_last_for_one_episode():
     ],
     ids=str,
 )
-def test_n_copies_at_once_are_n_single_environments(mode, kwargs):
+def test_the_vector_form_equals_single_environments(mode, kwargs):
     n = 4
     kwargs = {"size": (5, 7), "max_episode_steps": 25, **kwargs}
     vector_env = gym.make_vec(ID, num_envs=n, autoreset_mode=mode, **kwargs)
@@ -247,26 +250,18 @@ def test_n_copies_at_once_are_n_single_environments(mode, kwargs):
     assert vector_env.action_space == singles.action_space
     rng, ends = np.random.default_rng(0), np.zeros(2, dtype=int)
     for seed, options in ((20, None), ([3, None, 4, 1], {"ignore_goal": True}), (None, {"random_start": True})):
-        results = vector_env.reset(seed=seed, options=options), singles.reset(seed=seed, options=options)
-        assert data_equivalence(*results, exact=True)
-        for _ in range(150):
-            actions = rng.integers(4, size=n)
-            results = vector_env.step(actions), singles.step(actions)
-            assert data_equivalence(*results, exact=True)
-            _, _, terminated, truncated, _ = results[0]
+        for _, _, terminated, truncated, _ in play_both(
+            vector_env, singles, lambda _: rng.integers(4, size=n), 150, seed, options
+        ):
             ends += [terminated.sum(), truncated.sum()]
-            done = terminated | truncated
-            if mode is AutoresetMode.DISABLED and done.any():
-                results = vector_env.reset(options={"reset_mask": done}), singles.reset(options={"reset_mask": done})
-                assert data_equivalence(*results, exact=True)
     assert ends.min() >= 5  # both ways to end an episode were seen
 
 
-def test_copies_share_a_graph_only_in_one_maze():
+def test_environments_share_a_graph_only_in_one_maze():
     shared = gym.make_vec(ID, num_envs=3, maze_seed=7).unwrapped.transition_graph()
     assert data_equivalence(shared, gym.make(ID, maze_seed=7).unwrapped.transition_graph(), exact=True)
     for maze_seed in (None, [7, 8]):
-        with pytest.raises(ValueError, match=r"The 3 copies have mazes of their own.*Give maze_seed an integer"):
+        with pytest.raises(ValueError, match=r"The 3 environments have mazes of their own.*Give maze_seed an integer"):
             gym.make_vec(ID, num_envs=3, maze_seed=maze_seed).unwrapped.transition_graph()
 
 
@@ -305,10 +300,10 @@ def test_wrong_actions_raise(action):
 
 
 @pytest.mark.parametrize("actions", [[0, 4, 1], [0, 0, -1], [0, 1], [[0], [1], [2]], [0.0, 1.0, 2.0]], ids=str)
-def test_wrong_actions_of_copies_raise(actions):
+def test_wrong_actions_of_a_vector_form_raise(actions):
     env = RandomMazeVectorEnv(3)
     env.reset(seed=0)
-    with pytest.raises(ValueError, match=r"Invalid action .* for copy|of shape \(3,\), got shape"):
+    with pytest.raises(ValueError, match=r"Invalid action .* of environment|of shape \(3,\), got shape"):
         env.step(np.array(actions))
 
 

@@ -1,4 +1,4 @@
-"""MiniGrid's tasks: the source's own episodes, seen by an MLP or a CNN, paid 0/1, and every kind of task solved."""
+"""MiniGrid's tasks: the source's own episodes, seen by an MLP or a CNN, a reward of 0/1, and every kind of task solved."""
 
 import doctest
 import subprocess
@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.envs.registration import load_env_creator
-from mini_grid_planner import DONE, FORWARD, LEFT, solve
+from helpers.mini_grid_planner import DONE, FORWARD, LEFT, solve
 from minigrid.core.constants import COLOR_NAMES
 from minigrid.wrappers import OneHotPartialObsWrapper, RGBImgPartialObsWrapper
 
@@ -67,11 +67,11 @@ def test_a_planner_solves_it_and_the_source_agrees(name):
         np.testing.assert_array_equal(timed.reset(seed=seed)[0], first)
         original.reset(seed=seed)
         for action, (observation, _, terminated, _, info) in zip(env.actions, env.steps, strict=True):
-            _, paid, ended, out_of_time, _ = original.step(action)
+            _, expected, ended, out_of_time, _ = original.step(action)
             timed_observation, timed_reward, timed_end, timed_out, timed_info = timed.step(action)
             np.testing.assert_array_equal(timed_observation, observation)
-            assert (timed_reward, timed_end, timed_out) == (paid, ended, out_of_time)
-            assert (terminated, info["is_success"], timed_info["is_success"]) == (ended, paid > 0, paid > 0)
+            assert (timed_reward, timed_end, timed_out) == (expected, ended, out_of_time)
+            assert (terminated, info["is_success"], timed_info["is_success"]) == (ended, expected > 0, expected > 0)
 
 
 @pytest.mark.slow
@@ -130,12 +130,12 @@ def test_missions_differ_exactly_where_their_codes_do(name):
 
 
 def test_a_collision_ends_the_episode_unpaid():
-    for reward, paid in (("success", 0.0), ("time", -1.0)):
+    for reward, expected in (("success", 0.0), ("time", -1.0)):
         env = gym.make("sparse/MiniGrid-Dynamic-Obstacles-5x5-v0", reward=reward)
         env.reset(seed=0)
         env.step(LEFT)  # to the wall
         _, got, terminated, _, info = env.step(FORWARD)
-        assert (got, terminated, info) == (paid, True, {"is_success": False})
+        assert (got, terminated, info) == (expected, True, {"is_success": False})
 
 
 def test_lava_and_a_wrong_door_end_the_episode_unpaid():
@@ -159,9 +159,9 @@ def test_the_time_limit_is_what_gym_make_says(steps, reward):
     env.reset(seed=0)
     route = [FORWARD, FORWARD, 1, FORWARD, FORWARD]
     for action in [DONE] * (steps - len(route)) + route:
-        _, paid, terminated, _, info = env.step(action)
+        _, received, terminated, _, info = env.step(action)
     assert terminated and info["is_success"]
-    assert paid == (1.0 if reward == "success" else pytest.approx(1 - 0.9 * min(steps, 100) / 100))
+    assert received == (1.0 if reward == "success" else pytest.approx(1 - 0.9 * min(steps, 100) / 100))
 
 
 def test_the_generator_is_one():

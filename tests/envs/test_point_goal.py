@@ -1,4 +1,4 @@
-"""PointGoalEnv: where the goal is, what reaching it pays, and that n copies stepped at once are n single environments."""
+"""PointGoalEnv: where the goal is, the reward for reaching it, and that the vectorised form equals single environments."""
 
 import math
 from functools import partial
@@ -6,12 +6,12 @@ from functools import partial
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from helpers.vector_forms import play_both
 
 import envs  # noqa: F401 (registers sparse/…)
-from envs.grid import AGENT, GOAL
 from envs.point_goal import PointGoalEnv, PointGoalVectorEnv
+from envs.rendering import AGENT_COLOR, GOAL_COLOR
 
 ID = "sparse/PointGoal-v0"
 MODES = list(AutoresetMode)
@@ -59,7 +59,7 @@ def test_the_shaped_reward_is_the_distance_gained():
         before = after
 
 
-def test_nothing_observed_tells_of_the_goal():
+def test_no_observation_depends_on_the_goal():
     records = []
     for angle in (0.0, 2.0):
         env = gym.make(ID, goal_angle=angle)
@@ -83,7 +83,7 @@ def test_a_random_policy_finds_the_goal_now_and_then(task_seed):
     env.reset(seed=0)
     rng = np.random.default_rng(0)
     found = np.zeros(n, dtype=bool)
-    for _ in range(100):  # later episodes of a copy that found it count no more
+    for _ in range(100):  # later episodes of an environment that found it do not count
         found |= env.step(rng.uniform(-1, 1, (n, 2)).astype(np.float32))[2]
     assert 0.005 < found.mean() < 0.05
 
@@ -91,7 +91,7 @@ def test_a_random_policy_finds_the_goal_now_and_then(task_seed):
 # --- which goal
 
 
-def test_copies_of_one_task_seed_share_the_goal_whatever_the_reset_seed():
+def test_environments_of_one_task_seed_share_the_goal_whatever_the_reset_seed():
     angles = set()
     for seed in range(5):
         env = gym.make(ID, task_seed=4)
@@ -127,7 +127,7 @@ def test_a_batch_of_tasks():
         assert (np.linalg.norm(observations - goals, axis=1) <= 0.1)[terminated].all()
         found |= terminated
     assert found.all()
-    with pytest.raises(ValueError, match="one for each of the 6 copies, got 2"):
+    with pytest.raises(ValueError, match="one for each of the 6 environments, got 2"):
         PointGoalVectorEnv(6, goal_angle=[0.0, 1.0])
 
 
@@ -161,14 +161,14 @@ def test_reset_options_last_for_one_episode():
     assert env.step(np.array([1.0, 0.0]))[1:3] == (1.0, True)
 
 
-# --- n copies at once
+# --- the vectorised form
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     "kwargs", [{}, {"random_start": True}, {"resample_task": True}, {"random_start": True, "resample_task": True}], ids=str
 )
-def test_n_copies_at_once_are_n_single_environments(mode, kwargs):
+def test_the_vector_form_equals_single_environments(mode, kwargs):
     n = 4
     kwargs = {"goal_radius": 0.9, "step_size": 0.2, "max_episode_steps": 12, **kwargs}
     vector_env = gym.make_vec(ID, num_envs=n, autoreset_mode=mode, **kwargs)
@@ -178,20 +178,15 @@ def test_n_copies_at_once_are_n_single_environments(mode, kwargs):
     assert vector_env.action_space == singles.action_space
     rng, ends = np.random.default_rng(0), np.zeros(2, dtype=int)
     drifts = rng.uniform(-1.2, 1.2, (n, 2))
+
+    def policy(_):
+        return (drifts + rng.uniform(-1, 1, (n, 2))).astype(np.float32)
+
     for seed, options in ((20, None), ([3, None, 4, 1], {"ignore_goal": True}), (None, {"random_start": True})):
-        results = vector_env.reset(seed=seed, options=options), singles.reset(seed=seed, options=options)
-        assert data_equivalence(*results, exact=True)
-        for _ in range(80):
-            actions = (drifts + rng.uniform(-1, 1, (n, 2))).astype(np.float32)
-            results = vector_env.step(actions), singles.step(actions)
-            assert data_equivalence(*results, exact=True)
-            _, _, terminated, truncated, _ = results[0]
+        for _, _, terminated, truncated, _ in play_both(vector_env, singles, policy, 80, seed, options):
             ends += [terminated.sum(), truncated.sum()]
             done = terminated | truncated
             drifts[done] = rng.uniform(-1.2, 1.2, (int(done.sum()), 2))
-            if mode is AutoresetMode.DISABLED and done.any():
-                results = vector_env.reset(options={"reset_mask": done}), singles.reset(options={"reset_mask": done})
-                assert data_equivalence(*results, exact=True)
     assert ends.min() >= 10  # both ways to end an episode were seen
 
 
@@ -208,11 +203,11 @@ def test_frames_show_the_point_and_the_goal():
         return np.array([columns.mean(), -rows.mean()]) / (frame.shape[0] - 1) * 3 + [-1.5, 1.5]
 
     first = env.render()
-    assert first.dtype == np.uint8 and centre(first, AGENT) == pytest.approx([0, 0], abs=0.02)
-    assert centre(first, GOAL) == pytest.approx([0, 1], abs=0.02)
+    assert first.dtype == np.uint8 and centre(first, AGENT_COLOR) == pytest.approx([0, 0], abs=0.02)
+    assert centre(first, GOAL_COLOR) == pytest.approx([0, 1], abs=0.02)
     for _ in range(5):
         observation = env.step(np.array([1.0, -0.5]))[0]
-    assert centre(env.render(), AGENT) == pytest.approx(observation, abs=0.02)
+    assert centre(env.render(), AGENT_COLOR) == pytest.approx(observation, abs=0.02)
     vector_env = gym.make_vec(ID, num_envs=2, **kwargs)
     vector_env.reset(seed=0)
     assert all(np.array_equal(frame, first) for frame in vector_env.render())
@@ -251,8 +246,8 @@ def test_wrong_actions_raise(action):
 
 
 @pytest.mark.parametrize("actions", [np.zeros(2), np.zeros((3, 1)), np.full((3, 2), math.inf), np.full((3, 2), "a")])
-def test_wrong_actions_of_copies_raise(actions):
+def test_wrong_actions_of_a_vector_form_raise(actions):
     env = PointGoalVectorEnv(3)
     env.reset(seed=0)
-    with pytest.raises(ValueError, match=r"shape \(3, 2\), got shape|for copy 0; expected finite numbers"):
+    with pytest.raises(ValueError, match=r"shape \(3, 2\), got shape|of environment 0; expected finite numbers"):
         env.step(actions)

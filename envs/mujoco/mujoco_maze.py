@@ -1,6 +1,6 @@
-"""What the MuJoCo mazes share: ``MujocoMaze``, a Gymnasium-Robotics maze paid on success, and ``MujocoMazeVectorEnv``.
+"""Base classes of the MuJoCo mazes: ``MujocoMaze``, a Gymnasium-Robotics maze with a 0/1 reward, and ``MujocoMazeVectorEnv``.
 
-Both draw their episodes with the source's own ``reset``, so that one seed gives the source's goal and start.
+Both sample their episodes with the source's own ``reset``, so that one seed gives the source's goal and start.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
 from gymnasium.utils import EzPickle
 from gymnasium.vector import AutoresetMode
 from gymnasium_robotics.envs.maze import maze_v4
 from gymnasium_robotics.envs.maze.maze_v4 import MazeEnv
 
 from envs.action_checks import check_action, check_render_mode
-from envs.maze_maps import EITHER, FREE, GOAL, START, WALL, Cell, find_cells, parse_maze_map
+from envs.goal_observation import flat_goal_space, flatten_goal_observation
+from envs.maps import Cell, find_cells
+from envs.mujoco.maze_maps import EITHER, FREE, GOAL, START, WALL, parse_maze_map
+from envs.reset_options import ResetOptions
 from envs.vector import BatchedEnv
 
 MazeMap = str | Sequence[Sequence[int | str]]
@@ -32,7 +34,7 @@ _BUILDING = threading.Lock()
 
 @contextmanager
 def _private_folder() -> Iterator[None]:
-    """While a maze is built, its MJCF goes to a folder of its own, which goes with it.
+    """Let the source write a maze's MJCF file into a folder that is deleted when the maze is built.
 
     The source writes it to the shared temporary folder, under a name made of the time (two processes may get the same), and
     leaves it there; it finds that folder as the parent of a ``tempfile.TemporaryDirectory()``.
@@ -45,13 +47,13 @@ def _private_folder() -> Iterator[None]:
             maze_v4.tempfile = tempfile
 
 
-class RandomStarts(MazeEnv):
-    """To go before a source's class: an episode may start on any free cell.
+class _RandomStarts(MazeEnv):
+    """Mixin before a source's class: an episode may start on any free cell.
 
     Attributes:
-        start_anywhere: ask for it.
-        near_goal: the goal's cell, and a cell from which the noise could put the start within ``goal_radius`` of the goal,
-            count too.
+        start_anywhere: whether the next episode starts on a free cell, sampled uniformly.
+        near_goal: whether such a start may be the goal's cell, or one from which the noise could put the start within
+            ``goal_radius`` of the goal.
     """
 
     start_anywhere = near_goal = False
@@ -66,13 +68,13 @@ class RandomStarts(MazeEnv):
         return cells[self.np_random.integers(len(cells))].copy()
 
     def free_cells(self) -> np.ndarray:
-        """The centres of all free cells, ``[F, 2]``."""
+        """Return the centres of all free cells, ``[F, 2]``."""
         return np.array(
             [self.maze.cell_rowcol_to_xy(cell) for cell in find_cells(self.maze.maze_map, FREE, START, GOAL, EITHER)]
         )
 
     def out_of_reach(self, cells: np.ndarray, goal: np.ndarray, noise: float) -> np.ndarray:
-        """Which ``cells`` (centres ``[F, 2]``) neither hold ``goal`` nor come within ``goal_radius`` of it, wherever a
+        """Return which ``cells`` (centres ``[F, 2]``) neither hold ``goal`` nor come within ``goal_radius`` of it, wherever a
         position of ``noise`` (in cells) around the centre lies; bool ``[F]``."""
         size = self.maze.maze_size_scaling
         offset = np.abs(cells - goal)
@@ -82,26 +84,28 @@ class RandomStarts(MazeEnv):
 
 
 class MujocoMaze(gym.Env[np.ndarray, np.ndarray], EzPickle):
-    """A Gymnasium-Robotics maze with one flat observation; what success and the end are is said here, the rest there.
+    """A Gymnasium-Robotics maze with one flat observation, which defines success, reward and the end of an episode itself.
 
     Args:
-        maze_map: a name in ``envs.maze_maps.MAZE_MAPS`` or a map of one's own, see ``parse_maze_map`` there.
-        random_start: start every episode on a free cell, drawn uniformly, out of reach of the goal, instead of on ``r``.
+        maze_map: a name in ``envs.mujoco.maze_maps.MAZE_MAPS`` or a map of your own (see ``parse_maze_map`` there); ``None``
+            for ``default_map``.
+        random_start: start every episode on a free cell, sampled uniformly, out of reach of the goal, instead of on ``r``.
         render_mode: ``None`` or ``"rgb_array"``.
         position_noise_range: start and goal lie up to this far from their cells' centres, along each axis, in cells.
-        goal_radius: distance at which the goal is reached; the authors' program uses 0.8 instead of the source's 0.45.
+        goal_radius: distance at which the goal is reached, m; IRPO's program uses 0.8 instead of the source's 0.45.
 
     Attributes:
         source: the Gymnasium-Robotics environment.
     """
 
-    source_class: ClassVar[type[RandomStarts]]
+    source_class: ClassVar[type[_RandomStarts]]
+    default_map: ClassVar[str]
     position_indices: ClassVar[tuple[int, ...]]  # the entries of the observation that say where the agent is
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 50}  # noqa: RUF012
 
     def __init__(
         self,
-        maze_map: MazeMap,
+        maze_map: MazeMap | None = None,
         random_start: bool = False,
         render_mode: str | None = None,
         position_noise_range: float = 0.25,
@@ -109,7 +113,7 @@ class MujocoMaze(gym.Env[np.ndarray, np.ndarray], EzPickle):
     ) -> None:
         EzPickle.__init__(self, maze_map, random_start, render_mode, position_noise_range, goal_radius)
         check_render_mode(render_mode)
-        cells = parse_maze_map(maze_map)
+        cells = parse_maze_map(self.default_map if maze_map is None else maze_map)
         if not 0 <= position_noise_range < 0.5:
             raise ValueError(
                 f"position_noise_range must be at least 0 and below 0.5 (half a cell), got {position_noise_range!r}."
@@ -124,8 +128,7 @@ class MujocoMaze(gym.Env[np.ndarray, np.ndarray], EzPickle):
         self.random_start = random_start
         self.render_mode = render_mode
         self._ignore_goal = False
-        size = sum(space.shape[0] for space in self.source.observation_space.values())
-        self.observation_space = spaces.Box(-np.inf, np.inf, (size,), np.float64)
+        self.observation_space = flat_goal_space(self.source.observation_space)
         self.action_space = self.source.action_space
         self.body.mujoco_renderer.default_cam_config = self._camera()
 
@@ -144,13 +147,13 @@ class MujocoMaze(gym.Env[np.ndarray, np.ndarray], EzPickle):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         observation, _ = self.source.reset(options=self._prepare(self.np_random, options or {}))
-        return self._flat(observation), {"is_success": False}
+        return flatten_goal_observation(observation), {"is_success": False}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         action = check_action(action, self.action_space.shape or (), "forces, in [-1, 1]")
-        observation = self._flat(self.source.step(action)[0])
+        observation = flatten_goal_observation(self.source.step(action)[0])
         success = self.reached(observation) and not self._ignore_goal
-        reward, terminated = self.pay(observation, np.bool_(success))
+        reward, terminated = self.outcome(observation, np.bool_(success))
         return observation, float(reward), bool(terminated), False, {"is_success": bool(success)}
 
     def render(self) -> np.ndarray | None:
@@ -162,33 +165,32 @@ class MujocoMaze(gym.Env[np.ndarray, np.ndarray], EzPickle):
     # --- for one observation [d] or many [n, d]
 
     def reached(self, observations: np.ndarray) -> Any:
-        """Whether the agent is at the goal, bool ``[…]``; an observation ends with where both are."""
+        """Return whether the agent is at the goal, bool ``[…]``; an observation ends with the positions of both."""
         return np.linalg.norm(observations[..., -4:-2] - observations[..., -2:], axis=-1) <= self.goal_radius
 
-    def pay(self, observations: np.ndarray, success: Any) -> tuple[Any, Any]:
-        """float64 rewards and bool terminated, ``[…]``."""
+    def outcome(self, observations: np.ndarray, success: Any) -> tuple[Any, Any]:
+        """Return float64 rewards and bool terminated, ``[…]``, of a step that led to ``observations``."""
         return success.astype(np.float64), success
 
-    # --- for the vectorised twin
+    # --- for the vectorised form
 
-    def draw_episode(self, rng: np.random.Generator, options: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        """The goal and the start, (x, y) each, that a reset with ``rng`` gives; the simulation stays as it is."""
+    def sample_episode(self, rng: np.random.Generator, options: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the goal and the start, (x, y) each, that a reset with ``rng`` gives, without touching the simulation."""
         MazeEnv.reset(self.source, options=self._prepare(rng, options))
         return self.source.goal, self.source.reset_pos
 
-    def look_at(self, qpos: np.ndarray, qvel: np.ndarray, goal: np.ndarray) -> Any:
-        """The frame of that state, in which this environment then is."""
+    def render_state(self, qpos: np.ndarray, qvel: np.ndarray, goal: np.ndarray) -> Any:
+        """Put this environment into a state and return its frame."""
         self.source.goal = goal
         self.source.update_target_site_pos()
         self.body.set_state(qpos, qvel)
         return self.render()
 
-    # --- the machinery
+    # --- the rest
 
     def _prepare(self, rng: np.random.Generator, options: dict[str, Any]) -> dict[str, Cell]:
-        """Give the source its generator and kind of start for one episode; returns the options that are its own."""
-        self._ignore_goal = bool(options.get("ignore_goal", False))
-        self.source.start_anywhere = bool(self.random_start or options.get("random_start", False))
+        """Give the source its generator and kind of start for one episode; return the options that are its own."""
+        self.source.start_anywhere, self._ignore_goal = ResetOptions.read(options, self.random_start)
         self.source.near_goal = self._ignore_goal
         self.source.np_random = rng
         cells = {
@@ -220,22 +222,26 @@ class MujocoMaze(gym.Env[np.ndarray, np.ndarray], EzPickle):
                 )
 
     def _camera(self) -> dict[str, Any]:
-        """The whole maze, from above its lower side: the source's camera for the ant stands inside a wall."""
+        """Show the whole maze, from above its lower side: the source's camera for the ant stands inside a wall."""
         maze = self.source.maze
         extent = max(maze.map_length, maze.map_width) * maze.maze_size_scaling
         return {"distance": 1.4 * extent, "azimuth": 90.0, "elevation": -70.0, "lookat": np.zeros(3)}
 
-    @staticmethod
-    def _flat(observation: dict[str, np.ndarray]) -> np.ndarray:
-        return np.concatenate([observation["observation"], observation["achieved_goal"], observation["desired_goal"]])
-
 
 class MujocoMazeVectorEnv(BatchedEnv):
-    """``num_envs`` copies of a :class:`MujocoMaze` that share one compiled model and MuJoCo's time among threads.
+    """``num_envs`` environments like a :class:`MujocoMaze`, with one compiled model for all, stepped by several threads.
 
     Args:
-        num_threads: by default as many as this process may use processors; the trajectories don't depend on it. The other
-            arguments are as in :class:`MujocoMaze` and :class:`envs.vector.BatchedEnv`.
+        num_envs: number of environments.
+        maze_map: as in :class:`MujocoMaze`; all environments have the same map.
+        random_start: as in :class:`MujocoMaze`.
+        max_episode_steps: time limit of an episode in steps, ``None`` for none.
+        render_mode: ``None`` or ``"rgb_array"``.
+        autoreset_mode: see :class:`envs.vector.BatchedEnv`.
+        position_noise_range: as in :class:`MujocoMaze`.
+        goal_radius: as in :class:`MujocoMaze`.
+        num_threads: number of threads; ``None`` for as many as this process may use processors. The trajectories don't depend
+            on it.
     """
 
     maze_class: ClassVar[type[MujocoMaze]]
@@ -243,36 +249,32 @@ class MujocoMazeVectorEnv(BatchedEnv):
 
     def __init__(
         self,
-        num_envs: int,
-        maze_map: MazeMap,
-        random_start: bool,
-        max_episode_steps: int | None,
-        render_mode: str | None,
-        autoreset_mode: AutoresetMode | str,
-        position_noise_range: float,
-        goal_radius: float,
-        num_threads: int | None,
+        num_envs: int = 1,
+        maze_map: MazeMap | None = None,
+        random_start: bool = False,
+        max_episode_steps: int | None = None,
+        render_mode: str | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        position_noise_range: float = 0.25,
+        goal_radius: float = 0.45,
+        num_threads: int | None = None,
     ) -> None:
         if num_threads is not None and num_threads < 1:
             raise ValueError(f"num_threads must be at least 1 or None, got {num_threads}.")
-        # One single environment for all copies: it owns the model, draws their episodes and renders them.
+        # One single environment for all n: it owns the model, samples their episodes and renders them.
         self._maze = self.maze_class(maze_map, random_start, render_mode, position_noise_range, goal_radius)
-        super().__init__(
-            num_envs,
-            self._maze.observation_space,
-            self._maze.action_space,
-            self._maze.metadata,
-            max_episode_steps,
-            render_mode,
-            autoreset_mode,
-        )
+        super().__init__(num_envs, self._maze, max_episode_steps, autoreset_mode)
         self.position_indices, self.maze = self._maze.position_indices, self._maze.maze
         self._num_threads = min(num_threads or _processors(), num_envs)
         self._goals = np.zeros((num_envs, 2))
-        self._ignore_goal = np.zeros(num_envs, dtype=bool)
+        self._allocate()
         self._connect()
 
-    # --- what a subclass says
+    # --- what a subclass defines
+
+    @abstractmethod
+    def _allocate(self) -> None:
+        """Make the arrays that hold the environments' states."""
 
     @abstractmethod
     def _connect(self) -> None:
@@ -280,34 +282,32 @@ class MujocoMazeVectorEnv(BatchedEnv):
 
     @abstractmethod
     def _place(self, index: int, position: np.ndarray) -> None:
-        """Put copy ``index`` at ``position`` (x, y), as the single environment's reset does."""
+        """Put environment ``index`` at ``position`` (x, y), as the single environment's reset does."""
 
     @abstractmethod
     def _simulate(self, actions: np.ndarray, active: np.ndarray | None) -> None:
-        """One step of the physics of all copies, or at least of those in ``active``."""
+        """Step the physics of all environments, or at least of those in ``active``."""
 
     @abstractmethod
-    def _qpos_qvel(self, index: int) -> tuple[np.ndarray, np.ndarray]: ...
+    def _qpos_qvel(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return MuJoCo's position and velocity of environment ``index``."""
 
     # --- the rest
 
-    def _begin(self, copies: np.ndarray, options: dict[str, Any]) -> None:
-        self._ignore_goal[copies] = bool(options.get("ignore_goal", False))
-        for index in copies.tolist():  # each copy draws from a generator of its own, like the single environment
-            self._goals[index], start = self._maze.draw_episode(self._rng(index), options)
+    def _begin(self, indices: np.ndarray, options: dict[str, Any]) -> None:
+        for index in indices.tolist():  # one by one, because each samples from its own generator
+            self._goals[index], start = self._maze.sample_episode(self._rng(index), options)
             self._place(index, start)
 
     def _advance(self, actions: np.ndarray, active: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         self._simulate(actions, active)
         observations = self._observe()
         success = self._maze.reached(observations) & ~self._ignore_goal
-        rewards, terminated = self._maze.pay(observations, success)
+        rewards, terminated = self._maze.outcome(observations, success)
         return rewards, terminated, success.copy()
 
-    def render(self) -> tuple[np.ndarray, ...] | None:
-        if self.render_mode != "rgb_array":
-            return None
-        return tuple(self._maze.look_at(*self._qpos_qvel(index), self._goals[index]) for index in range(self.num_envs))
+    def _frame(self, index: int) -> Any:
+        return self._maze.render_state(*self._qpos_qvel(index), self._goals[index])
 
     def close_extras(self, **kwargs: Any) -> None:
         if "_maze" in self.__dict__:  # Gymnasium closes an environment whose constructor refused its arguments, too

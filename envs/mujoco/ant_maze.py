@@ -1,7 +1,4 @@
-"""A four-legged ant in a maze, paid at the goal: ``AntMaze`` and its vectorised twin ``AntMazeVectorEnv``.
-
-n copies of the twin give bit for bit the trajectories of n single environments under the same seeds and actions.
-"""
+"""A four-legged ant in a maze with a reward at the goal: ``AntMaze`` and its vectorised form ``AntMazeVectorEnv``."""
 
 from __future__ import annotations
 
@@ -11,11 +8,11 @@ from typing import Any
 import mujoco
 import numpy as np
 from gymnasium.envs.mujoco.ant_v5 import AntEnv
-from gymnasium.vector import AutoresetMode
 from gymnasium_robotics.envs.maze.ant_maze_v5 import AntMazeEnv
 
-from envs.maze_maps import WALL, find_cells
-from envs.mujoco_maze import MazeMap, MujocoMaze, MujocoMazeVectorEnv, RandomStarts
+from envs.maps import find_cells
+from envs.mujoco.maze_maps import WALL
+from envs.mujoco.mujoco_maze import MazeMap, MujocoMaze, MujocoMazeVectorEnv, _RandomStarts
 
 HEIGHTS = (0.35, 1.0)  # m; a torso at or beyond them has fallen (or been flung up)
 # Up to here it is a tenth quicker to try each wall than to search MuJoCo's tree of them; the contacts are the same, in the
@@ -24,7 +21,7 @@ FEW_WALLS = 50
 _INTEGRATION = mujoco.mjtState.mjSTATE_INTEGRATION  # all that the next step depends on
 
 
-class _Source(RandomStarts, AntMazeEnv):
+class _Source(_RandomStarts, AntMazeEnv):
     pass
 
 
@@ -32,25 +29,30 @@ class AntMaze(MujocoMaze):
     """Gymnasium-Robotics' AntMaze on IRPO's maps: reward 1 and the end of the episode at the goal, -1 and the end on a fall,
     0 otherwise.
 
-    A fall is a torso height outside (0.35, 1.0) m; at the goal it takes back the 1, as in the authors' program, and
-    ``is_success`` still says that the goal was reached.
+    A fall is a torso height outside (0.35, 1.0) m; at the goal it cancels the 1, as in IRPO's program, and ``is_success`` is
+    still true.
 
     Observation: float64 ``[109]``: the source's 105 (torso height and orientation, joint angles, 14 velocities, 78 external
     forces clipped to [-1, 1]), then position and goal, m. Action: float32 ``[8]`` in [-1, 1], the joints' torques. A cell is
-    4 m wide. ``reset`` takes the options of :class:`envs.point_maze.PointMaze`; a fall ends a walk with ``ignore_goal`` too.
+    4 m wide. ``reset`` takes the options of :class:`envs.mujoco.point_maze.PointMaze`; a fall ends an episode with
+    ``ignore_goal`` too.
     Source: Cho & Tran, arXiv 2601.21391.
 
     Args:
-        maze_map, random_start, render_mode, position_noise_range, goal_radius: as in
-            :class:`envs.mujoco_maze.MujocoMaze`.
+        maze_map: a name in ``envs.mujoco.maze_maps.MAZE_MAPS`` or a map of your own; ``None`` for ``"AntMaze0"``.
+        random_start: start every episode on a free cell, sampled uniformly, out of reach of the goal, instead of on ``r``.
+        render_mode: ``None`` or ``"rgb_array"``.
+        position_noise_range: start and goal lie up to this far from their cells' centres, along each axis, in cells.
+        goal_radius: distance at which the goal is reached, m; IRPO's program uses 0.8 instead of the source's 0.45.
     """
 
     source_class = _Source
+    default_map = "AntMaze0"
     position_indices = (105, 106)
 
     def __init__(
         self,
-        maze_map: MazeMap = "AntMaze0",
+        maze_map: MazeMap | None = None,
         random_start: bool = False,
         render_mode: str | None = None,
         position_noise_range: float = 0.25,
@@ -64,48 +66,34 @@ class AntMaze(MujocoMaze):
     def body(self) -> AntEnv:
         return self.source.ant_env
 
-    def pay(self, observations: np.ndarray, success: Any) -> tuple[Any, Any]:
+    def outcome(self, observations: np.ndarray, success: Any) -> tuple[Any, Any]:
         height = observations[..., 0]
         fallen = ~((height > HEIGHTS[0]) & (height < HEIGHTS[1]))
         return success.astype(np.float64) - fallen, success | fallen
 
 
 class AntMazeVectorEnv(MujocoMazeVectorEnv):
-    """``num_envs`` copies of :class:`AntMaze` under a time limit, each with simulation data of its own, shared out among
-    threads.
+    """``num_envs`` environments like :class:`AntMaze` under a time limit, each with its own simulation data, stepped by
+    several threads.
 
     Args:
-        num_threads: see :class:`envs.mujoco_maze.MujocoMazeVectorEnv`; the others are as in :class:`AntMaze` and
-            :class:`envs.vector.BatchedEnv`.
+        num_envs: number of environments.
+        maze_map: as in :class:`AntMaze`; all environments have the same map.
+        random_start: as in :class:`AntMaze`.
+        max_episode_steps: time limit of an episode in steps, ``None`` for none.
+        render_mode: ``None`` or ``"rgb_array"``.
+        autoreset_mode: see :class:`envs.vector.BatchedEnv`.
+        position_noise_range: as in :class:`AntMaze`.
+        goal_radius: as in :class:`AntMaze`.
+        num_threads: number of threads; ``None`` for as many as this process may use processors. The trajectories don't depend
+            on it.
     """
 
     maze_class = AntMaze
     _connected = ("_pool", "_datas", "_views")
 
-    def __init__(
-        self,
-        num_envs: int = 1,
-        maze_map: MazeMap = "AntMaze0",
-        random_start: bool = False,
-        max_episode_steps: int | None = None,
-        render_mode: str | None = None,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
-        position_noise_range: float = 0.25,
-        goal_radius: float = 0.45,
-        num_threads: int | None = None,
-    ) -> None:
-        super().__init__(
-            num_envs,
-            maze_map,
-            random_start,
-            max_episode_steps,
-            render_mode,
-            autoreset_mode,
-            position_noise_range,
-            goal_radius,
-            num_threads,
-        )
-        self._observations = np.zeros((num_envs, 109))
+    def _allocate(self) -> None:
+        self._observations = np.zeros((self.num_envs, 109))
 
     def _connect(self) -> None:
         model = self._maze.body.model
@@ -125,15 +113,15 @@ class AntMazeVectorEnv(MujocoMazeVectorEnv):
         self._observations[index, -2:] = self._goals[index]
 
     def _simulate(self, actions: np.ndarray, active: np.ndarray | None) -> None:
-        copies = np.flatnonzero(self._everyone if active is None else active).tolist()
-        count = min(4 * self._num_threads, len(copies))  # pieces enough for an even load
-        pieces = [copies[k::count] for k in range(count)]
+        indices = np.flatnonzero(self._all if active is None else active).tolist()
+        count = min(4 * self._num_threads, len(indices))  # pieces enough for an even load
+        pieces = [indices[k::count] for k in range(count)]
         list(self._pool.map(self._simulate_piece, pieces, [actions] * count))  # list: an exception in a piece shows here
 
-    def _simulate_piece(self, copies: list[int], actions: np.ndarray) -> None:
+    def _simulate_piece(self, indices: list[int], actions: np.ndarray) -> None:
         body = self._maze.body
         model, frame_skip = body.model, body.frame_skip
-        for index in copies:  # a loop, because MuJoCo steps one MjData at a time; it lets the other threads run meanwhile
+        for index in indices:  # a loop, because MuJoCo steps one MjData at a time; it lets the other threads run meanwhile
             data = self._datas[index]
             self._views[index][0][:] = actions[index]
             mujoco.mj_step(model, data, nstep=frame_skip)
@@ -148,8 +136,8 @@ class AntMazeVectorEnv(MujocoMazeVectorEnv):
         np.clip(forces, -1.0, 1.0, out=row[27:105])
         row[105:107] = qpos[:2]
 
-    def _observe(self, copies: np.ndarray | slice = slice(None)) -> np.ndarray:
-        return self._observations[copies].copy()
+    def _observe(self, indices: np.ndarray | slice = slice(None)) -> np.ndarray:
+        return self._observations[indices].copy()
 
     def _qpos_qvel(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         return self._views[index][1], self._views[index][2]

@@ -1,7 +1,7 @@
-"""Meta-World's 50 manipulation tasks, paid once on success: ``MetaWorldTask``.
+"""Meta-World's 50 manipulation tasks with a reward of 1 at the first success: ``MetaWorldTask``.
 
-The simulation, the goals and what counts as success are Meta-World's own (version 3); here are the 0/1 reward, the seeding,
-and the goals as plain numbers: a goal is a ``rand_vec``, Meta-World's word for the 3 or 6 numbers that place a task's
+The simulation, the goals and what counts as success are Meta-World's own (version 3); the 0/1 reward, the seeding, and the
+goals as plain numbers are added here. A goal is a ``rand_vec``, Meta-World's word for the 3 or 6 numbers that place a task's
 object and goal.
 """
 
@@ -21,13 +21,14 @@ from gymnasium.utils import EzPickle
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.types import Task
 
-from envs.action_checks import check_action, check_render_mode, did_you_mean
+from envs.action_checks import check_action, check_integer, check_render_mode, did_you_mean
 from envs.catalogue import METAWORLD_TASKS
-from envs.meta_world_observation import with_lean_observation
+from envs.meta_world.fast_observation import with_fast_observation
 
 RENDER_MODES = ("human", "rgb_array", "depth_array")
 BOUND = 10.0  # metres; an object in reach is within one
-N_GOALS = 50  # a task has in Meta-World's benchmarks
+N_GOALS = 50  # of each task in Meta-World's benchmarks
+MAX_SEED = 2**32 - 2  # one below NumPy's largest, because test goals take the next seed
 
 
 class MetaWorldTask(gym.Env[np.ndarray, np.ndarray], EzPickle):
@@ -49,13 +50,15 @@ class MetaWorldTask(gym.Env[np.ndarray, np.ndarray], EzPickle):
     Args:
         task_name: one of ``envs.catalogue.METAWORLD_TASKS``, ``"reach"`` for instance.
         goal_observable: show the goal in the observation's last three entries.
-        task_seed: what the task is drawn from, once.
-        resample_task: draw a new task at every reset instead, from the environment's own generator (``reset(seed=…)``).
-        rand_vec: the task itself, as 3 or 6 numbers; ``env.unwrapped.rand_vec`` tells them. Excludes the other two.
+        task_seed: seed from which the task is sampled, once.
+        resample_task: sample a new task at every reset instead, from the environment's own generator (``reset(seed=…)``).
+        rand_vec: the task itself, as 3 or 6 numbers; read those of a task from ``env.unwrapped.rand_vec``. Excludes
+            ``task_seed`` and ``resample_task``.
         render_mode: ``None``, ``"rgb_array"``, ``"depth_array"`` or ``"human"``.
         camera_name: Meta-World's ``topview``, ``corner``, ``corner2`` … (the corner views are upside down in Meta-World
             itself), or ``None`` for the free camera, which is upright.
-        width, height: of a frame, in pixels.
+        width: of a frame, in pixels.
+        height: of a frame, in pixels.
 
     Raises:
         ValueError: for a name or a ``rand_vec`` that Meta-World does not have.
@@ -83,7 +86,7 @@ class MetaWorldTask(gym.Env[np.ndarray, np.ndarray], EzPickle):
         height: int = 480,
     ) -> None:
         check_task_name(task_name)
-        check_seed("task_seed", task_seed)
+        check_integer("task_seed", task_seed, 0, MAX_SEED)
         check_render_mode(render_mode, RENDER_MODES)
         if rand_vec is not None and (resample_task or task_seed != 0):
             raise ValueError(
@@ -104,7 +107,7 @@ class MetaWorldTask(gym.Env[np.ndarray, np.ndarray], EzPickle):
         if rand_vec is not None:
             self._set_rand_vec(_check_rand_vec(self.source, rand_vec))
         elif not resample_task:
-            self._set_rand_vec(_draw_rand_vec(self.source, np.random.RandomState(task_seed)))
+            self._set_rand_vec(_sample_rand_vec(self.source, np.random.RandomState(task_seed)))
 
         space = self.source.observation_space
         low, high = np.maximum(space.low, -BOUND), np.minimum(space.high, BOUND)
@@ -121,15 +124,15 @@ class MetaWorldTask(gym.Env[np.ndarray, np.ndarray], EzPickle):
 
     @rand_vec.setter
     def rand_vec(self, rand_vec: Sequence[float]) -> None:
-        """Another task, from the next reset on."""
+        """Set another task, from the next reset on."""
         if self.resample_task:
-            raise ValueError("An environment with resample_task=True draws its tasks; leave that out to set rand_vec.")
+            raise ValueError("An environment with resample_task=True samples its tasks; leave that out to set rand_vec.")
         self._set_rand_vec(_check_rand_vec(self.source, rand_vec))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         if self.resample_task:
-            self._set_rand_vec(_draw_rand_vec(self.source, self.np_random))
+            self._set_rand_vec(_sample_rand_vec(self.source, self.np_random))
         observation, info = self.source.reset()
         self._succeeded = False
         return self._clip(observation), {**info, "is_success": False}
@@ -164,7 +167,7 @@ class MetaWorldTask(gym.Env[np.ndarray, np.ndarray], EzPickle):
 
 
 def check_task_name(task_name: str) -> None:
-    """Refuse what is not in ``METAWORLD_TASKS``, with the names that come closest."""
+    """Raise a ValueError with the closest names unless ``task_name`` is in ``METAWORLD_TASKS``."""
     if task_name not in METAWORLD_TASKS:
         hint = did_you_mean(
             str(task_name).removesuffix("-v3"), METAWORLD_TASKS, f"Meta-World has {', '.join(METAWORLD_TASKS)}."
@@ -172,14 +175,9 @@ def check_task_name(task_name: str) -> None:
         raise ValueError(f"Unknown Meta-World task {task_name!r}. {hint}")
 
 
-def check_seed(name: str, seed: int) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32 - 1:
-        raise ValueError(f"{name} must be an integer in [0, 2**32 - 1), got {seed!r}.")
-
-
 @lru_cache(maxsize=16)
 def benchmark_rand_vecs(task_names: tuple[str, ...], seed: int) -> tuple[tuple[tuple[float, ...], ...], ...]:
-    """The goals that Meta-World's benchmark classes give these tasks: for each name ``N_GOALS`` rand_vecs.
+    """Return the goals that Meta-World's benchmark classes give these tasks: for each name ``N_GOALS`` rand_vecs.
 
     Equal to those inside ``metaworld.ML1(…, seed=seed)`` and its like, whose tasks share one generator in order, but
     without simulating anything and without touching NumPy's global generator. About 0.2 s for each name, once.
@@ -188,21 +186,21 @@ def benchmark_rand_vecs(task_names: tuple[str, ...], seed: int) -> tuple[tuple[t
     goals = []
     for name in task_names:
         source = _make_source(name)
-        goals.append(tuple(tuple(_draw_rand_vec(source, rng).tolist()) for _ in range(N_GOALS)))
+        goals.append(tuple(tuple(_sample_rand_vec(source, rng).tolist()) for _ in range(N_GOALS)))
         source.close()
     return tuple(goals)
 
 
 def _make_source(task_name: str, **kwargs: Any) -> Any:
     environment: Any = ALL_V3_ENVIRONMENTS[f"{task_name}-v3"]
-    source = with_lean_observation(environment)(**kwargs)
-    source._set_task_called = True  # its goal is drawn or given before it is used
+    source = with_fast_observation(environment)(**kwargs)
+    source._set_task_called = True  # its goal is sampled or given before it is used
     return source
 
 
 @contextmanager
 def _standing_still(source: Any) -> Iterator[None]:
-    """Make ``reset_model`` cheap: the 50 steps that settle the hand don't bear on the goal that is drawn."""
+    """Make ``reset_model`` cheap: the 50 steps that settle the hand do not change the goal that is sampled."""
     source.do_simulation = lambda ctrl, n_frames: None
     try:
         yield
@@ -210,13 +208,13 @@ def _standing_still(source: Any) -> Iterator[None]:
         del source.do_simulation
 
 
-def _draw_rand_vec(source: Any, rng: np.random.Generator | np.random.RandomState) -> np.ndarray:
-    """A goal from Meta-World's own distribution, its rejections included."""
+def _sample_rand_vec(source: Any, rng: np.random.Generator | np.random.RandomState) -> np.ndarray:
+    """Return a goal from Meta-World's own distribution, its rejections included."""
     source._freeze_rand_vec, source.seeded_rand_vec = False, True
     source.np_random = rng
     with _standing_still(source):
         source.reset_model()
-        source.reset_model()  # Meta-World's reset() does it twice, so that its goals are every second draw
+        source.reset_model()  # Meta-World's reset() does it twice, so that its goals are every second sample
     return np.array(source._last_rand_vec, dtype=np.float64)
 
 

@@ -1,23 +1,19 @@
-"""A force-driven ball in a maze, paid at the goal: ``PointMaze`` and its vectorised twin ``PointMazeVectorEnv``.
-
-n copies of the twin give bit for bit the trajectories of n single environments under the same seeds and actions.
-"""
+"""A force-driven ball in a maze with a reward at the goal: ``PointMaze`` and its vectorised form ``PointMazeVectorEnv``."""
 
 from __future__ import annotations
 
 import mujoco
 import numpy as np
-from gymnasium.vector import AutoresetMode
 from gymnasium_robotics.envs.maze.point import PointEnv
 from gymnasium_robotics.envs.maze.point_maze import PointMazeEnv
 from mujoco.rollout import Rollout
 
-from envs.mujoco_maze import MazeMap, MujocoMaze, MujocoMazeVectorEnv, RandomStarts
+from envs.mujoco.mujoco_maze import MazeMap, MujocoMaze, MujocoMazeVectorEnv, _RandomStarts
 
 MAX_SPEED = 5.0  # the source clips the ball's velocity to it before every step
 
 
-class _Source(RandomStarts, PointMazeEnv):
+class _Source(_RandomStarts, PointMazeEnv):
     pass
 
 
@@ -26,16 +22,20 @@ class PointMaze(MujocoMaze):
 
     Observation: float64 ``[8]``: position, velocity, position again (the source's ``achieved_goal``), goal; m and m/s.
     Action: float32 ``[2]`` in [-1, 1] (clipped), the force along x and y. A cell is 1 m wide.
-    ``reset(options={"random_start": True, "ignore_goal": True})``: start anywhere, and let the goal neither pay nor end this
-    one episode; the source's ``goal_cell`` and ``reset_cell``, a (row, column) each, work too.
+    ``reset`` takes :class:`envs.reset_options.ResetOptions` and the source's ``goal_cell`` and ``reset_cell``, a (row, column)
+    each.
     Source: Cho & Tran, arXiv 2601.21391.
 
     Unlike the source's, MuJoCo's constraint solver begins every step afresh instead of from the last step's forces, so
-    that a step depends on the state alone, as in the twin; the two differ by round-off (some 1e-14 a step in contact).
+    that a step depends on the state alone, as in the vectorised form; source and this differ by round-off (some 1e-14 a step
+    in contact).
 
     Args:
-        maze_map, random_start, render_mode, position_noise_range, goal_radius: as in
-            :class:`envs.mujoco_maze.MujocoMaze`.
+        maze_map: a name in ``envs.mujoco.maze_maps.MAZE_MAPS`` or a map of your own; ``None`` for ``"PointMaze0"``.
+        random_start: start every episode on a free cell, sampled uniformly, out of reach of the goal, instead of on ``r``.
+        render_mode: ``None`` or ``"rgb_array"``.
+        position_noise_range: start and goal lie up to this far from their cells' centres, along each axis, in cells.
+        goal_radius: distance at which the goal is reached, m; IRPO's program uses 0.8 instead of the source's 0.45.
 
     >>> import gymnasium as gym, envs
     >>> env = gym.make("sparse/PointMaze0-v0", maze_map=["11111", "1r0g1", "11111"])
@@ -45,11 +45,12 @@ class PointMaze(MujocoMaze):
     """
 
     source_class = _Source
+    default_map = "PointMaze0"
     position_indices = (4, 5)
 
     def __init__(
         self,
-        maze_map: MazeMap = "PointMaze0",
+        maze_map: MazeMap | None = None,
         random_start: bool = False,
         render_mode: str | None = None,
         position_noise_range: float = 0.25,
@@ -64,42 +65,28 @@ class PointMaze(MujocoMaze):
 
 
 class PointMazeVectorEnv(MujocoMazeVectorEnv):
-    """``num_envs`` copies of :class:`PointMaze` under a time limit, stepped at once by ``mujoco.rollout``.
+    """``num_envs`` environments like :class:`PointMaze` under a time limit, stepped together by ``mujoco.rollout``.
 
     Args:
-        num_threads: see :class:`envs.mujoco_maze.MujocoMazeVectorEnv`; the others are as in :class:`PointMaze` and
-            :class:`envs.vector.BatchedEnv`.
+        num_envs: number of environments.
+        maze_map: as in :class:`PointMaze`; all environments have the same map.
+        random_start: as in :class:`PointMaze`.
+        max_episode_steps: time limit of an episode in steps, ``None`` for none.
+        render_mode: ``None`` or ``"rgb_array"``.
+        autoreset_mode: see :class:`envs.vector.BatchedEnv`.
+        position_noise_range: as in :class:`PointMaze`.
+        goal_radius: as in :class:`PointMaze`.
+        num_threads: number of threads; ``None`` for as many as this process may use processors. The trajectories don't depend
+            on it.
     """
 
     maze_class = PointMaze
     _connected = ("_pool", "_models", "_datas")
 
-    def __init__(
-        self,
-        num_envs: int = 1,
-        maze_map: MazeMap = "PointMaze0",
-        random_start: bool = False,
-        max_episode_steps: int | None = None,
-        render_mode: str | None = None,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
-        position_noise_range: float = 0.25,
-        goal_radius: float = 0.45,
-        num_threads: int | None = None,
-    ) -> None:
-        super().__init__(
-            num_envs,
-            maze_map,
-            random_start,
-            max_episode_steps,
-            render_mode,
-            autoreset_mode,
-            position_noise_range,
-            goal_radius,
-            num_threads,
-        )
+    def _allocate(self) -> None:
         # MuJoCo's mjSTATE_FULLPHYSICS of this model: time, position, velocity. Two buffers, which a step exchanges.
-        self._states, self._next_states = np.zeros((num_envs, 5)), np.zeros((num_envs, 1, 5))
-        self._controls = np.zeros((num_envs, 1, 2))
+        self._states, self._next_states = np.zeros((self.num_envs, 5)), np.zeros((self.num_envs, 1, 5))
+        self._controls = np.zeros((self.num_envs, 1, 2))
 
     def _connect(self) -> None:
         model = self._maze.body.model
@@ -127,9 +114,9 @@ class PointMazeVectorEnv(MujocoMazeVectorEnv):
         )
         self._states, self._next_states = self._next_states[:, 0], self._states[:, None]
 
-    def _observe(self, copies: np.ndarray | slice = slice(None)) -> np.ndarray:
-        states = self._states[copies]
-        return np.concatenate([states[:, 1:], states[:, 1:3], self._goals[copies]], axis=1)
+    def _observe(self, indices: np.ndarray | slice = slice(None)) -> np.ndarray:
+        states = self._states[indices]
+        return np.concatenate([states[:, 1:], states[:, 1:3], self._goals[indices]], axis=1)
 
     def _qpos_qvel(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         return self._states[index, 1:3], self._states[index, 3:]

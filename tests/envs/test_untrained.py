@@ -20,7 +20,7 @@ POINT_LADDER = [f"sparse/PointLadder{i}-v0" for i in range(1, 7)]
 # --- the table
 
 
-def test_every_task_that_knows_success_has_a_row():
+def test_every_task_that_reports_success_has_a_row():
     assert list(TABLE) == [env_id for env_id in IDS if not env_id.startswith("delayed/")]
     assert {env_id for env_id, row in TABLE.items() if row.exact} == {*EXACT, *GRID_LADDER}
 
@@ -105,7 +105,7 @@ def test_a_measurement_that_stopped_goes_on_to_the_same_result(env_id):
 
 
 def test_an_episode_of_the_vector_form_is_counted_once():
-    """Copies that are done early are reset and play on, which counts for nothing."""
+    """Environments that are done early are reset and play on; those episodes do not count."""
     sampler = Sampler("sparse/PointGoal-v0", 0)
     played = sum(sampler.play(first) for first in (0, 1000))
     assert 0 < played < 400
@@ -141,4 +141,4 @@ def test_the_command_measures_what_matches_and_leaves_the_rest(tmp_path, capsys)
     before = read_table(path)
     assert untrained.main(["sparse/DeepSea-v0", *arguments]) == 0
     assert read_table(path) == before | {"sparse/DeepSea-v0": read_table(path)["sparse/DeepSea-v0"]}
-    assert untrained.main(["delayed/*", *arguments]) == 2 and "No task that knows success" in capsys.readouterr().err
+    assert untrained.main(["delayed/*", *arguments]) == 2 and "No task that reports success" in capsys.readouterr().err

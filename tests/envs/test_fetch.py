@@ -117,7 +117,7 @@ def test_a_random_start_is_anywhere_in_the_box_of_goals_but_not_at_the_goal(as_o
 
 
 @pytest.mark.parametrize(("name", "policy"), [("sparse/FetchReach-v0", reach), ("sparse/FetchPush-v0", push)])
-def test_an_ignored_goal_neither_pays_nor_ends_the_episode(name, policy):
+def test_an_ignored_goal_neither_gives_a_reward_nor_ends_the_episode(name, policy):
     env = gym.make(name)
     length = len(play(env, policy, 1))
     observation, _ = env.reset(seed=1, options={"ignore_goal": True})

@@ -1,7 +1,7 @@
 """The maps of the MuJoCo mazes: ``1`` wall, ``0`` free, ``r`` start, ``g`` goal, ``c`` start or goal.
 
-The letters are Gymnasium-Robotics'. What is here: ``MAZE_MAPS`` (name → rows; IRPO's, arXiv 2601.21391, and a ladder
-of rarer and rarer success) and ``parse_maze_map``, which checks a map.
+The letters are those of Gymnasium-Robotics. ``MAZE_MAPS`` holds the maps by name: those of IRPO (arXiv 2601.21391) and a
+ladder of rarer and rarer success. :func:`parse_maze_map` checks a map.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from envs.action_checks import did_you_mean
+from envs.maps import check_reachable, check_rows, find_cells, named_or_given
 
 MAZE_MAPS: dict[str, tuple[str, ...]] = {
     "PointMaze0": (
@@ -123,15 +126,13 @@ MAZE_MAPS: dict[str, tuple[str, ...]] = {
     ),
 }
 
-Cell = tuple[int, int]  # (row, column), as in Gymnasium-Robotics
-
 WALL, FREE, START, GOAL, EITHER = 1, 0, "r", "g", "c"
 _CELLS: dict[Any, int | str] = {1: WALL, 0: FREE, "1": WALL, "0": FREE, "r": START, "g": GOAL, "c": EITHER}
-_HELP = "1 (wall), 0 (free), 'r' (start), 'g' (goal), 'c' (start or goal)"
+_LEGEND = "1 (wall), 0 (free), 'r' (start), 'g' (goal), 'c' (start or goal)"
 
 
 def parse_maze_map(maze_map: str | Sequence[Sequence[int | str]]) -> list[list[int | str]]:
-    """Gymnasium-Robotics' form of a map, checked.
+    """Return a map in Gymnasium-Robotics' form, checked.
 
     Args:
         maze_map: a name in ``MAZE_MAPS``; rows, each a string or a sequence of cells; or one string with line breaks.
@@ -152,45 +153,21 @@ def parse_maze_map(maze_map: str | Sequence[Sequence[int | str]]) -> list[list[i
         raise ValueError(
             f"The only start is the only goal: 'c' at row {row}, column {column}; mark another cell 'r', 'g' or 'c'."
         )
-    for start in starts:
-        reached = _reachable(cells, start)
-        for row, column in goals:
-            if (row, column) not in reached:
-                raise ValueError(
-                    f"The goal {cells[row][column]!r} at row {row}, column {column} cannot be reached from the start "
-                    f"{cells[start[0]][start[1]]!r} at row {start[0]}, column {start[1]}; open a path of 0s between them."
-                )
+    check_reachable(cells, np.array([[cell == WALL for cell in row] for row in cells]), starts, goals)
     return cells
 
 
-def find_cells(cells: Sequence[Sequence[int | str]], *kinds: int | str) -> list[Cell]:
-    """The (row, column) of every cell of the given kinds, row by row."""
-    return [(number, column) for number, row in enumerate(cells) for column, cell in enumerate(row) if cell in kinds]
-
-
 def _cells(maze_map: Any) -> list[list[int | str]]:
-    if isinstance(maze_map, str):
-        if maze_map in MAZE_MAPS:
-            maze_map = MAZE_MAPS[maze_map]
-        elif "\n" in maze_map:
-            maze_map = maze_map.strip("\n").split("\n")
-        else:
-            hint = did_you_mean(maze_map, MAZE_MAPS, f"There are {', '.join(MAZE_MAPS)}.")
-            raise ValueError(f"Unknown maze_map {maze_map!r}. {hint} A map of one's own is a list of rows of {_HELP}.")
     try:
-        rows = [list(row) for row in maze_map]
+        rows = [list(row) for row in named_or_given(maze_map, MAZE_MAPS)]
+    except KeyError:
+        hint = did_you_mean(maze_map, MAZE_MAPS, f"There are {', '.join(MAZE_MAPS)}.")
+        raise ValueError(f"Unknown maze_map {maze_map!r}. {hint} A map of your own is a list of rows of {_LEGEND}.") from None
     except TypeError:
         rows = []
     if not rows or not rows[0]:
-        raise ValueError(f"A maze map is a non-empty list of rows of {_HELP}; got {maze_map!r}.")
-    for number, row in enumerate(rows):
-        if len(row) != len(rows[0]):
-            raise ValueError(
-                f"Every row of a maze map has the same length: row 0 has {len(rows[0])} cells, row {number} has {len(row)}."
-            )
-        for column, cell in enumerate(row):
-            if cell not in list(_CELLS):  # a list, because a cell may be anything, unhashable too
-                raise ValueError(f"Unknown cell {cell!r} at row {number}, column {column}; use {_HELP}.")
+        raise ValueError(f"A maze map is a non-empty list of rows of {_LEGEND}; got {maze_map!r}.")
+    check_rows(rows, "maze map", "cell", list(_CELLS), _LEGEND)
     return [[_CELLS[cell] for cell in row] for row in rows]
 
 
@@ -202,15 +179,3 @@ def _check_border(cells: list[list[int | str]]) -> None:
                 f"The border of a maze map is wall; the cell at row {row}, column {column} is {cells[row][column]!r}. "
                 "Put 1s around the map."
             )
-
-
-def _reachable(cells: list[list[int | str]], start: Cell) -> set[Cell]:
-    """The free cells that a walk over sides (not corners) leads to; the border is known to be wall."""
-    reached, frontier = {start}, [start]
-    while frontier:
-        row, column = frontier.pop()
-        for neighbour in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)):
-            if neighbour not in reached and cells[neighbour[0]][neighbour[1]] != WALL:
-                reached.add(neighbour)
-                frontier.append(neighbour)
-    return reached

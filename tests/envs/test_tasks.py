@@ -115,12 +115,12 @@ NAMES = ["PointGoal", "ML1", "ML10"]
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("build", FAMILIES, ids=NAMES)
 def test_sampling_follows_the_generator_and_tasks_are_plain_data(build, split):
-    def draw(seed):
+    def sample(seed):
         rng = np.random.default_rng(seed)
         return [build(split).sample(rng) for _ in range(20)]
 
-    tasks = draw(0)
-    assert tasks == draw(0) != draw(1)
+    tasks = sample(0)
+    assert tasks == sample(0) != sample(1)
     assert len(set(tasks)) > 10  # they hash
     for task in tasks:
         assert type(task)(**json.loads(json.dumps(dataclasses.asdict(task)))) == task
@@ -146,7 +146,7 @@ def test_a_familys_environments_have_its_spaces_and_the_registered_horizon(build
         np.testing.assert_array_equal(family.make(task).reset(seed=1)[0], start)  # the task is all that counts
 
 
-def test_drawing_goals_leaves_numpys_global_generator_alone():
+def test_sampling_goals_leaves_numpys_global_generator_alone():
     np.random.seed(0)
     first = MetaWorldML1("soccer", seed=11).tasks
     assert np.random.random() == np.random.RandomState(0).random()

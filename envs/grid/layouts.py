@@ -1,7 +1,7 @@
-"""The grid maps: ``#`` wall, space free, ``S`` start, ``G`` goal; IRPO's (arXiv 2601.21391) and a ladder of rarer and rarer
-success.
+"""The maps of the grid mazes: ``#`` wall, space free, ``S`` start, ``G`` goal.
 
-What is here: ``GRID_LAYOUTS`` (name → rows) and ``GridLayout``, which checks a map and turns it into lookup tables.
+``GRID_LAYOUTS`` holds them by name: those of IRPO (arXiv 2601.21391) and a ladder of rarer and rarer success.
+:class:`GridLayout` checks a map and turns it into lookup tables.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from envs.maps import check_reachable, check_rows, find_cells, named_or_given, walk_tables
 
 GRID_LAYOUTS: dict[str, tuple[str, ...]] = {
     "FourRooms0": (
@@ -170,20 +172,20 @@ GRID_LAYOUTS: dict[str, tuple[str, ...]] = {
     ),
 }
 
-# Left, down, right, up: the order of Gymnasium's FrozenLake, as (column, row) steps.
-MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
+_LEGEND = "'#' (wall), ' ' (free), 'S', 'G'"
 
 
 @dataclass(frozen=True)
 class GridLayout:
     """A checked map as tables over its S free cells.
 
-    Attributes:
+    Args:
         walls: bool ``[rows, columns]``.
         cells: int ``[S, 2]``, (column, row) of each free cell, row by row.
         next_state: int ``[S, 4]``, the cell after each move; a move into a wall or off the map stays.
         observations: float32 ``[S, 4]``, (column, row, goal column, goal row).
-        start, goal: indices of the start and goal cells.
+        start: index of the start cell.
+        goal: index of the goal cell.
     """
 
     walls: np.ndarray
@@ -195,87 +197,43 @@ class GridLayout:
 
     @classmethod
     def parse(cls, layout: str | Sequence[str]) -> GridLayout:
-        """Build the tables from a name in ``GRID_LAYOUTS``, rows of characters, or one string with line breaks.
+        """Build the tables of a map.
+
+        Args:
+            layout: a name in ``GRID_LAYOUTS``, rows of characters, or one string with line breaks.
 
         Raises:
             ValueError: for an unknown name or a malformed map, naming the row and column.
         """
         rows = _rows(layout)
-        grid = np.array([list(row) for row in rows])
-        walls = grid == "#"
-        start_row, start_column = _find(rows, "S", "start")
-        goal_row, goal_column = _find(rows, "G", "goal")
+        walls = np.array([list(row) for row in rows]) == "#"
+        start_cell, goal_cell = _find(rows, "S", "start"), _find(rows, "G", "goal")
+        check_reachable(rows, walls, [start_cell], [goal_cell])
         cells, index, next_state = walk_tables(walls)
-        start, goal = int(index[start_row, start_column]), int(index[goal_row, goal_column])
-        if not _reachable(next_state, start)[goal]:
-            raise ValueError(
-                f"The goal 'G' at row {goal_row}, column {goal_column} cannot be reached from the start 'S' at "
-                f"row {start_row}, column {start_column}; open a path of spaces between them."
-            )
+        start, goal = int(index[start_cell]), int(index[goal_cell])
         observations = np.concatenate([cells, np.broadcast_to(cells[goal], cells.shape)], axis=1).astype(np.float32)
         return cls(walls, cells, next_state, observations, start, goal)
 
 
-def walk_tables(walls: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where one can be and where each move leads, for bool ``walls`` ``[rows, columns]`` with S free cells.
-
-    Returns:
-        cells: int ``[S, 2]``, (column, row) of each free cell, row by row.
-        index: int ``[rows, columns]``, each cell's place in ``cells``, -1 for walls.
-        next_state: int ``[S, 4]``, the cell after each move; a move into a wall or off the map stays.
-    """
-    cells = np.argwhere(~walls)[:, ::-1]
-    index = np.full(walls.shape, -1)
-    index[cells[:, 1], cells[:, 0]] = np.arange(len(cells))
-    targets = cells[:, None, :] + np.array(MOVES)
-    column, row = targets[..., 0], targets[..., 1]
-    inside = (0 <= column) & (column < walls.shape[1]) & (0 <= row) & (row < walls.shape[0])
-    target_index = np.where(inside, index[np.where(inside, row, 0), np.where(inside, column, 0)], -1)
-    return cells, index, np.where(target_index >= 0, target_index, np.arange(len(cells))[:, None])
-
-
 def _rows(layout: str | Sequence[str]) -> list[str]:
-    if isinstance(layout, str):
-        if layout in GRID_LAYOUTS:
-            layout = GRID_LAYOUTS[layout]
-        elif "\n" in layout:
-            layout = layout.strip("\n").split("\n")
-        else:
-            raise ValueError(
-                f"Unknown layout {layout!r}; expected one of {sorted(GRID_LAYOUTS)} or a map as a list of rows of "
-                "'#', ' ', one 'S' and one 'G'."
-            )
-    rows = list(layout)
+    try:
+        rows = list(named_or_given(layout, GRID_LAYOUTS))
+    except KeyError:
+        raise ValueError(
+            f"Unknown layout {layout!r}; expected one of {sorted(GRID_LAYOUTS)} or a map as a list of rows of "
+            "'#', ' ', one 'S' and one 'G'."
+        ) from None
     if not rows or not all(isinstance(row, str) for row in rows):
         raise ValueError(f"A layout is a non-empty list of strings, one for each row of the map; got {layout!r}.")
-    for number, row in enumerate(rows):
-        if len(row) != len(rows[0]):
-            raise ValueError(
-                f"Every row of a layout has the same length: row 0 has {len(rows[0])} characters, row {number} has {len(row)}."
-            )
-        for column, character in enumerate(row):
-            if character not in "# SG":
-                raise ValueError(
-                    f"Unknown character {character!r} at row {number}, column {column}; use '#' (wall), ' ' (free), 'S', 'G'."
-                )
+    check_rows(rows, "layout", "character", "# SG", _LEGEND)
     return rows
 
 
 def _find(rows: list[str], letter: str, name: str) -> tuple[int, int]:
-    places = [(number, column) for number, row in enumerate(rows) for column, cell in enumerate(row) if cell == letter]
+    places = find_cells(rows, letter)
     if len(places) != 1:
         where = ", ".join(f"row {number} column {column}" for number, column in places)
         raise ValueError(
             f"A layout has exactly one {name} {letter!r}; this one has {len(places)}" + (f": {where}." if where else ".")
         )
     return places[0]
-
-
-def _reachable(next_state: np.ndarray, start: int) -> np.ndarray:
-    reached = np.zeros(len(next_state), dtype=bool)
-    frontier = np.array([start])
-    while len(frontier):
-        reached[frontier] = True
-        frontier = np.unique(next_state[frontier])
-        frontier = frontier[~reached[frontier]]
-    return reached

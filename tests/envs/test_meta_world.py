@@ -1,4 +1,4 @@
-"""Meta-World: its own environments, paid once, with tasks that stay what they are; its own experts solve all fifty."""
+"""Meta-World: its own environments with one reward an episode and fixed tasks; its own experts solve all fifty."""
 
 from types import SimpleNamespace
 
@@ -12,7 +12,7 @@ from metaworld.sawyer_xyz_env import SawyerXYZEnv
 import envs  # noqa: F401 (registers sparse/…)
 from envs.catalogue import METAWORLD_TASKS
 from envs.meta_world import MetaWorldTask
-from envs.meta_world_observation import _LeanObservation
+from envs.meta_world.fast_observation import _FastObservation
 
 ACTIONS = np.random.default_rng(0).uniform(-1, 1, (80, 4)).astype(np.float32)
 # One with an object on the table, one that moves the model's bodies, one with two objects, one that steps MuJoCo at reset.
@@ -73,13 +73,13 @@ def test_what_the_gripper_touches_is_meta_worlds_own(name):
     source, expert = env.unwrapped.source, ENV_POLICY_MAP[f"{name}-v3"]()
     original = next(parent for parent in type(source).__mro__ if parent.__module__.startswith("metaworld.envs"))
     observation, _ = env.reset(seed=0)
-    told = []
+    touched = []
     for _ in range(70):
         observation = env.step(expert.get_action(observation).astype(np.float32))[0]
         for geom in (source._get_id_main_object(), *range(0, source.model.ngeom, 7)):
             assert source.touching_object(geom) == original.touching_object(source, geom)
-        told.append(source.touching_main_object)
-    assert 5 < sum(told) < 65
+        touched.append(source.touching_main_object)
+    assert 5 < sum(touched) < 65
 
 
 class Contacts(list):
@@ -92,18 +92,18 @@ class Contacts(list):
 def test_what_touches_with_both_pads_and_some_force_is_touched():
     """Whatever the contacts: those of a few geoms, of which 0 and 1 are the pads, with and without force."""
     rng, pads = np.random.default_rng(0), {"leftpad_geom": SimpleNamespace(id=0), "rightpad_geom": SimpleNamespace(id=1)}
-    told = []
+    touched = []
     for _ in range(300):
         geoms = rng.integers(0, 4, (6, 2))
         contacts = Contacts(SimpleNamespace(geom1=a, geom2=b, efc_address=i) for i, (a, b) in enumerate(geoms))
         world = SimpleNamespace(data=SimpleNamespace(contact=contacts, efc_force=rng.integers(0, 2, 6), geom=pads.get))
-        told.append(_LeanObservation.touching_object(world, 2))
-        assert told[-1] == SawyerXYZEnv.touching_object(world, 2)
-    assert 20 < sum(told) < 280
+        touched.append(_FastObservation.touching_object(world, 2))
+        assert touched[-1] == SawyerXYZEnv.touching_object(world, 2)
+    assert 20 < sum(touched) < 280
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_meta_worlds_expert_is_paid_once(name, reach):
+def test_meta_worlds_expert_receives_one_reward(name, reach):
     env = make(name, goal_observable=True)
     assert env.observation_space == reach.observation_space
     assert env.observation_space.is_bounded()
@@ -147,16 +147,16 @@ def test_a_task_is_fixed_by_its_seed_and_not_by_what_went_before(name):
 
 
 @pytest.mark.parametrize("name", A_FEW)
-def test_resampling_draws_from_the_reset_seed_and_gives_the_task_that_its_numbers_give(name):
+def test_resampling_follows_the_reset_seed_and_gives_the_task_that_its_numbers_give(name):
     env = make(name, resample_task=True)
     assert env.unwrapped.rand_vec is None
     first = rollout(env, seed=5)
-    drawn = env.unwrapped.rand_vec
+    sampled = env.unwrapped.rand_vec
     env.reset()
-    assert env.unwrapped.rand_vec != drawn
+    assert env.unwrapped.rand_vec != sampled
     np.testing.assert_array_equal(rollout(env, seed=5), first)
-    given = make(name, rand_vec=drawn)
-    assert given.unwrapped.rand_vec == drawn
+    given = make(name, rand_vec=sampled)
+    assert given.unwrapped.rand_vec == sampled
     np.testing.assert_array_equal(rollout(given), first)
 
 

@@ -1,9 +1,8 @@
-"""The grid mazes: their maps, their rules, and that n copies stepped at once are n single environments."""
+"""The grid mazes: their rules, and that the vectorised form equals single environments."""
 
 import pickle
 import re
 import warnings
-from collections import deque
 from functools import partial
 
 import gymnasium as gym
@@ -13,6 +12,8 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env as check_gymnasium
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from helpers.grid_guide import Guide, distances_to_goal
+from helpers.vector_forms import play_both
 from stable_baselines3.common import env_util
 from stable_baselines3.common.env_checker import check_env as check_sb3
 from stable_baselines3.common.vec_env import SubprocVecEnv
@@ -42,35 +43,6 @@ MODES = list(AutoresetMode)
 
 def horizon(env_id):
     return HORIZONS[re.fullmatch(r"sparse/([A-Za-z]+)\d+-v\d+", env_id)[1]]
-
-
-def distances_to_goal(observations, next_states):
-    """Steps of a shortest path from each state to the goal, breadth first and backwards."""
-    (goal,) = np.flatnonzero((observations[:, :2] == observations[:, 2:]).all(1))
-    distance = np.full(len(observations), -1)
-    distance[goal], queue = 0, deque([goal])
-    while queue:
-        state = queue.popleft()
-        for before in np.flatnonzero((next_states == state).any(1)):
-            if distance[before] < 0:
-                distance[before] = distance[state] + 1
-                queue.append(before)
-    return distance
-
-
-class Guide:
-    """A shortest-path policy read from ``transition_graph()``."""
-
-    def __init__(self, env):
-        observations, self.next_states = env.get_wrapper_attr("transition_graph")()
-        self.distance = distances_to_goal(observations, self.next_states)
-        self.index = {tuple(observation): i for i, observation in enumerate(observations)}
-
-    def steps_left(self, observation):
-        return self.distance[self.index[tuple(observation)]]
-
-    def action(self, observation):
-        return int(self.distance[self.next_states[self.index[tuple(observation)]]].argmin())
 
 
 @pytest.fixture(params=IDS)
@@ -209,30 +181,28 @@ def test_pickling_keeps_the_state_and_the_generator(env_id):
     vector_env = gym.make_vec(env_id, num_envs=3, random_start=True)
     vector_env.reset(seed=11)
     vector_env.step(np.array([0, 1, 2]))
-    copy = pickle.loads(pickle.dumps(vector_env))
-    assert data_equivalence(vector_env.step(np.array([3, 2, 1])), copy.step(np.array([3, 2, 1])), exact=True)
-    assert data_equivalence(vector_env.reset(), copy.reset(), exact=True)
+    again = pickle.loads(pickle.dumps(vector_env))
+    assert data_equivalence(vector_env.step(np.array([3, 2, 1])), again.step(np.array([3, 2, 1])), exact=True)
+    assert data_equivalence(vector_env.reset(), again.reset(), exact=True)
 
 
-# --- n copies at once
+# --- the vectorised form
 
 
 def rollout_both(vector_env, singles, guide, n_episodes, seed=20):
-    """Step both with the same actions until every copy ended ``n_episodes``; all they return must be equal.
+    """Step both until every environment ended ``n_episodes``; all they return must be equal. Return the number of successes.
 
-    The first copy wanders into the time limit, the others find the goal now and then.
+    The first environment wanders into the time limit, the others find the goal now and then.
     """
     rng = np.random.default_rng(0)
     n, mode = singles.num_envs, singles.metadata["autoreset_mode"]
-    results = vector_env.reset(seed=seed), singles.reset(seed=seed)
-    assert data_equivalence(*results, exact=True)
-    observations, ended, successes = results[0][0], np.zeros(n, dtype=int), 0
-    while ended.min() < n_episodes:
+    ended, successes = np.zeros(n, dtype=int), 0
+
+    def policy(observations):
         guided = (rng.random(n) < 0.8) & (np.arange(n) > 0)
-        actions = np.where(guided, [guide.action(observation) for observation in observations], rng.integers(4, size=n))
-        results = vector_env.step(actions), singles.step(actions)
-        assert data_equivalence(*results, exact=True)
-        observations, rewards, terminated, truncated, info = results[0]
+        return np.where(guided, [guide.action(observation) for observation in observations], rng.integers(4, size=n))
+
+    for _, rewards, terminated, truncated, info in play_both(vector_env, singles, policy, 10_000, seed):
         done = terminated | truncated
         if mode is AutoresetMode.SAME_STEP and done.any():
             assert (info["final_info"]["is_success"] == terminated).all()
@@ -240,17 +210,14 @@ def rollout_both(vector_env, singles, guide, n_episodes, seed=20):
             assert (info["is_success"] == terminated).all()
         ended += done
         successes += int(rewards.sum())
-        if mode is AutoresetMode.DISABLED and done.any():
-            options = {"reset_mask": done}
-            results = vector_env.reset(options=dict(options)), singles.reset(options=dict(options))
-            assert data_equivalence(*results, exact=True)
-            observations = results[0][0]
-    return successes
+        if ended.min() >= n_episodes:
+            return successes
+    raise AssertionError("the episodes do not end")
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("random_start", [False, True])
-def test_n_copies_at_once_are_n_single_environments(env_id, mode, random_start):
+def test_the_vector_form_equals_single_environments(env_id, mode, random_start):
     n = 3
     kwargs = {"random_start": random_start}
     vector_env = gym.make_vec(env_id, num_envs=n, autoreset_mode=mode, **kwargs)
@@ -264,7 +231,7 @@ def test_n_copies_at_once_are_n_single_environments(env_id, mode, random_start):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_copies_take_seeds_and_options_each_like_a_single_environment(mode):
+def test_environments_take_seeds_and_options_each_like_a_single_one(mode):
     n, steps = 4, 9
     vector_env = GridMazeVectorEnv(n, ROOM, random_start=True, max_episode_steps=steps, autoreset_mode=mode)
     make_one = partial(gym.make, "sparse/Maze2-v0", layout=ROOM, random_start=True, max_episode_steps=steps)
@@ -279,11 +246,11 @@ def test_copies_take_seeds_and_options_each_like_a_single_environment(mode):
             assert data_equivalence(*results, exact=True)
             if mode is AutoresetMode.DISABLED and (results[0][2] | results[0][3]).any():
                 break
-    with pytest.raises(ValueError, match="one seed for each of the 4 copies, got 2"):
+    with pytest.raises(ValueError, match="one seed for each of the 4 environments, got 2"):
         vector_env.reset(seed=[1, 2])
 
 
-def test_reset_mask_resets_those_copies_only():
+def test_reset_mask_resets_those_environments_only():
     vector_env = gym.make_vec("sparse/Maze1-v0", num_envs=3, max_episode_steps=4, autoreset_mode=AutoresetMode.DISABLED)
     start, _ = vector_env.reset(seed=0)
     for _ in range(2):
@@ -293,8 +260,8 @@ def test_reset_mask_resets_those_copies_only():
     assert info["_is_success"].tolist() == [False, True, False]
     vector_env.step(np.zeros(3, dtype=int))
     truncated = vector_env.step(np.zeros(3, dtype=int))[3]
-    assert truncated.tolist() == [True, False, True]  # the copy reset alone has a clock of its own
-    with pytest.raises(RuntimeError, match=r"Copies \[0, 2\] are done"):
+    assert truncated.tolist() == [True, False, True]  # the environment that was reset alone has its own clock
+    with pytest.raises(RuntimeError, match=r"Environments \[0, 2\] are done"):
         vector_env.step(np.zeros(3, dtype=int))
     for mask in ([True, False, True], np.array([1, 0, 1]), np.array([True, False])):
         with pytest.raises(ValueError, match=r"reset_mask.*shape \(3,\)"):
@@ -304,12 +271,12 @@ def test_reset_mask_resets_those_copies_only():
 # --- where episodes start
 
 
-def assert_uniform(draws, cells):
-    """Pearson's chi-squared statistic within five standard deviations of its mean; nothing but ``cells`` drawn."""
+def assert_uniform(starts, cells):
+    """Pearson's chi-squared statistic within five standard deviations of its mean; nothing but ``cells`` sampled."""
     counts = dict.fromkeys(cells, 0)
-    for cell in map(tuple, draws.astype(int).tolist()):
+    for cell in map(tuple, starts.astype(int).tolist()):
         counts[cell] += 1
-    expected, freedom = len(draws) / len(cells), len(cells) - 1
+    expected, freedom = len(starts) / len(cells), len(cells) - 1
     statistic = sum((count - expected) ** 2 / expected for count in counts.values())
     assert abs(statistic - freedom) < 5 * np.sqrt(2 * freedom)
 
@@ -321,9 +288,9 @@ def free_cells(env):
 def test_random_start_is_uniform_over_free_cells_without_the_goal(env_id):
     env = gym.make(env_id, random_start=True, disable_env_checker=True).unwrapped
     env.reset(seed=1)
-    draws = np.stack([env.reset()[0][:2] for _ in range(4000)])
+    starts = np.stack([env.reset()[0][:2] for _ in range(4000)])
     goal = TASKS[env_id][1]
-    assert_uniform(draws, [cell for cell in free_cells(env) if cell != goal])
+    assert_uniform(starts, [cell for cell in free_cells(env) if cell != goal])
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])
@@ -331,21 +298,21 @@ def test_random_start_holds_under_autoreset(env_id, mode):
     # One step an episode: every step (every other in NEXT_STEP mode) shows a start.
     vector_env = gym.make_vec(env_id, num_envs=50, random_start=True, max_episode_steps=1, autoreset_mode=mode)
     vector_env.reset(seed=1)
-    draws = []
-    while len(draws) < 100:
+    starts = []
+    while len(starts) < 100:
         observation, _, terminated, truncated, _ = vector_env.step(np.zeros(50, dtype=int))
         if mode is AutoresetMode.SAME_STEP or not (terminated | truncated).any():
-            draws.append(observation[:, :2])
+            starts.append(observation[:, :2])
     goal = TASKS[env_id][1]
-    assert_uniform(np.concatenate(draws), [cell for cell in free_cells(vector_env) if cell != goal])
+    assert_uniform(np.concatenate(starts), [cell for cell in free_cells(vector_env) if cell != goal])
 
 
 def test_reset_options_last_for_one_episode(env_id):
     env = gym.make(env_id)
     guide, (start, goal, _) = Guide(env), TASKS[env_id]
     env.reset(seed=2)
-    draws = np.stack([env.reset(options={"random_start": True, "ignore_goal": True})[0][:2] for _ in range(4000)])
-    assert_uniform(draws, free_cells(env))  # the goal is a cell like others when it does not count
+    starts = np.stack([env.reset(options={"random_start": True, "ignore_goal": True})[0][:2] for _ in range(4000)])
+    assert_uniform(starts, free_cells(env))  # the goal is a cell like others when it does not count
 
     observation, _ = env.reset(options={"ignore_goal": True})
     assert tuple(observation[:2]) == start
@@ -362,52 +329,6 @@ def test_reset_options_last_for_one_episode(env_id):
     assert reward == 1 and info["is_success"] is True
 
 
-# --- maps of one's own
-
-
-@pytest.mark.parametrize("layout", [ROOM, tuple(ROOM), "\n".join(ROOM), "\n" + "\n".join(ROOM) + "\n"])
-def test_a_map_of_ones_own(layout):
-    env = gym.make("sparse/Maze1-v0", layout=layout)
-    observation, _ = env.reset(seed=0)
-    assert observation.tolist() == [1, 1, 4, 2]
-    assert env.observation_space.high.tolist() == [5, 3, 5, 3]
-    path = [env.step(action) for action in (2, 2, 2, 1)]
-    assert [step[0].tolist()[:2] for step in path] == [[2, 1], [3, 1], [4, 1], [4, 2]]
-    assert [step[1] for step in path] == [0, 0, 0, 1] and path[-1][2]
-    vector_env = gym.make_vec("sparse/Maze1-v0", num_envs=2, layout=layout)
-    assert vector_env.reset(seed=0)[0].tolist() == [[1, 1, 4, 2]] * 2
-
-
-def test_the_edge_of_a_map_is_a_wall():
-    env = GridMaze(layout=["S ", " G"])
-    env.reset(seed=0)
-    assert [env.step(action)[0].tolist()[:2] for action in (0, 3, 2, 2)] == [[0, 0], [0, 0], [1, 0], [1, 0]]
-
-
-@pytest.mark.parametrize("make", [GridMaze, lambda layout: GridMazeVectorEnv(2, layout)], ids=["single", "vector"])
-@pytest.mark.parametrize(
-    ("layout", "message"),
-    [
-        (["####", "#SG#", "###"], "row 0 has 4 characters, row 2 has 3"),
-        (["####", "#SG#", "# x#"], "'x' at row 2, column 2"),
-        (["####", "# G#", "####"], "exactly one start 'S'; this one has 0"),
-        (["####", "#SG#", "#S #"], "exactly one start 'S'; this one has 2: row 1 column 1, row 2 column 1"),
-        (["####", "#S #", "####"], "exactly one goal 'G'; this one has 0"),
-        (["#####", "#SGG#"], "exactly one goal 'G'; this one has 2: row 1 column 2, row 1 column 3"),
-        (["#####", "#S#G#", "#####"], "'G' at row 1, column 3 cannot be reached from the start 'S' at row 1, column 1"),
-        ("Maze9", "Unknown layout 'Maze9'; expected one of .*'Maze1'"),
-        ([], "non-empty list of strings"),
-        ([[1, 0], [0, 1]], "non-empty list of strings"),
-    ],
-)
-def test_bad_maps_are_told_where(make, layout, message):
-    with pytest.raises(ValueError, match=message):
-        make(layout)
-    if not isinstance(layout, str) and layout and isinstance(layout[0], str):
-        with pytest.raises(ValueError, match=message):
-            make("\n".join(layout))
-
-
 # --- wrong use
 
 
@@ -422,14 +343,14 @@ def test_wrong_actions_raise(action):
 @pytest.mark.parametrize(
     ("actions", "message"),
     [
-        ([0, 4, 1], "Invalid action 4 for copy 1"),
-        ([0, 0, -1], "Invalid action -1 for copy 2"),
+        ([0, 4, 1], "Invalid action 4 of environment 1"),
+        ([0, 0, -1], "Invalid action -1 of environment 2"),
         ([0, 1], r"shape \(3,\), got shape \(2,\)"),
         ([[0], [1], [2]], r"shape \(3,\), got shape \(3, 1\)"),
         ([0.0, 1.0, 2.0], "got shape .* of float64"),
     ],
 )
-def test_wrong_actions_of_copies_raise(actions, message):
+def test_wrong_actions_of_a_vector_form_raise(actions, message):
     vector_env = GridMazeVectorEnv(3)
     vector_env.reset(seed=0)
     with pytest.raises(ValueError, match=message):

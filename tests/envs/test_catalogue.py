@@ -72,11 +72,7 @@ def test_the_registry_is_the_catalogue():
 
 def test_every_task_that_is_not_ours_has_its_sources_name():
     labels = {env_id: label for family in FAMILIES.values() for env_id, label in family.labels.items()}
-    ours = {env_id for env_id in IDS if "Ladder" in env_id} | {
-        "sparse/RandomMaze-v0",
-        "sparse/PointGoal-v0",
-        "sparse/Chain-v0",
-    }
+    ours = {env_id for family in FAMILIES.values() if "irwrappers" in family.source for env_id in family.horizons}
     assert set(labels) == set(IDS) - ours
     assert labels["sparse/Maze1-v0"] == "Maze-v1 in IRPO (arXiv 2601.21391)"
     assert labels["sparse/AntMaze5-v0"] == "AntMaze-v5 in IRPO (arXiv 2601.21391)"
@@ -113,7 +109,7 @@ def test_checkers_of_gymnasium_and_sb3_pass_without_warnings(env_id, env):
     assert [message for message in unexpected if not any(allowed in message for allowed in ALLOWED_WARNINGS)] == []
 
 
-def test_two_rollouts_under_one_seed_are_equal_and_those_of_a_pickled_copy(env):
+def test_two_rollouts_under_one_seed_are_equal_and_those_of_a_pickled_one(env):
     fresh = pickle.loads(pickle.dumps(env))
     rollout(env, 10, seed=8)  # what happened before a seeded reset leaves no trace
     assert data_equivalence(rollout(env, 25), rollout(fresh, 25), exact=True)
@@ -121,7 +117,7 @@ def test_two_rollouts_under_one_seed_are_equal_and_those_of_a_pickled_copy(env):
 
 
 def test_an_episode(env_id, env):
-    """It is as long as it should be, pays nothing until success, and says of every step whether it succeeded."""
+    """It is as long as it should be, gives no reward until success, and says of every step whether it succeeded."""
     env.action_space.seed(0)
     assert env.reset(seed=0)[1].get("is_success", False) is False
     rewards, successes, terminated, truncated = [], [], False, False
@@ -185,7 +181,7 @@ def test_a_wrong_action_shape_raises(env, shape):
 
 
 def in_processes(env_id):
-    """Two copies in two processes give what they give in this one."""
+    """Two environments in two processes give what they give in this one."""
     record = []
     for vec_env_cls in (None, SubprocVecEnv):
         # The module goes with the id, because a worker starts without our imports.
