@@ -1,4 +1,4 @@
-"""A bonus around an environment that knows nothing of this library: MountainCar, whose goal plain PPO does not find.
+"""An intrinsic reward around an environment of another library: MountainCar, whose goal PPO alone does not find.
 
 python examples/any_env.py
 """
@@ -17,7 +17,7 @@ parser.add_argument("--env", default="MountainCar-v0")
 parser.add_argument("--bonus", default="pseudo_counts")
 given = parser.parse_args()
 
-# The one line: everything else is PPO on any VecEnv.
+# This line adds the intrinsic reward; everything else is PPO on any VecEnv.
 env = VecIntrinsicReward(make_vec_env(given.env, n_envs=16, seed=0), given.bonus, coef=1.0, extrinsic_coef=0.1, seed=0)
 
 model = PPO("MlpPolicy", env, n_steps=128, batch_size=256, n_epochs=4, gamma=0.99, ent_coef=0.01, seed=0)
