@@ -42,7 +42,7 @@ class AlgorithmEntry:
             ``learning_rate``, ``clip_range``, ``clip_range_vf`` and ``delta_std``, which rl_zoo3 knows.
         make_family_env: for an algorithm that learns from families of tasks (ids ``lifetime/…``): a function
             ``(env_id, n_envs, *, seed, **env_kwargs)`` that returns its ``VecEnv``. None for one that learns in single
-            environments.
+            environments; its YAML file then serves no family, and with other settings it gets lifetimes.
         hyperparams: its YAML file; None: ``sb3_ext/zoo/hyperparams/<name>.yml``.
     """
 
@@ -63,20 +63,16 @@ class AlgorithmEntry:
         return self.make_family_env is not None
 
     def make_training_env(self, env_id: str, n_envs: int, seed: int | None, env_kwargs: dict[str, Any]) -> VecEnv:
-        """Return the environment of a family of tasks that the algorithm learns from.
+        """Return the environment of a family of tasks in which the algorithm is trained.
 
         Args:
             env_id: an id ``lifetime/…``.
             n_envs: number of parallel lifetimes or trials.
             seed: seed of tasks and environments.
             env_kwargs: arguments of the environment.
-
-        Raises:
-            ValueError: for an algorithm that learns in single environments.
         """
-        if self.make_family_env is None:
-            raise ValueError(f"{self.name} learns in single environments, not from families of tasks such as {env_id}.")
-        return self.make_family_env(env_id, n_envs, seed=seed, **env_kwargs)
+        make = self.make_family_env or make_lifetimes
+        return make(env_id, n_envs, seed=seed, **env_kwargs)
 
     def make_evaluation_env(self, env_id: str, n_envs: int, seed: int | None, env_kwargs: dict[str, Any]) -> VecEnv:
         """Return the environment of the family's test split in which a trained model is evaluated.

@@ -110,7 +110,7 @@ def test_return_is_discounted_and_success_is_the_environments(command):
     from sb3_ext.zoo.benchmark.run import evaluate
 
     class Corridor(gymnasium.Env):
-        """Pays 1 at the third step; only even episodes are a success."""
+        """Gives a reward of 1 at the third step; only even episodes are a success."""
 
         observation_space, action_space = gymnasium.spaces.Box(0, 9, (1,)), gymnasium.spaces.Discrete(2)
         episode, tells = -1, True
@@ -134,7 +134,7 @@ def test_return_is_discounted_and_success_is_the_environments(command):
     assert evaluate(Model(), DummyVecEnv([Corridor]), episodes=4, deterministic=True, discounted=False) == (0.5, 1.0)
     Corridor.tells = False
     assert evaluate(Model(), DummyVecEnv([Corridor]), episodes=4, deterministic=True) == (None, 0.25)
-    # Of a game, its score and not what a wrapper around it pays: Monitor stands beneath, as rl_zoo3 has it.
+    # The score of a game, not the rewards of a wrapper around it: rl_zoo3 puts Monitor beneath the wrapper.
     worth_ten = [lambda: gymnasium.wrappers.TransformReward(Monitor(Corridor()), lambda reward: 10 * reward)]
     assert evaluate(Model(), DummyVecEnv(worth_ten), episodes=4, deterministic=True) == (None, 2.5)
     assert evaluate(Model(), DummyVecEnv(worth_ten), episodes=4, deterministic=True, discounted=False) == (None, 1.0)
@@ -187,12 +187,12 @@ def test_evaluation_in_other_environments_than_the_one_of_training(benchmark, tm
     ppo = {"algo": "ppo", "seeds": 1, "hyperparams": {**PPO, "env_kwargs": "dict(size=5, maze_seed=list(range(3)))"}}
     suite = changed(environments={"sparse/RandomMaze-v0": mazes}, contenders={"ppo": ppo})
 
-    def mazes_drawn(model, env, episodes, deterministic, discounted):
+    def count_mazes(model, env, episodes, deterministic, discounted):
         env.seed(0)
         return 0.0, len({observation.tobytes() for _ in range(30) for observation in env.reset()})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "evaluate", mazes_drawn)
+        patch.setattr(run, "evaluate", count_mazes)
         benchmark(suite, tmp_path / "out")
-    drawn = results(tmp_path / "out").groupby("env")["return"].unique()
-    assert drawn["sparse/RandomMaze-v0"] == [3] and (drawn["sparse/RandomMaze-v0, unseen"] > 3).all() and len(drawn) == 2
+    n_mazes = results(tmp_path / "out").groupby("env")["return"].unique()
+    assert n_mazes["sparse/RandomMaze-v0"] == [3] and (n_mazes["sparse/RandomMaze-v0, unseen"] > 3).all() and len(n_mazes) == 2

@@ -192,9 +192,9 @@ def test_intervals_are_the_same_again_and_leave_the_generator_alone(command):
     scores = np.random.default_rng(0).random((5, 1, 1))
     np.random.seed(3)
     first = bootstrap(scores, interquartile_means)
-    drawn = np.random.random()
+    expected = np.random.random()
     np.random.seed(3)
-    assert drawn == np.random.random()
+    assert expected == np.random.random()
     assert all(np.array_equal(a, b) for a, b in zip(first, bootstrap(scores, interquartile_means), strict=True))
 
 
