@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import gymnasium as gym
 import numpy as np
@@ -280,7 +280,8 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """Run ``python -m envs``, also as the console script ``irw-envs``, and exit with its status."""
     try:
         code = main()
         sys.stdout.flush()
@@ -288,3 +289,7 @@ if __name__ == "__main__":
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    command()

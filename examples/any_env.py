@@ -1,4 +1,4 @@
-"""A bonus around an environment that knows nothing of this library: MountainCar, whose goal plain PPO does not find.
+"""An intrinsic reward around an environment of another library: MountainCar, whose goal PPO alone does not find.
 
 python examples/any_env.py
 """

@@ -1,4 +1,4 @@
-"""CLN on Hopper: a learned reward, what it pays an episode beside the environment's own, and what it pays for.
+"""CLN on Hopper: returns of the learned reward beside the environment's own, and the learned reward over two observations.
 
 python examples/cln_hopper.py    # pip install "irwrappers[plots]"
 """
@@ -17,7 +17,7 @@ from sb3_ext import CLN, FrozenReward
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--timesteps", type=int, default=300_000)
-parser.add_argument("--out", type=Path, default=Path("logs", "cln_hopper"), help="folder for the log and the pictures")
+parser.add_argument("--out", type=Path, default=Path("logs", "cln_hopper"), help="folder for the log and the figures")
 given = parser.parse_args()
 
 env = VecNormalize(make_vec_env("Hopper-v5", n_envs=4, seed=0))
@@ -28,23 +28,23 @@ model.logger.close()
 
 env.training, env.norm_reward = False, False
 mean, std = evaluate_policy(model, env, n_eval_episodes=10)
-print(f"Return of 10 episodes: {mean:.0f} ± {std:.0f} of {gym.spec('Hopper-v5').reward_threshold}, which counts as success")
+print(f"Return of 10 episodes: {mean:.0f} ± {std:.0f}; success is {gym.spec('Hopper-v5').reward_threshold}")
 
 plot_returns(
     given.out,
     extrinsic="cln/extrinsic_return",
     intrinsic="cln/intrinsic_return",
     names=("extrinsic return", "intrinsic return"),
-    title="Hopper-v5: returns of an episode, as normalised",
+    title="Hopper-v5: normalised returns of an episode",
     path=given.out / "returns.png",
 )
 plot_reward(
     FrozenReward(model, greedy=True),
-    base=env.obs_rms.mean,  # through the mean observation
+    base=env.obs_rms.mean,  # the other observations have their mean
     indices=(5, 1),
     ranges=((-2, 4), (-0.4, 0.4)),
     names=("forward velocity (m/s)", "angle of the torso (rad)"),
     title="Hopper-v5: reward of the policy's actions",
     path=given.out / "reward.png",
 )
-print(f"Pictures are in {given.out}.")
+print(f"The figures are in {given.out}.")

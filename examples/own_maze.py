@@ -1,4 +1,4 @@
-"""A maze of one's own: draw it, train IRPO in it, and look at an episode."""
+"""A maze of your own: write its layout, train IRPO in it, and record an episode."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""An intrinsic reward of one's own: the distance from where the agent usually is.
+"""An intrinsic reward of your own: the distance from the agent's mean position.
 
 python examples/own_reward.py
 """
@@ -15,7 +15,12 @@ from sb3_ext.common.vec_env import make_vec_env
 
 
 class Corner(IntrinsicReward):
-    """Pays the distance from the mean of all positions seen; ``update`` keeps that mean."""
+    """Distance from the mean of all positions seen, which ``update`` keeps.
+
+    Args:
+        observation_space: positions.
+        action_space: unused.
+    """
 
     n_rewards = 1
 

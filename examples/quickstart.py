@@ -1,4 +1,4 @@
-"""Train IRPO on a sparse maze that PPO does not solve, save it, load it, evaluate it."""
+"""Train IRPO in a sparse maze that PPO does not solve, save the model, load it and evaluate it."""
 
 import argparse
 

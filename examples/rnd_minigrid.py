@@ -1,4 +1,4 @@
-"""PPO with an RND bonus on a MiniGrid task that pays at the goal only.
+"""PPO with RND as intrinsic reward on a MiniGrid task whose only reward is at the goal.
 
 python examples/rnd_minigrid.py
 """

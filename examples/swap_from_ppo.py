@@ -1,4 +1,4 @@
-"""The same program with PPO and with IRPO, on a maze with a shortest path of 42 moves: one name differs."""
+"""The same program with PPO and with IRPO, which differ by one name, in a maze with a shortest path of 42 moves."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""``python -m sb3_ext.benchmark irpo-grid --budget 0.1``: a suite's environments × algorithms × seeds, table and plots."""
+"""``python -m sb3_ext.benchmark irpo-grid --budget 0.1``: train and compare the algorithms of a suite."""
 
 from sb3_ext.zoo.benchmark import main
 

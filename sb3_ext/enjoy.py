@@ -1,4 +1,4 @@
-"""``python -m sb3_ext.enjoy --algo irpo --env sparse/Maze1-v0 -f logs``: rl_zoo3's enjoy for what ``train`` saved."""
+"""``python -m sb3_ext.enjoy --algo irpo --env sparse/Maze1-v0 -f logs``: run a model that ``train`` saved."""
 
 from sb3_ext.zoo import enjoy
 

@@ -1,4 +1,4 @@
-"""``python -m sb3_ext.plot logs/benchmark/irpo-grid``: a benchmark's table and plots again, from its CSV files."""
+"""``python -m sb3_ext.plot logs/benchmark/irpo-grid``: make a benchmark's table and figures again, from its CSV files."""
 
 from sb3_ext.zoo.benchmark import plot
 

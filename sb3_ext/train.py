@@ -1,4 +1,4 @@
-"""``python -m sb3_ext.train --algo irpo --env sparse/Maze1-v0``: rl_zoo3's train with our algorithms and environments."""
+"""``python -m sb3_ext.train --algo irpo --env sparse/Maze1-v0``: train an algorithm with tuned hyperparameters."""
 
 from sb3_ext.zoo import train
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from bonus_toys import SMALL, Line, Position, lines, maze, quick, rollout, wrapped
-from commands import run
+from helpers.commands import run
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure

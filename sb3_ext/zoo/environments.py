@@ -1,4 +1,4 @@
-"""Our environments for rl_zoo3: their registration and their vectorised forms."""
+"""Environments for rl_zoo3: registration of ours, and their vectorised forms."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from irwrappers import VecIntrinsicReward
 from sb3_ext.common.vec_env import make_vec_env
 
-# What gym.make itself puts around an environment, which the vectorised forms include.
+# Wrappers that gym.make adds, whose effect the vectorised forms include.
 _GYM_MAKE_WRAPPERS = (TimeLimit, OrderEnforcing, PassiveEnvChecker)
 
 
 def import_envs() -> None:
-    """Register our environments; many users have a folder of their own called ``envs``, so check whose it is.
+    """Register the environments of ``envs`` and the families of tasks ``lifetime/…`` with Gymnasium.
 
     Raises:
-        ImportError: naming the path that stands in front of ours.
+        ImportError: if another package called ``envs``, such as a folder of the user's, is found first.
     """
     module = importlib.import_module("envs")
     if not hasattr(module, "GRID_LAYOUTS"):
@@ -38,7 +38,11 @@ def import_envs() -> None:
 
 
 def import_environment(env_id: str) -> str:
-    """Import the module of ``module:id``, which registers the environment with Gymnasium, and return the id alone."""
+    """Import the module of ``module:id``, which registers the environment with Gymnasium, and return the id alone.
+
+    Args:
+        env_id: Gymnasium id, or ``module:id``.
+    """
     module, _, name = env_id.rpartition(":")
     if module:
         importlib.import_module(module)
@@ -46,24 +50,35 @@ def import_environment(env_id: str) -> str:
 
 
 def is_atari(env_id: str) -> bool:
-    """Whether ``env_id`` is the name of a game that ale-py registers, installed or not."""
+    """Return whether an id is that of an Atari game, whether or not ale-py, which registers it, is installed.
+
+    Args:
+        env_id: Gymnasium id.
+    """
     return env_id.startswith("ALE/") or "NoFrameskip-v" in env_id
 
 
 def require_atari(env_id: str) -> None:
-    """Say what is missing where ``env_id`` is a game and ale-py, which registers the games, is not installed.
+    """Raise an error for an Atari game if ale-py, which registers the games, is not installed.
+
+    Args:
+        env_id: Gymnasium id.
 
     Raises:
-        ImportError: naming the extra.
+        ImportError: which names the extra to install.
     """
     if is_atari(env_id) and importlib.util.find_spec("ale_py") is None:
         raise ImportError(f'{env_id} is an Atari game, and ale-py is not installed: pip install "irwrappers[atari]"')
 
 
 def native_vec_env(env_fns: Sequence[Callable[[], gym.Env]], **kwargs: Any) -> VecEnv:
-    """A ``vec_env_cls`` for SB3's ``make_vec_env``: the environment's own vector form where it has one, else DummyVecEnv.
+    """Return the vectorised form of an environment if it has one, else a ``DummyVecEnv``; a ``vec_env_cls`` for SB3.
 
-    rl_zoo3 hands over functions that make single environments, so the first is made and asked for its registration.
+    rl_zoo3 passes functions that make single environments, so one is made to read its registration.
+
+    Args:
+        env_fns: functions that make the single environments.
+        **kwargs: arguments of ``DummyVecEnv``; with any, there is no vectorised form.
     """
     vec_env = None
     if not kwargs:
@@ -76,12 +91,20 @@ def native_vec_env(env_fns: Sequence[Callable[[], gym.Env]], **kwargs: Any) -> V
     if vec_env is None:
         return single
     vec_env.close()
-    return SameDepth(single)
+    return PassThroughVecEnv(single)
 
 
-class SameDepth(VecEnvWrapper):
-    """Passes everything on. It stands where ``VecMonitor`` stands around the vectorised form: SB3 gives the statistics of a
-    ``VecNormalize`` to the evaluation environment wrapper by wrapper, and there must be as many."""
+class PassThroughVecEnv(VecEnvWrapper):
+    """``VecEnv`` wrapper that changes nothing.
+
+    It takes the place that ``VecMonitor`` has around a vectorised form, since SB3 copies the statistics of a ``VecNormalize``
+    to the evaluation environment wrapper by wrapper and both must have the same number of wrappers.
+
+    Args:
+        venv: the environment to wrap.
+        observation_space: replaces that of ``venv``; None: the same.
+        action_space: replaces that of ``venv``; None: the same.
+    """
 
     def reset(self) -> VecEnvObs:
         observations = self.venv.reset()
@@ -93,7 +116,14 @@ class SameDepth(VecEnvWrapper):
 
 
 def without_bonus(env: VecEnv) -> VecEnv:
-    """``env``, which evaluates: it pays no intrinsic reward, and none learns in it."""
+    """Make an environment one for evaluation: it adds no intrinsic reward, and its reward model does not learn.
+
+    Args:
+        env: changed in place.
+
+    Returns:
+        ``env``.
+    """
     wrapper = unwrap_vec_wrapper(env, VecIntrinsicReward)
     if wrapper is not None:
         wrapper.training = False
@@ -106,7 +136,7 @@ def _native_form(probe: gym.Env, n_envs: int) -> VecEnv | None:
     inner: Any = probe
     while isinstance(inner, gym.Wrapper):
         if not isinstance(inner, (Monitor, *_GYM_MAKE_WRAPPERS)):
-            return None  # a wrapper of the user's, which the vector form would drop
+            return None  # a wrapper of the user's, which the vectorised form would drop
         inner = inner.env
     writer, monitor_dir = probe.results_writer, None
     if writer is not None:
@@ -117,7 +147,7 @@ def _native_form(probe: gym.Env, n_envs: int) -> VecEnv | None:
     changed = {key: value for key, value in spec.kwargs.items() if key not in known or known[key] != value}
     if spec.max_episode_steps != gym.spec(spec.id).max_episode_steps:
         if (spec.max_episode_steps or 0) <= 0:
-            return None  # -1, no limit, is an argument of gym.make alone
+            return None  # only gym.make takes -1, no limit
         changed["max_episode_steps"] = spec.max_episode_steps
     vec_env = make_vec_env(
         spec.id,

@@ -18,7 +18,6 @@ from sb3_ext.meta.lifetime_env import LifetimeVecEnv
 from sb3_ext.meta.trials import TrialVecEnv
 
 NAMESPACE = "lifetime/"
-TRIAL_ALGOS = ("rl2", "maml_trpo")  # which learn from several episodes of a task, and are paid nothing
 
 
 def lifetime_ids() -> list[str]:
@@ -59,23 +58,6 @@ def make_lifetimes(env_id: str, n_lifetimes: int = 30, split: str = "train", **k
 def make_trials(env_id: str, n_trials: int = 30, split: str = "train", **kwargs: Any) -> TrialVecEnv:
     """A :class:`TrialVecEnv` of a family by its id; ``kwargs`` are its arguments."""
     return TrialVecEnv(make_family(env_id, split), n_trials, **kwargs)
-
-
-def make_for(algo: str, env_id: str, n: int, seed: int | None, kwargs: dict[str, Any]) -> LifetimeVecEnv | TrialVecEnv:
-    """The lifetimes, or trials, that ``algo`` learns from; ``kwargs`` are their arguments."""
-    if algo in TRIAL_ALGOS:
-        return make_trials(env_id, n, seed=seed, **{"history": algo == "rl2", **kwargs})
-    return make_lifetimes(env_id, n, seed=seed, **kwargs)
-
-
-def make_evaluation_for(
-    algo: str, env_id: str, n: int, seed: int | None, kwargs: dict[str, Any]
-) -> LifetimeVecEnv | TrialVecEnv:
-    """Those of the test split, to judge what was trained with ``kwargs``: worth what their successes are, for the shaped
-    objective is in units of what was seen so far, and without groups, which are for learning."""
-    given = {"split": "test", **kwargs, "objective": "sparse"}
-    given.pop("lifetimes_per_task", None)
-    return make_for(algo, env_id, n, seed, given)
 
 
 class LifetimeEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):

@@ -1,4 +1,4 @@
-"""rl_zoo3's ExperimentManager with our hyperparameter files, our vectorised environments and a check of YAML keys."""
+"""rl_zoo3's ``ExperimentManager`` with our hyperparameter files and vectorised environments, and a check of YAML keys."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from irwrappers.intrinsic.encoder import SMALLEST_IMAGE, channels_first
 from sb3_ext.distributed import RayShards
 from sb3_ext.meta.inner import InnerSettings
 from sb3_ext.meta.lifetime_algorithm import LifetimeAlgorithm
+from sb3_ext.zoo.algorithms import find_algorithm, registered_algorithms
 from sb3_ext.zoo.environments import import_environment, is_atari, native_vec_env, without_bonus
-from sb3_ext.zoo.lifetime_families import TRIAL_ALGOS, is_lifetime, make_evaluation_for, make_for
+from sb3_ext.zoo.lifetime_families import is_lifetime
 
-# Arguments of ours that may be "lin_…", beside those that rl_zoo3 knows.
-SCHEDULES = {"target_kl", "temperature", "reward_learning_rate"}
-# Algorithms that learn from families of tasks, the ids lifetime/….
-LIFETIME_ALGOS = ("meta_reward", "meta_gradient_reward", *TRIAL_ALGOS)
-HYPERPARAMS = Path(__file__).parent / "hyperparams"
-CONSTRUCTOR_DEFAULTS = "the constructor's defaults"  # as the config of an ExperimentManager: read no file
+CONSTRUCTOR_DEFAULTS = "the constructor's defaults"  # given as `config`: read no hyperparameter file
 
 
 def hyperparams_file(algo: str, env_id: str) -> str | None:
-    """Return the file with the hyperparameters of ``algo`` on ``env_id``, or None for rl_zoo3's own.
+    """Return the YAML file with the hyperparameters of an algorithm on an environment, or None for rl_zoo3's own.
 
-    Looked up in this order: an entry of ours, an entry of rl_zoo3's where it has the algorithm (``atari:`` serves the games),
-    the entry ``default:`` of ours. The ``default:`` of rl_zoo3 serves only algorithms that we have no file for.
+    The first of these decides: the environment's entry in our file, its entry in rl_zoo3's file (``atari:`` for Atari games),
+    the entry ``default:`` of our file. rl_zoo3's ``default:`` is used only for algorithms that have no file of ours.
+
+    Args:
+        algo: value of ``--algo``.
+        env_id: Gymnasium id.
     """
-    ours = HYPERPARAMS / f"{algo}.yml"
+    ours = find_algorithm(algo).hyperparams_file
     if not ours.is_file():
         return None
     theirs = Path(rl_zoo3.exp_manager.__file__).parent / "hyperparams" / f"{algo}.yml"
@@ -51,6 +51,9 @@ def policy_for(space: spaces.Space) -> str:
     """Return the name of the policy that takes observations of ``space``.
 
     Images that are too small for SB3's ``NatureCNN`` are flattened by ``MlpPolicy``.
+
+    Args:
+        space: observation space of the environment.
     """
     if isinstance(space, spaces.Dict):
         return "MultiInputPolicy"
@@ -59,35 +62,56 @@ def policy_for(space: spaces.Space) -> str:
     return "MlpPolicy"
 
 
+def parse_kwargs(given: Any) -> dict[str, Any]:
+    """Return arguments that YAML gives as a mapping or, as rl_zoo3 has it elsewhere, as the string ``"dict(…)"``.
+
+    Args:
+        given: the mapping, the string, or None for no arguments.
+    """
+    return eval(given) if isinstance(given, str) else dict(given or {})
+
+
+def _has_shards(algo: str) -> bool:
+    return "n_shards" in inspect.signature(ALGOS[algo].__init__).parameters
+
+
 class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
-    """Drop-in for rl_zoo3's."""
+    """Replacement of rl_zoo3's class for the algorithms and environments of this library.
+
+    Args:
+        args: parsed arguments of the command, which rl_zoo3 saves beside the model.
+        algo: value of ``--algo``.
+        env_id: Gymnasium id, or ``module:id`` where importing the module registers the id.
+        *rest: as in rl_zoo3.
+        **kwargs: as in rl_zoo3; ``config`` may be ``CONSTRUCTOR_DEFAULTS``.
+    """
 
     default_vec_env_cls = staticmethod(native_vec_env)  # type: ignore[assignment]
-    ray_address: str | None = None  # of the cluster over which lifetimes are spread
+    ray_address: str | None = None  # Ray cluster that runs the lifetimes
 
     def __init__(self, args: Any, algo: str, env_id: str, *rest: Any, **kwargs: Any) -> None:
         env_id = import_environment(env_id)
+        self.entry = find_algorithm(algo)
         kwargs["config"] = kwargs.get("config") or hyperparams_file(algo, env_id)
         super().__init__(args, algo, env_id, *rest, **kwargs)
-        if Path(self.config).parent == HYPERPARAMS:
+        self.reads_our_file = Path(self.config) == self.entry.hyperparams_file
+        if self.reads_our_file:
             self._is_atari = False  # rl_zoo3 would look for an entry "atari"; in our files "default" serves the games too
         if kwargs.get("vec_env_type") == "subproc":
             self.vec_env_class = SubprocVecEnv
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return rl_zoo3's (hyperparameters, those to save).
+        """Return the hyperparameters, and those of them that rl_zoo3 saves.
 
         Raises:
-            ValueError: where only a ``default:`` entry is left and it is meant for the other kind of environment.
+            ValueError: if only a ``default:`` entry applies and it is meant for the other kind of environment.
         """
         if self.config == CONSTRUCTOR_DEFAULTS:
             hyperparams = {"policy": "auto", "n_timesteps": self.n_timesteps, **(self.custom_hyperparams or {})}
             return hyperparams, dict(sorted(hyperparams.items()))
-        env_id, learns_from_lifetimes = self.env_name.gym_id, self.algo in LIFETIME_ALGOS
-        if Path(self.config).parent == HYPERPARAMS and is_lifetime(env_id) is not learns_from_lifetimes:
-            needed = (
-                "families of tasks (lifetime/…)" if learns_from_lifetimes else "single environments, not families of tasks"
-            )
+        env_id, from_families = self.env_name.gym_id, self.entry.learns_from_families
+        if self.reads_our_file and is_lifetime(env_id) is not from_families:
+            needed = "families of tasks (lifetime/…)" if from_families else "single environments, not families of tasks"
             if env_id not in yaml.safe_load(Path(self.config).read_text()):
                 raise ValueError(
                     f"Hyperparameters not found for {self.algo}-{env_id} in {self.config}: {self.algo} learns from {needed}."
@@ -95,9 +119,15 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         return super().read_hyperparameters()
 
     def setup_experiment(self) -> Any:
-        if self.ray_address is not None and self.algo != "meta_reward":
+        """Return rl_zoo3's (model, saved hyperparameters); on a Ray cluster the model's lifetimes run there.
+
+        Raises:
+            ValueError: if ``--ray`` was given and the algorithm has no groups of lifetimes to spread.
+        """
+        if self.ray_address is not None and not _has_shards(self.algo):
+            names = ", ".join(name for name in registered_algorithms() if _has_shards(name))
             raise ValueError(
-                f"--ray spreads the lifetimes of --algo meta_reward, not {self.algo}; runs of any algorithm: "
+                f"--ray spreads the lifetimes of --algo {names}, not {self.algo}; runs of any algorithm: "
                 "python -m sb3_ext.benchmark SUITE --ray ADDRESS."
             )
         result = super().setup_experiment()
@@ -106,14 +136,15 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
             if model.n_shards == 1:
                 raise ValueError(
                     "--ray spreads n_shards groups of lifetimes, and there is one. Give for instance -params n_shards:5; it "
-                    "is a setting, for with the groups the seeds differ."
+                    "is a hyperparameter, since the seeds depend on the groups."
                 )
             model.shards = RayShards(model.lifetimes, model.n_shards, self.ray_address)
         return result
 
     def create_callbacks(self) -> None:
+        """Create rl_zoo3's callbacks; lifetimes are evaluated at most once an iteration, in parallel."""
         if is_lifetime(self.env_name.gym_id) and self.eval_freq > 0:
-            # A lifetime to evaluate takes as long as one to learn from: once an iteration is enough, all side by side.
+            # Evaluating a lifetime takes as long as learning from one.
             settings = self.env_kwargs.get("settings", self.env_kwargs)
             default = InnerSettings()
             lifetime = settings.get("n_steps", default.n_steps) * settings.get("n_batches", default.n_batches)
@@ -122,44 +153,53 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         super().create_callbacks()
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
+        """Save the model, and beside it the reward model that ``MetaRewardPPO`` loads.
+
+        Args:
+            model: the trained model.
+        """
         super().save_trained_model(model)
-        if isinstance(model, LifetimeAlgorithm):  # beside the zip: what MetaRewardPPO takes
+        if isinstance(model, LifetimeAlgorithm):
             model.save_reward_model(Path(self.save_path) / self.env_name)
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
+        """Return the environment for training or evaluation; the evaluation environment adds no intrinsic reward.
+
+        Args:
+            n_envs: number of parallel environments.
+            eval_env: whether it is for evaluation.
+            no_log: whether to write no monitor files.
+        """
         if is_lifetime(self.env_name.gym_id):
-            make, kwargs = (make_evaluation_for, self.eval_env_kwargs) if eval_env else (make_for, self.env_kwargs)
-            return self._maybe_normalize(make(self.algo, self.env_name.gym_id, n_envs, self.seed, kwargs), eval_env)
+            make, kwargs = (
+                (self.entry.make_evaluation_env, self.eval_env_kwargs)
+                if eval_env
+                else (self.entry.make_training_env, self.env_kwargs)
+            )
+            return self._maybe_normalize(make(self.env_name.gym_id, n_envs, self.seed, kwargs), eval_env)
         env = super().create_envs(n_envs, eval_env, no_log)
         return without_bonus(env) if eval_env else env
 
-    @staticmethod
-    def _preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
-        preprocess = rl_zoo3.exp_manager.ExperimentManager._preprocess_schedules
-        hyperparams = preprocess(hyperparams)
-        for key in SCHEDULES & hyperparams.keys():
-            if isinstance(hyperparams[key], str):
-                hyperparams[key] = preprocess({"learning_rate": hyperparams[key]})["learning_rate"]
-        return hyperparams
-
     def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> Any:
         if "env_kwargs" in hyperparams:
-            if isinstance(hyperparams["env_kwargs"], str):  # "dict(…)", which rl_zoo3 takes for its other settings
-                hyperparams["env_kwargs"] = eval(hyperparams["env_kwargs"])
+            hyperparams["env_kwargs"] = parse_kwargs(hyperparams["env_kwargs"])
             if self._eval_env_kwargs_args is None:  # rl_zoo3 would evaluate without those of the hyperparameter file
                 self.eval_env_kwargs = hyperparams["env_kwargs"]
+        for key in self.entry.schedules & hyperparams.keys():
+            if isinstance(hyperparams[key], str):
+                hyperparams[key] = self._preprocess_schedules({"learning_rate": hyperparams[key]})["learning_rate"]
         result = super()._preprocess_hyperparams(hyperparams)
         self._check_keys(result[0])
         return result
 
     def _preprocess_action_noise(self, hyperparams: dict[str, Any], saved: dict[str, Any], env: VecEnv) -> dict[str, Any]:
-        """Resolve ``policy: 'auto'`` as well: it is here that rl_zoo3 has an environment and no model yet."""
+        """Resolve ``policy: 'auto'`` too: this is where rl_zoo3 has made the environment and not yet the model."""
         if hyperparams.get("policy") == "auto":
             hyperparams["policy"] = policy_for(env.observation_space)
         return super()._preprocess_action_noise(hyperparams, saved, env)
 
     def _check_keys(self, hyperparams: dict[str, Any]) -> None:
-        """Before a folder or an environment is made: every key left must be an argument of the algorithm."""
+        """Raise ValueError for a key that is no argument of the algorithm, before a folder or an environment is made."""
         known = set(inspect.signature(ALGOS[self.algo].__init__).parameters) - {"self", "env", "_init_setup_model"}
         known |= {"noise_type", "noise_std"}  # rl_zoo3 turns these into action_noise later
         for key in hyperparams:

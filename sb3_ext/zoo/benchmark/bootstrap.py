@@ -1,4 +1,4 @@
-"""rliable's bootstrap, repeatable, and its interquartile mean, fast enough for whole learning curves."""
+"""rliable's bootstrap, made repeatable, and its interquartile mean, fast enough for whole learning curves."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 
-REPETITIONS = 2000  # of the bootstrap
+REPETITIONS = 2000  # number of resamples
 
 
 def bootstrap(scores: np.ndarray | Sequence[np.ndarray], function: Callable[..., np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """rliable's point estimate and 95 % stratified bootstrap interval, the same for the same scores.
+    """Return rliable's point estimate and 95 % stratified bootstrap interval, the same for the same scores.
 
     Args:
         scores: ``[seeds, tasks, …]``, or several such arrays, resampled independently.
-        function: from resampled ``scores``, each array an argument of its own, to an array ``[values]``.
+        function: maps resampled ``scores``, each array an argument, to an array ``[values]``.
 
     Returns:
-        ``[values]`` and ``[2, values]``, the lower and the upper ends; these are NaN for a single seed.
+        Estimates ``[values]`` and intervals ``[2, values]``, lower and upper ends, which are NaN for a single seed.
     """
     from rliable.library import get_interval_estimates
 
@@ -37,18 +37,29 @@ def bootstrap(scores: np.ndarray | Sequence[np.ndarray], function: Callable[...,
 
 
 def interquartile_means(scores: np.ndarray) -> np.ndarray:
-    """``[seeds, 1, …] → […]``: rliable's ``aggregate_iqm`` of one task, at all evaluations at once.
+    """Return rliable's ``aggregate_iqm`` over seeds for one task, at all evaluations at once.
 
-    The mean of the middle half of the seeds; of fewer than four it is the plain mean.
+    It is the mean of the middle half of the seeds; with fewer than four seeds, the mean of all.
+
+    Args:
+        scores: ``[seeds, 1, …]``.
+
+    Returns:
+        ``[…]``.
     """
-    # scipy's trim_mean, which rliable calls, spends most of a millisecond on checking what it is given, and the bootstrap
-    # calls it thousands of times.
+    # scipy's trim_mean, which rliable calls, spends most of a millisecond on argument checks, and the bootstrap calls it
+    # thousands of times.
     cut = len(scores) // 4
     kept = np.partition(scores, [cut, len(scores) - 1 - cut], axis=0)[cut : len(scores) - cut]
     return np.asarray(kept.mean(0))[0]
 
 
 def with_interval(row: dict[str, Any], name: str) -> str:
-    """``0.500 [0.100, 0.900]``, of a single seed ``0.500``, empty if there is none."""
+    """Return a value with its interval as ``0.500 [0.100, 0.900]``; for a single seed ``0.500``, for NaN an empty string.
+
+    Args:
+        row: with ``name``, ``name_low`` and ``name_high``.
+        name: of the value.
+    """
     value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
     return "" if np.isnan(value) else f"{value:.3f}" + ("" if np.isnan(low) else f" [{low:.3f}, {high:.3f}]")

@@ -1,4 +1,4 @@
-"""The two commands: their arguments, and the order in which the parts are called."""
+"""The commands ``benchmark`` and ``plot``: their arguments, and the order in which the parts are called."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from sb3_ext.zoo.benchmark.plots import plot_comparison, plot_gradient_norms, pl
 from sb3_ext.zoo.benchmark.run import ERROR, circumstances
 from sb3_ext.zoo.benchmark.scores import SCORING, Scoring
 from sb3_ext.zoo.benchmark.suites import load_best, load_suite, plan, scoring, suite_names
-from sb3_ext.zoo.cli import _extend_rl_zoo3
 
 
 def benchmark(arguments: Sequence[str] | None = None) -> None:
-    """``python -m sb3_ext.benchmark``; ends the program with 1 if a run failed and with 2 for a mistake in the arguments."""
+    """Run a suite; the exit status is 1 if a run failed and 2 for a mistake in the arguments.
+
+    Args:
+        arguments: of the command line; None: those of this process.
+    """
     parser = _parser()
     given = parser.parse_args(arguments)
-    _extend_rl_zoo3()
     if given.list:
         for name in suite_names():
             print(f"{name:15} {load_suite(name)['description']}")
@@ -55,28 +57,38 @@ def benchmark(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
 
 
+def command_name(name: str) -> str:
+    """Return how a command was started, for its usage message: as a console script or as a module.
+
+    Args:
+        name: ``"benchmark"`` or ``"plot"``.
+    """
+    script = f"irw-{name}"
+    return script if Path(sys.argv[0]).stem == script else f"python -m sb3_ext.{name}"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m sb3_ext.benchmark", description="Run a suite of environments, algorithms and seeds."
+        prog=command_name("benchmark"), description="Run a suite of environments, algorithms and seeds."
     )
     parser.add_argument("suite", nargs="?", help="a name of --list, or the path of a YAML file")
     parser.add_argument("--list", action="store_true", help="list the suites")
-    parser.add_argument("--seeds", type=int, help="of each contender, instead of the suite's number")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each in a process of its own")
-    parser.add_argument("--ray", metavar="ADDRESS", help="on a Ray cluster instead: HOST:6379, auto, or local")
-    parser.add_argument("--budget", type=float, default=1.0, help="share of the suite's timesteps")
-    parser.add_argument("--out", help="folder (default: logs/benchmark/SUITE)")
+    parser.add_argument("--seeds", type=int, help="number of seeds of each contender (default: the suite's)")
+    parser.add_argument("--jobs", type=int, default=1, help="number of runs at the same time, each in its own process")
+    parser.add_argument("--ray", metavar="ADDRESS", help="run on a Ray cluster: HOST:6379, auto, or local")
+    parser.add_argument("--budget", type=float, default=1.0, help="fraction of the suite's timesteps (default: 1)")
+    parser.add_argument("--out", help="output folder (default: logs/benchmark/SUITE)")
     parser.add_argument("--env", action="append", default=[], help="only this environment (repeatable)")
     parser.add_argument("--algo", action="append", default=[], help="only this contender, by its label (repeatable)")
-    parser.add_argument("--search", type=int, metavar="N", help="search hyperparameters instead, N trials for each contender")
+    parser.add_argument("--search", type=int, metavar="N", help="search hyperparameters, N trials for each contender")
     parser.add_argument(
         "--best",
         nargs="?",
         const=True,
         metavar="FILE",
-        help="with the hyperparameters that --search found best (default: in this folder)",
+        help="use the hyperparameters that --search found best (default file: the one in the output folder)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="run anew what was run with other settings")
+    parser.add_argument("--overwrite", action="store_true", help="delete runs that have other settings and run them again")
     return parser
 
 
@@ -91,7 +103,7 @@ def _learning(given: argparse.Namespace, suite: dict[str, Any], out: Path) -> tu
     def work() -> list[Path]:
         try:
             failed = [run.folder(out) / ERROR for run in schedule.run_all(todo, out, given.jobs, given.ray)] if todo else []
-        finally:  # what was finished before Ctrl-C as well
+        finally:  # also after Ctrl-C, for the finished runs
             results = schedule.collect(out)
         if len(results):
             Scoring(**scoring(suite)).write(out)
@@ -112,7 +124,7 @@ def _check_jobs(given: argparse.Namespace) -> None:
     if given.jobs < 1:
         raise ValueError(f"--jobs must be at least 1, got {given.jobs}.")
     if given.ray is not None and given.jobs != 1:
-        raise ValueError("--jobs and --ray are two ways to run several at a time; give one of them.")
+        raise ValueError("--jobs and --ray are two ways to run several at the same time; give one of them.")
     if given.ray is not None:
         import_ray()  # before anything is planned
 
@@ -128,7 +140,11 @@ def _speed(given: argparse.Namespace, suite: dict[str, Any], out: Path) -> tuple
 
 
 def report(folder: Path) -> None:
-    """Table and plots of a benchmark's folder, from its CSV files and its ``scoring.json`` alone."""
+    """Write the table and the figures of a benchmark, from its CSV files and its ``scoring.json`` alone.
+
+    Args:
+        folder: folder of the benchmark.
+    """
     scoring = Scoring.read(folder)
     results = scoring.ordered(pd.read_csv(folder / schedule.RESULTS, dtype={"commit": str}))
     curves = table.all_curves(results)
@@ -140,7 +156,7 @@ def report(folder: Path) -> None:
 
 
 def _log_session(out: Path, suite: dict[str, Any], given: argparse.Namespace, what: str) -> None:
-    """One more line in ``README.md``: what was run, of which code, where and when. Names no path of this machine."""
+    """Append a line to the folder's ``README.md``: the command, commit, date, machine and versions, without local paths."""
     words = ["python", "-m", "sb3_ext.benchmark", Path(given.suite).name]
     for name in ("seeds", "jobs", "budget", "env", "algo", "search", "best", "overwrite"):
         value = getattr(given, name)
@@ -166,13 +182,17 @@ def _log_session(out: Path, suite: dict[str, Any], given: argparse.Namespace, wh
 
 
 def plot_again(arguments: Sequence[str] | None = None) -> None:
-    """``python -m sb3_ext.plot``."""
+    """Make the tables and figures of a benchmark again.
+
+    Args:
+        arguments: of the command line; None: those of this process.
+    """
     parser = argparse.ArgumentParser(
-        prog="python -m sb3_ext.plot", description="A benchmark's tables and plots from its CSVs."
+        prog=command_name("plot"), description="Make a benchmark's tables and figures again from its CSV files."
     )
-    parser.add_argument("folder", type=Path, help="where python -m sb3_ext.benchmark wrote")
-    parser.add_argument("--out", type=Path, help="where to put them (default: the same folder)")
-    parser.add_argument("--suite", help="of which to take thresholds and score ranges, where the folder has no scoring.json")
+    parser.add_argument("folder", type=Path, help="output folder of python -m sb3_ext.benchmark")
+    parser.add_argument("--out", type=Path, help="where to write (default: the same folder)")
+    parser.add_argument("--suite", help="suite whose thresholds and score ranges to use, for a folder without scoring.json")
     given = parser.parse_args(arguments)
     source, out = given.folder, given.out or given.folder
     known = (schedule.RESULTS, schedule.GRADIENTS, SCORING, speed.RESULTS)
@@ -187,7 +207,6 @@ def plot_again(arguments: Sequence[str] | None = None) -> None:
         speed.report(out)
     if schedule.RESULTS in found:
         if given.suite is not None:
-            _extend_rl_zoo3()
             try:
                 Scoring(**scoring(load_suite(given.suite))).write(out)
             except ValueError as error:

@@ -1,4 +1,4 @@
-"""Which commits a table's rows come from: a table of one commit says nothing, one of several says so."""
+"""The note below a table whose rows come from several commits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ MIXED = "†"
 
 
 def mixed(seeds: pd.DataFrame) -> bool:
-    """Whether these runs come from more than one commit.
+    """Return whether runs come from more than one commit.
 
     Args:
         seeds: rows of :func:`sb3_ext.zoo.benchmark.scores.seed_statistics`.
@@ -17,14 +17,14 @@ def mixed(seeds: pd.DataFrame) -> bool:
 
 
 def commit_note(seeds: pd.DataFrame) -> str:
-    """For below the table: the commits and which rows come from each, or nothing if there is one commit.
+    """Return the commits and which rows come from each, as Markdown; an empty string if there is one commit.
 
     Args:
-        seeds: of :func:`sb3_ext.zoo.benchmark.scores.seed_statistics`.
+        seeds: rows of :func:`sb3_ext.zoo.benchmark.scores.seed_statistics`.
     """
     if not mixed(seeds):
         return ""
-    lines = ["**Runs of several commits**, so that a difference between rows may be one between versions of the code:", ""]
+    lines = ["**Runs of several commits**: a difference between rows may come from a difference in the code.", ""]
     for commit, rows in seeds.explode("commit").groupby("commit", sort=False):
         contenders = [
             f"{label} ({', '.join(_environments(own, seeds[seeds.algo == label]))})"
@@ -37,7 +37,7 @@ def commit_note(seeds: pd.DataFrame) -> str:
 
 
 def _environments(rows: pd.DataFrame, everywhere: pd.DataFrame) -> list[str]:
-    """The environments of ``rows``, with their seeds where they are not all; one entry if they are all of the contender's."""
+    """Return the environments of ``rows``, with seeds where some are missing; "all environments" if they are all."""
     names = []
     for env, own in rows.groupby("env", sort=False):
         given, known = sorted(own.seed.unique()), everywhere[everywhere.env == env].seed.unique()

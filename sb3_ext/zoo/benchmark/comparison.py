@@ -1,8 +1,8 @@
-"""The contenders over all environments of a suite: performance profiles and the probability of improvement (rliable).
+"""Comparison of contenders over all environments: performance profiles and the probability of improvement (rliable).
 
-Both are of the normalised scores (scores.py) of the last evaluations. Profiles and the IQM are over the environments on which
-every contender has runs; the suite's first contender is compared with each other over the environments that the two share.
-A contender counts with as many seeds as it has in the environment where it has fewest, the lowest ones.
+Both use the normalised scores (scores.py) of the last evaluations. Profiles and the IQM are over the environments in which
+every contender has runs; the suite's first contender is compared with each other one over the environments that both have.
+Of each contender as many seeds are used, the lowest ones, as it has in the environment where it has fewest.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ from sb3_ext.zoo.benchmark.commits import MIXED, mixed
 from sb3_ext.zoo.benchmark.scores import Scoring
 
 THRESHOLDS = np.linspace(0, 1, 101)  # of the normalised score, in a profile
-SHARES = (0.5, 0.9)  # those in the table
+SHARES = (0.5, 0.9)  # thresholds whose shares of runs are in the table
 
 
 def compare(seeds: pd.DataFrame, scoring: Scoring) -> tuple[pd.DataFrame, dict[str, dict[str, Any]]]:
-    """The contenders of a suite over its environments.
+    """Compare the contenders of a suite over its environments.
 
     Args:
-        seeds: of :func:`sb3_ext.zoo.benchmark.scores.seed_statistics`.
-        scoring: of the suite; its first contender that has runs is the one that the others are compared with.
+        seeds: rows of :func:`sb3_ext.zoo.benchmark.scores.seed_statistics`.
+        scoring: of the suite; the others are compared with its first contender that has runs.
 
     Returns:
-        a row for each contender and way to act: ``environments`` and ``seeds`` of each, ``iqm`` of the normalised score,
-        ``above_…`` the share of runs above it, ``improvement`` the probability that the first contender's run is better than
-        its own (NaN for the first) over ``shared`` environments, each with ``…_low`` and ``…_high``; and the profiles by way
-        to act and contender: ``[2 or 3 rows, thresholds]``, the share of runs above each threshold and its interval. Both
-        empty with a single contender or no normalised scores.
+        A table and profiles, both empty with a single contender or without normalised scores. The table has a row for each
+        contender and kind of actions: numbers of ``environments`` and ``seeds``, ``iqm`` of the normalised score,
+        ``above_…``, the share of runs above that score, and ``improvement``, the probability that a run of the first
+        contender is better than one of this contender over ``shared`` environments (NaN for the first), each with ``…_low``
+        and ``…_high``. The profiles, by kind of actions and contender, are ``[3, thresholds]``: the share of runs above each
+        threshold, and the ends of its interval.
     """
     known = seeds.dropna(subset="normalized")
     labels = scoring.ordered(known).algo.unique() if len(known) else []
@@ -51,18 +52,26 @@ def compare(seeds: pd.DataFrame, scoring: Scoring) -> tuple[pd.DataFrame, dict[s
 
 
 def _by_environment(rows: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Normalised scores by environment, the lowest seed first."""
+    """Return normalised scores by environment, in the order of the seeds."""
     return {env: own.sort_values("seed").normalized.to_numpy() for env, own in rows.groupby("env", sort=False)}
 
 
 def _matrix(scores: dict[str, np.ndarray], envs: list[str]) -> np.ndarray:
-    """``[seeds, environments]``."""
+    """Return scores ``[seeds, environments]``."""
     n_seeds = min(len(scores[env]) for env in envs)
     return np.stack([scores[env][:n_seeds] for env in envs], axis=1)
 
 
 def shares_above(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """``[seeds, environments] → [thresholds]``: rliable's score distribution, the share of all runs above each threshold."""
+    """Return the share of all runs above each threshold, rliable's score distribution.
+
+    Args:
+        scores: ``[seeds, environments]``.
+        thresholds: ``[thresholds]``.
+
+    Returns:
+        ``[thresholds]``.
+    """
     return (scores[..., None] > thresholds).mean((0, 1))
 
 
@@ -107,7 +116,11 @@ def _improvement(first: dict[str, np.ndarray], other: dict[str, np.ndarray], its
 
 
 def comparison_markdown(comparison: pd.DataFrame) -> str:
-    """The comparison for people; empty if there is none."""
+    """Return the comparison as Markdown; an empty string if there is none.
+
+    Args:
+        comparison: table of :func:`compare`.
+    """
     if not len(comparison):
         return ""
     first = comparison.over.iloc[0]
@@ -131,10 +144,10 @@ def comparison_markdown(comparison: pd.DataFrame) -> str:
         ]
         lines.append(f"| {' | '.join([*cells, *(with_interval(row, name) for name in names)])} |")
     caption = (
-        "Over the environments, of the normalised score: success as it is, returns min-max normalised with the suite's "
-        "score_range (an environment without one is left out). IQM and the share of runs above a score are over the "
-        f"environments on which every contender has runs. P({first} better): the probability that a run of {first} has a "
-        "higher score than one of the contender on an environment that both have, a tie counting half (rliable's probability "
+        "Over the environments, normalised scores: success rates as they are, returns min-max normalised with the suite's "
+        "score_range (environments without one are left out). IQM and the share of runs above a score are over the "
+        f"environments in which every contender has runs. P({first} better): the probability that a run of {first} has a "
+        "higher score than one of the contender in an environment that both have, a tie counting half (rliable's probability "
         "of improvement)."
     )
     return "\n".join([*lines, "", caption, ""])

@@ -1,4 +1,4 @@
-"""Curves over timesteps, performance profiles, probabilities of improvement and IRPO's two gradient norms, as PNG files."""
+"""Figures: learning curves, performance profiles, probabilities of improvement, gradient norms of the paper's IRPO."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from sb3_ext.zoo.benchmark.comparison import THRESHOLDS
 from sb3_ext.zoo.benchmark.table import known_metrics
 
 _PANEL = (4.0, 3.0)  # inches
-
-
-_DASHES = ("-", "--", ":", "-.")  # of the first ten contenders, the next ten …
+_DASHES = ("-", "--", ":", "-.")  # a line style for each ten contenders, since there are ten colors
 
 
 def _colors(labels: list[str]) -> dict[str, Any]:
@@ -32,7 +30,12 @@ def _panels(envs: list[str], n_rows: int, n_labels: int) -> tuple[Any, Any]:
 
 
 def plot_sample_efficiency(folder: Path, curves: dict[tuple[str, str, str], pd.DataFrame]) -> None:
-    """``sample_efficiency_<actions>.png``: a column for each environment, IQM and interval of success (if known), return."""
+    """Write ``sample_efficiency_<actions>.png``: a column for each environment, IQM and interval of success and return.
+
+    Args:
+        folder: where to write.
+        curves: from :func:`sb3_ext.zoo.benchmark.table.all_curves`.
+    """
     metrics = known_metrics(pd.concat(curves.values()))
     colors = _colors(list(dict.fromkeys(label for _, label, _ in curves)))
     dashes = {label: _DASHES[i // 10 % len(_DASHES)] for i, label in enumerate(colors)}
@@ -59,8 +62,12 @@ def plot_sample_efficiency(folder: Path, curves: dict[tuple[str, str, str], pd.D
 
 
 def plot_gradient_norms(folder: Path, norms: pd.DataFrame) -> None:
-    """``gradient_norms.png``: the extrinsic gradient at the base policy and IRPO's, medians over seeds; a panel for each
-    environment and contender."""
+    """Write ``gradient_norms.png``: a panel for each environment and contender, medians over seeds.
+
+    Args:
+        folder: where to write.
+        norms: rows of ``gradient_norms.csv``: the norm of the extrinsic gradient at the base policy, and of IRPO's.
+    """
     groups = list(norms.groupby(["env", "algo"], sort=False))
     n_columns = min(len(groups), 6)
     n_rows = -(-len(groups) // n_columns)
@@ -88,20 +95,20 @@ def plot_gradient_norms(folder: Path, norms: pd.DataFrame) -> None:
 
 
 def plot_comparison(folder: Path, comparison: pd.DataFrame, profiles: dict[str, dict[str, np.ndarray]]) -> None:
-    """``performance_profile.png`` and ``probability_of_improvement.png``, a panel for each way to act.
+    """Write ``performance_profile.png`` and ``probability_of_improvement.png``, a panel for each kind of actions.
 
     Args:
         folder: where to write.
-        comparison: of :func:`sb3_ext.zoo.benchmark.comparison.compare`; nothing is written where it is empty.
-        profiles: of the same function.
+        comparison: table of :func:`sb3_ext.zoo.benchmark.comparison.compare`; if it is empty, nothing is written.
+        profiles: profiles of the same function.
     """
     if not len(comparison):
         return
     colors = _colors(list(dict.fromkeys(comparison.algo)))
-    drawn = {actions: by_label for actions, by_label in profiles.items() if by_label}
-    if drawn:
-        figure, axes = _panels(list(drawn), 1, len(colors))
-        for ax, (actions, by_label) in zip(axes[0], drawn.items(), strict=True):
+    nonempty = {actions: by_label for actions, by_label in profiles.items() if by_label}
+    if nonempty:
+        figure, axes = _panels(list(nonempty), 1, len(colors))
+        for ax, (actions, by_label) in zip(axes[0], nonempty.items(), strict=True):
             for i, (label, (share, low, high)) in enumerate(by_label.items()):
                 ax.plot(THRESHOLDS, share, _DASHES[i // 10 % len(_DASHES)], color=colors[label], label=label)
                 ax.fill_between(THRESHOLDS, low, high, color=colors[label], alpha=0.2, lw=0)

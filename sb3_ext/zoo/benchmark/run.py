@@ -1,4 +1,4 @@
-"""One run: trained as ``python -m sb3_ext.train`` trains, evaluated and checkpointed on the way, resumed where it stopped."""
+"""One run: trained as ``python -m sb3_ext.train`` does, evaluated and checkpointed meanwhile, resumed from its checkpoint."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ COLUMNS = ("suite", "env", "algo", "seed", "timesteps", "wall_s", "success", "re
 CONFIG, EVALUATIONS, PROGRESS, DONE, ERROR = "config.json", "evaluations.csv", "progress.csv", "done.json", "error.txt"
 CHECKPOINT, MODEL, REWARD_MODEL = "checkpoint.zip", "model.zip", "reward.safetensors"
 EVALUATION_SEED = 10_000  # far from the seeds of training
-MAX_COPIES = 50  # of the environment that evaluates
+MAX_EVALUATION_ENVS = 50  # parallel environments of an evaluation
 
 
 def commit() -> str:
-    """Of the code that runs, ``-dirty`` if it was changed since; of an installed package its version."""
+    """Return the git commit of this code, with ``-dirty`` if it was changed since; for an installed package its version."""
     root = Path(sb3_ext.__file__).parents[1]
     if (root / ".git").exists():
         command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude", "*"]
@@ -52,7 +52,7 @@ def commit() -> str:
 
 
 def circumstances() -> dict[str, Any]:
-    """What may change between two runs of the same settings."""
+    """Return what may differ between two runs with the same settings: commit, date, cores and versions of packages."""
     packages = ("torch", "stable_baselines3", "sb3_contrib", "gymnasium", "mujoco", "numpy")
     return {
         "commit": commit(),
@@ -64,7 +64,13 @@ def circumstances() -> dict[str, Any]:
 
 
 def execute(run: Run, out: Path, threads: int) -> None:
-    """Train ``run`` from its checkpoint, or from scratch, to its end and write its files under ``out``."""
+    """Train a run from its checkpoint, or from scratch, to its end, and write its files.
+
+    Args:
+        run: what to train.
+        out: folder of the benchmark.
+        threads: number of torch threads.
+    """
     folder = run.folder(out)
     folder.mkdir(parents=True, exist_ok=True)
     about = {**circumstances(), "torch_threads": threads}
@@ -74,7 +80,7 @@ def execute(run: Run, out: Path, threads: int) -> None:
     with open(os.devnull, "w") as devnull, contextlib.redirect_stdout(devnull):  # rl_zoo3 prints what it reads
         manager = _Manager(run, folder)
         setup = manager.setup_experiment()
-    assert setup is not None  # only Optuna's studies have no model
+    assert setup is not None  # only an Optuna study of rl_zoo3 has no model
     model, evaluation_envs = setup[0], {run.env: manager.evaluation_env()}
     for name, changes in (run.evaluate_in or {}).items():
         evaluation_envs[f"{run.env}, {name}"] = manager.evaluation_env(**changes)
@@ -95,14 +101,14 @@ def execute(run: Run, out: Path, threads: int) -> None:
             env.close()
         assert model.env is not None
         model.env.close()
-        if getattr(model, "shards", None) is not None:  # processes of their own
+        if getattr(model, "shards", None) is not None:  # processes or Ray actors
             model.shards.close()
     done = {"timesteps": model.num_timesteps, "wall_s": round(evaluations.wall_s, 1), "date": about["date"]}
     (folder / DONE).write_text(json.dumps(done) + "\n")
 
 
 class _Manager(ExperimentManager):
-    """Of one run. Its folder holds what the benchmark writes: neither rl_zoo3's files nor monitors'."""
+    """Manager of one run, which writes none of rl_zoo3's files and no monitor files into the run's folder."""
 
     def __init__(self, run: Run, folder: Path) -> None:
         checkpoint = folder / CHECKPOINT
@@ -131,20 +137,27 @@ class _Manager(ExperimentManager):
         return super().create_envs(n_envs, eval_env, no_log=True)
 
     def evaluation_env(self, **changes: Any) -> VecEnv:
-        """That of training, but for these arguments."""
-        self.eval_env_kwargs = {**self.env_kwargs, **changes}  # rl_zoo3's are not those of the hyperparameter file
-        return self.create_envs(min(self.run.episodes, MAX_COPIES), eval_env=True)
+        """Return the environment of training with some arguments changed."""
+        self.eval_env_kwargs = {**self.env_kwargs, **changes}
+        return self.create_envs(min(self.run.episodes, MAX_EVALUATION_ENVS), eval_env=True)
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
-        # The hyperparameters are in the file, as the algorithm stores them; rl_zoo3 would write the YAML's over them.
+        # The checkpoint holds the hyperparameters; rl_zoo3 would overwrite them with those of the YAML file.
         return ALGOS[self.algo].load(self.trained_agent, env=env, device=self.device)
 
 
 class Evaluations(BaseCallback):
-    """Evaluates and then saves a checkpoint at the first beginning of a rollout in each of equal parts of the timesteps.
+    """Evaluate, then save a checkpoint, at the first rollout that begins in each of equal parts of the timesteps.
 
-    A checkpoint is one file, so that its parts belong together: the model's zip, which also holds the time that was spent
-    and what the environment's wrappers have learned. Off-policy algorithms have none: their replay buffer would be missing.
+    A checkpoint is one file, so that its parts belong together: the model's zip, which also holds the training time and the
+    state of the environment's wrappers. Off-policy algorithms have no checkpoint, since it would lack their replay buffer.
+
+    Args:
+        run: the run that is trained.
+        folder: folder of the run.
+        commit: git commit, for the rows.
+        envs: evaluation environments by their name in the rows.
+        wall_s: seconds of training before this process.
     """
 
     def __init__(self, run: Run, folder: Path, commit: str, envs: dict[str, VecEnv], wall_s: float) -> None:
@@ -153,11 +166,11 @@ class Evaluations(BaseCallback):
         self.interval = run.timesteps / run.evaluations
 
     def start_clock(self) -> None:
-        """Training begins, or goes on."""
+        """Start to count the seconds of training."""
         self._started = time.perf_counter()
 
     def stop_clock(self) -> None:
-        """Training pauses."""
+        """Stop to count the seconds of training."""
         self.wall_s += time.perf_counter() - self._started
 
     def _on_training_start(self) -> None:
@@ -179,7 +192,7 @@ class Evaluations(BaseCallback):
         return True
 
     def evaluate(self) -> None:
-        """Stop the clock and append a row for each environment and way to act."""
+        """Stop the clock and append a row for each environment and kind of actions to ``evaluations.csv``."""
         self.stop_clock()
         rows = []
         for name, env in self.envs.items():
@@ -197,11 +210,21 @@ class Evaluations(BaseCallback):
 def evaluate(
     model: BaseAlgorithm, env: VecEnv, episodes: int, deterministic: bool, discounted: bool = True, seed: int = EVALUATION_SEED
 ) -> tuple[float | None, float]:
-    """Success rate and mean return, ``discounted`` with the model's γ or not, over the same episodes for the same ``seed``.
+    """Return the success rate and the mean return of a model.
 
-    Not discounted, an episode and its return are what SB3's ``evaluate_policy`` takes them to be: of an Atari game all lives
-    and the whole score, not what its wrapper makes of them. Success is ``info["is_success"]`` at an episode's end, and None
-    of a task that knows none. The random numbers of training go on as if there had been no evaluation.
+    An undiscounted return is that of SB3's ``evaluate_policy``, which for an Atari game is the score of all lives. Success is
+    ``info["is_success"]`` at the end of an episode. The state of all random number generators is restored afterwards.
+
+    Args:
+        model: what to evaluate.
+        env: where.
+        episodes: number of episodes.
+        deterministic: whether to take arg-max actions instead of sampled ones.
+        discounted: whether returns are discounted with the model's ``gamma``.
+        seed: seed of the environment and of sampled actions; the same seed gives the same episodes.
+
+    Returns:
+        Success rate, None for a task without a success signal, and mean return.
     """
     gamma = getattr(model, "gamma", 1.0)
     running, discount = np.zeros(env.num_envs), np.ones(env.num_envs)
@@ -238,11 +261,11 @@ def _save_checkpoint(model: BaseAlgorithm, path: Path, wall_s: float) -> None:
     model.benchmark = beside  # type: ignore[attr-defined]  # SB3 saves every attribute
     unfinished = path.with_name(f"unfinished-{path.name}")
     model.save(unfinished)
-    os.replace(unfinished, path)  # a run killed while saving still has the checkpoint before
+    os.replace(unfinished, path)  # a run that is killed while saving keeps the previous checkpoint
 
 
 def _restore(model: BaseAlgorithm) -> float:
-    """Give the environment's wrappers of a loaded model their state, and return the seconds spent before."""
+    """Restore the state of a loaded model's environment wrappers, and return the seconds of training before."""
     beside = getattr(model, "benchmark", {})
     normalize, bonus = model.get_vec_normalize_env(), unwrap_vec_wrapper(model.get_env(), VecIntrinsicReward)  # type: ignore[arg-type]
     for name, value in beside.get("normalization", {}).items():
@@ -254,7 +277,7 @@ def _restore(model: BaseAlgorithm) -> float:
 
 
 def _rows_until(path: Path, column: str, timesteps: int) -> list[list[str]]:
-    """Of a CSV file the header and the rows whose ``column`` is at most ``timesteps``: what was known at the checkpoint."""
+    """Return the header of a CSV file and its rows up to the checkpoint, where ``column`` is at most ``timesteps``."""
     if not path.is_file() or timesteps == 0:
         return []
     with open(path, newline="", encoding="utf-8") as file:
@@ -271,7 +294,7 @@ def _write_rows(path: Path, rows: list[list[Any]], append: bool = False) -> None
 
 
 def _progress_logger(path: Path, timesteps: int) -> Logger:
-    """SB3's CSV logger, which begins a file anew, with the rows up to the checkpoint put back."""
+    """Return SB3's CSV logger, which overwrites its file, with the rows up to the checkpoint written again."""
     rows = _rows_until(path, "time/total_timesteps", timesteps)
     output = CSVOutputFormat(str(path))
     if rows:

@@ -1,17 +1,12 @@
-"""All runs of a suite: those of before are left alone, some go at a time, and one that fails does not stop the others."""
+"""The runs of a suite: finished ones are skipped, some run at the same time, and one that fails does not stop the others."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
-import multiprocessing.connection
 import os
 import shutil
-import signal
-import threading
 import traceback
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,20 +15,25 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from sb3_ext.zoo.benchmark.processes import ProcessDied, run_in_processes
 from sb3_ext.zoo.benchmark.run import CONFIG, DONE, ERROR, EVALUATIONS, PROGRESS, execute
 from sb3_ext.zoo.benchmark.suites import Run
 from sb3_ext.zoo.benchmark.table import METRICS
-from sb3_ext.zoo.cli import _extend_rl_zoo3
 
 RESULTS, GRADIENTS = "results.csv", "gradient_norms.csv"
 GRADIENT_COLUMNS = ("train/direct_gradient_norm", "train/irpo_gradient_norm")
 
 
 def unfinished(runs: Sequence[Run], out: Path, overwrite: bool = False) -> list[Run]:
-    """The runs that still have something to do.
+    """Return the runs that are not finished.
+
+    Args:
+        runs: all runs.
+        out: folder of the benchmark.
+        overwrite: whether to delete the folder of a run with other settings.
 
     Raises:
-        ValueError: a folder holds a run with other settings; with ``overwrite`` it is deleted instead.
+        ValueError: if a folder holds a run with other settings, unless ``overwrite``.
     """
     todo, other = [], []
     for run in runs:
@@ -45,8 +45,8 @@ def unfinished(runs: Sequence[Run], out: Path, overwrite: bool = False) -> list[
                 other.append(folder)
                 if not overwrite:
                     raise ValueError(
-                        f"{folder} holds a run with other settings: {'; '.join(difference)}. Choose another --out, or run it "
-                        "anew with --overwrite."
+                        f"{folder} holds a run with other settings: {'; '.join(difference)}. Choose another --out, or "
+                        "delete and repeat it with --overwrite."
                     )
         if folder in other or not (folder / DONE).is_file():
             todo.append(run)
@@ -67,121 +67,57 @@ def _difference(stored: dict[str, Any], now: dict[str, Any], prefix: str = "") -
 
 
 def run_all(runs: Sequence[Run], out: Path, jobs: int = 1, ray: str | None = None) -> list[Run]:
-    """Execute ``runs``, ``jobs`` at a time in processes of their own (with one job here), and return those that failed.
+    """Execute runs and return those that failed; the error of each is in its folder.
 
-    With the address of a Ray cluster (:func:`sb3_ext.distributed.connect`), each on a core of it: ``out`` must be a folder
-    that all its machines see, and a run whose worker is lost goes on from its checkpoint there.
+    Ctrl-C ends all processes and raises ``KeyboardInterrupt``.
 
-    A thread waits for each process: when one is killed for its memory, the pools of the standard library lose the others.
-    Ctrl-C ends the processes and raises ``KeyboardInterrupt``.
+    Args:
+        runs: what to execute.
+        out: folder of the benchmark; with ``ray`` one that all machines of the cluster see.
+        jobs: number of runs at the same time, each in a process of its own; a single one is executed in this process.
+        ray: address of a Ray cluster (:func:`sb3_ext.distributed.connect`), on which each run takes a core instead. A run
+            whose worker is lost is resumed from its checkpoint.
     """
-    if ray is not None:
-        return _run_on_cluster(runs, out, ray)
-    # torch starts with all cores, or with OMP_NUM_THREADS of them
-    threads = max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // jobs))
-    failed, processes = [], _Processes()
-    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(runs), desc="runs", unit="run") as bar:
-        if jobs == 1:
-            finished = ((run, _attempt(run, out, threads)) for run in runs)
-        else:
-            futures = {pool.submit(processes.attempt, run, out, threads): run for run in runs}
-            finished = ((futures[future], future.result()) for future in as_completed(futures))
-        try:
-            for run, succeeded in finished:
-                bar.update()
-                bar.write(_line(run, out) if succeeded else f"{run}: failed")
-                if not succeeded:
-                    failed.append(run)
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            processes.end()
-            raise
-    return failed
-
-
-def _run_on_cluster(runs: Sequence[Run], out: Path, address: str) -> list[Run]:
-    from sb3_ext.distributed import run_on_cluster
-
-    out = out.resolve()
     with tqdm(total=len(runs), desc="runs", unit="run") as bar:
 
-        def tell(index: int) -> None:
+        def report(index: int) -> None:
             bar.update()
-            failed = (runs[index].folder(out) / ERROR).is_file()
-            bar.write(f"{runs[index]}: failed" if failed else _line(runs[index], out))
+            bar.write(f"{runs[index]}: failed" if _failed(runs[index], out) else _line(runs[index], out))
 
-        succeeded = run_on_cluster(_on_worker, [(run, out) for run in runs], address, tell)
-    return [run for run, well in zip(runs, succeeded, strict=True) if not well]
+        def died(index: int, error: ProcessDied) -> None:
+            _write_error(runs[index], out, f"{error}\n")
+
+        # torch starts with all cores, or with OMP_NUM_THREADS of them
+        threads = max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // jobs))
+        if ray is not None:
+            from sb3_ext.distributed import run_on_cluster
+
+            run_on_cluster(_attempt, [(run, out.resolve(), 1) for run in runs], ray, report)
+        elif jobs > 1:
+            run_in_processes(_attempt, [(run, out, threads) for run in runs], jobs, report, died)
+        else:
+            for index, run in enumerate(runs):
+                _attempt(run, out, threads)
+                report(index)
+    return [run for run in runs if _failed(run, out)]
 
 
-def _on_worker(run: Run, out: Path) -> bool:
-    _extend_rl_zoo3()
-    return _attempt(run, out, threads=1)
-
-
-def _attempt(run: Run, out: Path, threads: int) -> bool:
-    error = run.folder(out) / ERROR
-    error.unlink(missing_ok=True)
+def _attempt(run: Run, out: Path, threads: int) -> None:
+    (run.folder(out) / ERROR).unlink(missing_ok=True)
     try:
         execute(run, out, threads)
     except Exception:
-        error.parent.mkdir(parents=True, exist_ok=True)
-        error.write_text(traceback.format_exc())
-    return not error.is_file()
+        _write_error(run, out, traceback.format_exc())
 
 
-class _Processes:
-    """Those that run at the moment, one for each thread that waits."""
-
-    def __init__(self) -> None:
-        self._running: set[Any] = set()
-        self._ended = False
-        self._lock = threading.Lock()
-
-    def attempt(self, run: Run, out: Path, threads: int) -> bool:
-        process = multiprocessing.get_context("spawn").Process(target=_in_process, args=(run, out, threads))
-        with self._lock:
-            if self._ended:
-                return False
-            process.start()
-            self._running.add(process)
-        process.join()
-        with self._lock:
-            self._running.remove(process)
-            if self._ended:
-                return False
-        error = run.folder(out) / ERROR
-        if process.exitcode and not error.is_file():
-            error.parent.mkdir(parents=True, exist_ok=True)
-            error.write_text(f"The process ended with exit code {process.exitcode}; -9 is often a lack of memory.\n")
-        return not error.is_file()
-
-    def end(self) -> None:
-        """Start no more of them and end those that run; their last checkpoints stay."""
-        with self._lock:
-            self._ended = True
-            for process in self._running:
-                process.terminate()
+def _write_error(run: Run, out: Path, text: str) -> None:
+    error = run.folder(out) / ERROR
+    error.parent.mkdir(parents=True, exist_ok=True)
+    error.write_text(text)
 
 
-def _in_process(run: Run, out: Path, threads: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches every process; the command ends this one
-    end_with_parent()
-    _extend_rl_zoo3()  # a spawned process knows none of our algorithms
-    _attempt(run, out, threads)
-
-
-def end_with_parent() -> None:
-    """When the command is killed, end the process that this is called in: left over, it would write into the folder of the
-    run that goes on later, or take the time of a measurement."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
+def _failed(run: Run, out: Path) -> bool:
+    return (run.folder(out) / ERROR).is_file()
 
 
 def _line(run: Run, out: Path) -> str:
@@ -195,8 +131,15 @@ def _line(run: Run, out: Path) -> str:
 
 
 def collect(out: Path) -> pd.DataFrame:
-    """Write the rows of all finished runs under ``out`` to ``results.csv``, and IRPO's gradient norms to another file."""
-    folders = sorted(path.parent for path in out.glob(f"*/*/seed-*/{DONE}"))  # not those of a search, which lie deeper
+    """Write the rows of all finished runs to ``results.csv``, and the paper's IRPO's to ``gradient_norms.csv``.
+
+    Args:
+        out: folder of the benchmark.
+
+    Returns:
+        The rows of ``results.csv``.
+    """
+    folders = sorted(path.parent for path in out.glob(f"*/*/seed-*/{DONE}"))  # the runs of a search are in deeper folders
     if not folders:
         return pd.DataFrame()
     results = pd.concat([pd.read_csv(folder / EVALUATIONS, dtype={"commit": str}) for folder in folders], ignore_index=True)

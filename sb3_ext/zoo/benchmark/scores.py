@@ -1,9 +1,9 @@
-"""The score of an environment, and what a seed's evaluations say about it: solved or not, when, and how fast.
+"""The score of an environment, and statistics of a seed's evaluations: whether, when and how fast it solved the task.
 
-* Score: the success rate; where the suite gives a ``threshold``, or where a task knows no success, the return.
-* Threshold: 0.9 of success, or the suite's ``threshold``. A task with neither is not solved by definition.
+* Score: the success rate; the return, if the suite gives a ``threshold`` or the task has no success signal.
+* Threshold: 0.9 for a success rate, or the suite's ``threshold``. Without either, a task cannot be solved.
 * Normalised score: a success rate as it is; a return min-max normalised, ``(return - low) / (high - low)`` with the suite's
-  ``score_range: [low, high]``, not clipped. A return without a range has none.
+  ``score_range: [low, high]``, not clipped. A return without a range has no normalised score.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Scoring:
 
     Args:
         contenders: labels in the suite's order; the first is compared with the others.
-        environments: by name, a mapping that may have ``threshold`` and ``score_range``.
+        environments: mappings by name, which may have ``threshold`` and ``score_range``.
     """
 
     contenders: Sequence[str] = ()
@@ -36,18 +36,30 @@ class Scoring:
 
     @classmethod
     def read(cls, folder: Path) -> Scoring:
-        """That of a benchmark's folder; without a file there, success alone has a threshold and a normalised score."""
+        """Return the scoring of a benchmark; without ``scoring.json`` only success has a threshold and a normalised score.
+
+        Args:
+            folder: folder of the benchmark.
+        """
         path = folder / SCORING
         return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else cls()
 
     def write(self, folder: Path) -> None:
-        """Write ``scoring.json``, with which ``python -m sb3_ext.plot`` needs no suite."""
+        """Write ``scoring.json``, so that ``python -m sb3_ext.plot`` does not need the suite.
+
+        Args:
+            folder: folder of the benchmark.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         known = {"contenders": list(self.contenders), "environments": self.environments}
         (folder / SCORING).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
 
     def ordered(self, results: pd.DataFrame) -> pd.DataFrame:
-        """``results`` in the suite's order of environments and contenders; what the suite does not have comes last."""
+        """Return results in the suite's order of environments and contenders, those that the suite does not have last.
+
+        Args:
+            results: with the columns ``env`` and ``algo``.
+        """
         ranks = {
             column: results[column].map({name: rank for rank, name in enumerate(names)}).fillna(len(names))
             for column, names in (("env", list(self.environments)), ("algo", self.contenders))
@@ -56,17 +68,32 @@ class Scoring:
         return results.loc[order].reset_index(drop=True)
 
     def metric(self, rows: pd.DataFrame) -> str:
-        """The column that is the score of one environment's rows: ``success`` or ``return``."""
+        """Return the column that is the score of an environment: ``"success"`` or ``"return"``.
+
+        Args:
+            rows: results of one environment.
+        """
         has_threshold = "threshold" in self.environments.get(rows.env.iloc[0], {})
         return "return" if has_threshold or rows.success.isna().all() else "success"
 
     def threshold(self, env: str, metric: str) -> float | None:
-        """The score from which an environment is solved, or None."""
+        """Return the score at which an environment is solved, or None.
+
+        Args:
+            env: name of the environment.
+            metric: ``"success"`` or ``"return"``.
+        """
         given = self.environments.get(env, {}).get("threshold")
         return given if given is not None else SOLVED if metric == "success" else None
 
     def normalized(self, env: str, metric: str, scores: np.ndarray) -> np.ndarray:
-        """Normalised scores, NaN where the environment has none."""
+        """Return normalised scores, NaN where the environment has none.
+
+        Args:
+            env: name of the environment.
+            metric: ``"success"`` or ``"return"``.
+            scores: of any shape.
+        """
         if metric == "success":
             return scores
         low, high = self.environments.get(env, {}).get("score_range", (np.nan, np.nan))
@@ -74,12 +101,12 @@ class Scoring:
 
 
 def held_at(timesteps: np.ndarray, scores: np.ndarray, threshold: float) -> float:
-    """The timestep of the first evaluation from which the score is at least ``threshold`` to the end; NaN: not at the end.
+    """Return the timestep of the first evaluation from which all scores are at least the threshold; NaN if there is none.
 
     Args:
         timesteps: ``[evaluations]`` of one seed, in the order of time.
-        scores: ``[evaluations]``, those of the same seed.
-        threshold: that of the score.
+        scores: ``[evaluations]`` of the same seed.
+        threshold: of the score.
     """
     below = np.flatnonzero(~(scores >= threshold))
     first = below[-1] + 1 if len(below) else 0
@@ -87,29 +114,29 @@ def held_at(timesteps: np.ndarray, scores: np.ndarray, threshold: float) -> floa
 
 
 def area_under_curve(timesteps: np.ndarray, scores: np.ndarray) -> float:
-    """The mean score over training: the area under the learning curve, divided by the steps of the last evaluation.
+    """Return the mean score over training: the area under the learning curve, divided by the steps of the last evaluation.
 
-    The curve is linear between evaluations (trapezoidal rule), and has the score of the first evaluation from step 0 to there.
+    The curve is linear between evaluations (trapezoidal rule), and constant before the first evaluation.
 
     Args:
         timesteps: ``[evaluations]`` of one seed, in the order of time.
-        scores: ``[evaluations]``, those of the same seed.
+        scores: ``[evaluations]`` of the same seed.
     """
     steps, values = np.concatenate([[0], timesteps]), np.concatenate([scores[:1], scores])
     return float(np.sum(np.diff(steps) * (values[1:] + values[:-1]) / 2) / steps[-1])
 
 
 def seed_statistics(results: pd.DataFrame, scoring: Scoring) -> pd.DataFrame:
-    """A row for each environment, contender, way to act and seed, in the order of ``results``.
+    """Return a row for each environment, contender, kind of actions and seed, in the order of the results.
 
     Args:
-        results: the rows of ``results.csv``.
+        results: rows of ``results.csv``.
         scoring: of the suite.
 
     Returns:
-        the columns of ``GROUP``, ``seed``, ``metric`` (of the score), ``threshold`` (NaN: none), ``score`` of the last
-        evaluation, ``normalized``, ``held_at`` (NaN: not held at the end, or no threshold), ``area`` and ``commit``: the
-        commits of the seed's evaluations, a tuple.
+        Columns ``env``, ``algo``, ``actions``, ``seed``, ``metric`` (that of the score), ``threshold`` (NaN: none), ``score``
+        of the last evaluation, ``normalized``, ``held_at`` (NaN: not held at the end, or no threshold), ``area``, and
+        ``commit``, a tuple of the commits of the seed's evaluations.
     """
     table = []
     metrics = {env: scoring.metric(rows) for env, rows in results.groupby("env", sort=False)}
@@ -134,11 +161,9 @@ def seed_statistics(results: pd.DataFrame, scoring: Scoring) -> pd.DataFrame:
 
 
 def median_step(steps: np.ndarray) -> float:
-    """The lower median over seeds, where NaN stands for never: the step by which half of the seeds hold the threshold.
-
-    NaN if most of the seeds do not.
+    """Return the lower median over seeds: the step by which half of the seeds hold the threshold, NaN if most never do.
 
     Args:
-        steps: ``[seeds]``, those of :func:`held_at`.
+        steps: ``[seeds]``, from :func:`held_at`; NaN stands for never.
     """
     return float(np.sort(steps)[(len(steps) - 1) // 2])  # NumPy sorts NaN to the end

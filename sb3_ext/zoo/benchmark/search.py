@@ -1,14 +1,14 @@
-"""The same recorded hyperparameter search for every contender: ``python -m sb3_ext.benchmark SUITE --search N``.
+"""The same hyperparameter search for every contender, all trials recorded: ``python -m sb3_ext.benchmark SUITE --search N``.
 
-In every environment every contender has N trials of as many steps, on the same tuning seeds (1000, 1001, …; evaluations are
-of seeds 0, 1, …). Trial 0 has the suite's own settings; the others are sampled by Optuna's TPE from ``search_spaces.yml``, the
-first ten at random. A trial's value is the mean over its seeds of the area under the learning curve (scores.py), with
-sampled actions where the suite evaluates them.
+In every environment every contender has N trials with the same number of steps, on the same tuning seeds (1000, 1001, …; the
+suite's own runs have seeds 0, 1, …). Trial 0 has the suite's settings; the others are sampled by Optuna's TPE from
+``search_spaces.yml``, the first ten at random. The value of a trial is the area under the learning curve (scores.py), mean
+over its seeds, with sampled actions if the suite evaluates them.
 
-Files, in the folder ``search`` of the benchmark's: ``trials.csv``, a row a trial; ``best.yml``, the best trial's
-hyperparameters by environment and contender, which ``--best`` or the suite's key ``best`` uses; ``search.md``; and the runs,
-``trial-N/…``. A search that was interrupted goes on: finished trials are in ``trials.csv``, and a trial depends on those
-before it alone.
+Files, in the subfolder ``search`` of the benchmark's folder: ``trials.csv``, a row for each trial; ``best.yml``, the best
+trial's hyperparameters by environment and contender, for ``--best`` or the suite's key ``best``; ``search.md``, a summary; and
+the runs, ``trial-N/…``. An interrupted search can be resumed, since a trial depends only on the trials before it, which are in
+``trials.csv``.
 """
 
 from __future__ import annotations
@@ -35,29 +35,29 @@ from sb3_ext.zoo.benchmark.suites import Run, cases, resolve_run, scoring
 
 FOLDER, TRIALS, BEST, SUMMARY = "search", "trials.csv", "best.yml", "search.md"
 SPACES = Path(__file__).with_name("search_spaces.yml")
-FIRST_SEED = 1000  # far from those of evaluation
+FIRST_SEED = 1000  # far from the seeds of the suite's runs
 SEEDS = 2
 ROLLOUT = "rollout"
-STARTUP = 10  # trials at random before TPE has enough to go by
+STARTUP = 10  # random trials before TPE
 COLUMNS = (
     "suite", "env", "algo", "trial", "state", "value", "timesteps", "seeds", "wall_s", "commit", "params", "hyperparams",
 )  # fmt: skip
 
 
 class Search:
-    """A search over all environments and contenders of a suite.
+    """Hyperparameter search over all environments and contenders of a suite.
 
     Args:
-        suite: of :func:`sb3_ext.zoo.benchmark.suites.load_suite`.
+        suite: from :func:`sb3_ext.zoo.benchmark.suites.load_suite`.
         out: folder of the benchmark.
-        n_trials: of each contender in each environment, those of before included.
-        budget: share of the suite's timesteps, for each trial.
-        seeds: number of tuning seeds; by default the suite's ``search: seeds:``, or 2.
+        n_trials: number of trials of each contender in each environment, finished ones included.
+        budget: fraction of the suite's timesteps, for each trial.
+        seeds: number of tuning seeds; None: the suite's ``search: seeds:``, or 2.
         envs: only these environments; all, if empty.
         labels: only these contenders; all, if empty.
 
     Raises:
-        ValueError: a contender has no search space or one with a wrong name, or the folder holds another search.
+        ValueError: if a contender has no search space, or one with an unknown name, or if the folder holds another search.
     """
 
     def __init__(
@@ -80,24 +80,28 @@ class Search:
         self.cases = cases(suite, budget, envs, labels)
         self.spaces = {case: self._space(*case) for case in self.cases}
         self.base = {case: resolve_run(suite, *case, budget) for case in self.cases}
-        for case, space in self.spaces.items():  # a wrong name is an error of now, not of the second trial
+        for case, space in self.spaces.items():  # report an unknown name now, not in the second trial
             self._run(case, {name: low_end(entry) for name, entry in space.items()})
         self._check_trials()
 
     def run(self, jobs: int = 1, ray: str | None = None) -> list[Path]:
-        """Run the trials that are missing, ``jobs`` runs at a time, and write all files; return the error files of those that
-        failed."""
+        """Run the missing trials, write all files, and return the error files of the runs that failed.
+
+        Args:
+            jobs: number of runs at the same time.
+            ray: address of a Ray cluster.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         failed: list[Path] = []
         try:
             for trial in range(self.n_trials):
                 failed += self._trial(trial, jobs, ray)
-        finally:  # what was finished before Ctrl-C as well
+        finally:  # also after Ctrl-C, for the finished trials
             self._report()
         return failed
 
     def _trial(self, trial: int, jobs: int, ray: str | None) -> list[Path]:
-        """The next trial of every contender that does not have it, side by side."""
+        """Run one trial of every contender that does not have it yet, in parallel."""
         known = self.trials()
         out = self.folder / f"trial-{trial:03}"
         params = {}
@@ -115,7 +119,7 @@ class Search:
         return [run.folder(out) / ERROR for run in failed]
 
     def trials(self) -> pd.DataFrame:
-        """The rows of ``trials.csv``."""
+        """Return the rows of ``trials.csv``."""
         path = self.folder / TRIALS
         types = {"commit": str, "seeds": str}
         return (
@@ -135,7 +139,7 @@ class Search:
         return space
 
     def _check_trials(self) -> None:
-        """Raise unless the trials of before are of this search."""
+        """Raise ValueError if the recorded trials belong to another search."""
         trials = self.trials()
         for (env, label), base in self.base.items():
             own = trials[(trials.env == env) & (trials.algo == label)]
@@ -196,8 +200,8 @@ class Search:
             yaml.safe_dump(best, file, sort_keys=False)
         caption = (
             f"Value: area under the learning curve of the score, mean over the tuning seeds {self.seeds[0]} to "
-            f"{self.seeds[-1]}. Trial 0 has the suite's own settings. The best of many values is too high for what "
-            "it stands for: compare contenders by runs with other seeds (--best)."
+            f"{self.seeds[-1]}. Trial 0 has the suite's own settings. The best of many values is biased upwards: compare "
+            "contenders by runs with other seeds (--best)."
         )
         text = "\n".join([*lines, "", caption, ""])
         (self.folder / SUMMARY).write_text(text, encoding="utf-8")
@@ -205,12 +209,12 @@ class Search:
 
 
 def suggest(space: dict[str, Any], trials: pd.DataFrame, trial: int) -> dict[str, Any]:
-    """The parameters of a trial, which depend on the trials before it and on nothing else.
+    """Return the parameters of a trial, which depend on the trials before it and on nothing else.
 
     Args:
-        space: names and entries of ``search_spaces.yml``.
-        trials: the rows of the trials before.
-        trial: number of this one; none has parameters in trial 0.
+        space: entries of ``search_spaces.yml`` by parameter.
+        trials: rows of the trials before.
+        trial: number of this trial; trial 0 has no parameters.
     """
     if trial == 0:
         return {}
@@ -231,12 +235,12 @@ def suggest(space: dict[str, Any], trials: pd.DataFrame, trial: int) -> dict[str
 
 
 def hyperparams_of(params: dict[str, Any], algo: str, hyperparams: dict[str, Any]) -> dict[str, Any]:
-    """Sampled parameters as hyperparameters: the rollout becomes what the algorithm calls it.
+    """Return sampled parameters as hyperparameters: ``rollout`` becomes the algorithm's ``n_steps`` or ``batch_size``.
 
     Args:
-        params: of a trial.
+        params: parameters of a trial.
         algo: name of the algorithm.
-        hyperparams: those of the run, for its number of environments.
+        hyperparams: hyperparameters of the run, for its number of environments.
     """
     result = dict(params)
     if ROLLOUT in result:
@@ -249,7 +253,11 @@ def hyperparams_of(params: dict[str, Any], algo: str, hyperparams: dict[str, Any
 
 
 def low_end(entry: Any) -> Any:
-    """The first choice, or the lower end of an interval."""
+    """Return the first choice, or the lower end of an interval.
+
+    Args:
+        entry: of ``search_spaces.yml``.
+    """
     return entry[0] if isinstance(entry, list) else entry["low"]
 
 

@@ -1,18 +1,16 @@
-"""Time and memory: environment steps per second in each form, algorithms' steps per second and peak memory.
+"""Time and memory: environment steps per second of each vectorised form, steps per second and peak memory of algorithms.
 
-Measurements are repeated in turn, so that a busy minute of the machine meets all contenders, and quoted as medians.
+Measurements are repeated in turn, so that a busy minute of the machine affects all contenders, and reported as medians.
 """
 
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import re
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pandas as pd
-from stable_baselines3 import PPO
+from rl_zoo3.utils import ALGOS
 from stable_baselines3.common import env_util
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
@@ -28,35 +26,53 @@ from tqdm import tqdm
 
 from irwrappers.validation import check_range
 from sb3_ext.common.vec_env import make_vec_env
+from sb3_ext.zoo.benchmark.processes import run_in_processes
 from sb3_ext.zoo.benchmark.run import commit
-from sb3_ext.zoo.benchmark.schedule import end_with_parent
-from sb3_ext.zoo.cli import OUR_ALGOS
-from sb3_ext.zoo.environments import import_envs
 
 RESULTS = "speed.csv"
-ALGORITHMS: dict[str, Any] = {"ppo": PPO, **OUR_ALGOS}
 REFERENCES = {"environment": "vectorised", "learned reward": "PPO"}  # the variants that others are compared with
 FORMS = ("vectorised", "DummyVecEnv", "SyncVectorEnv", "SubprocVecEnv")
+# Format of speed.csv; "copies" is the number of parallel environments.
 COLUMNS = ["measure", "env", "variant", "copies", "repeat", "steps_per_s", "peak_mib", "commit"]
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """``measure`` is ``"environment"`` (all forms, in turn) or what algorithms are measured for; ``amount`` is seconds or
-    iterations."""
+    """One measurement of a suite: an environment in all its forms, or an algorithm on an environment.
+
+    Args:
+        measure: ``"environment"``, or for an algorithm the name of the group that it is compared within.
+        env: Gymnasium id.
+        variant: label of the algorithm; empty for an environment.
+        amount: seconds of each repetition for an environment, iterations for an algorithm.
+        repeats: number of repetitions.
+        n_envs: number of parallel environments by form, for an environment.
+        hyperparams: constructor arguments of the algorithm.
+        algo: name of the algorithm; empty for an environment.
+    """
 
     measure: str
     env: str
     variant: str
     amount: float
     repeats: int
-    copies: dict[str, int] = field(default_factory=dict)
+    n_envs: dict[str, int] = field(default_factory=dict)
     hyperparams: dict[str, Any] = field(default_factory=dict)
     algo: str = ""
 
 
 def plan(suite: dict[str, Any], budget: float, envs: Sequence[str], labels: Sequence[str]) -> list[Measurement]:
-    """The suite's measurements; ``envs`` restricts all kinds, ``labels`` the algorithms' (one not there is an error)."""
+    """Return the measurements of a suite.
+
+    Args:
+        suite: from :func:`sb3_ext.zoo.benchmark.suites.load_suite`, with the key ``speed``.
+        budget: fraction of the suite's seconds and iterations.
+        envs: only measurements in these environments; all, if empty.
+        labels: only these algorithms; all measurements, if empty.
+
+    Raises:
+        ValueError: for a name that the suite does not have.
+    """
     check_range("--budget", budget, 0, open_low=True)
     settings = suite["speed"]
     algorithms = {label: (measure, of) for measure, group in settings["algorithms"].items() for label, of in group.items()}
@@ -65,9 +81,9 @@ def plan(suite: dict[str, Any], budget: float, envs: Sequence[str], labels: Sequ
         if name not in known:
             raise ValueError(f"Suite {suite['name']} has no {name!r}, only {', '.join(sorted(known))}.")
     forms, repeats = [], settings["repeats"]
-    for env, copies in settings["environments"].items():
-        counts = {form: copies for form in FORMS}
-        counts["SubprocVecEnv"] = min(copies, settings["subproc_copies"])
+    for env, n_envs in settings["environments"].items():
+        counts = {form: n_envs for form in FORMS}
+        counts["SubprocVecEnv"] = min(n_envs, settings["subproc_n_envs"])
         forms.append(Measurement("environment", env, "", budget * settings["seconds"], repeats, counts))
     learning = []
     for label, (measure, of) in algorithms.items():
@@ -79,18 +95,24 @@ def plan(suite: dict[str, Any], budget: float, envs: Sequence[str], labels: Sequ
 
 
 def measure_all(measurements: Sequence[Measurement], out: Path) -> pd.DataFrame:
-    """Measure, write ``speed.csv``, ``table.csv`` and ``table.md`` to ``out`` and return the rows."""
+    """Measure, write ``speed.csv``, ``table.csv`` and ``table.md``, and return the rows of ``speed.csv``.
+
+    Args:
+        measurements: from :func:`plan`.
+        out: folder to write to.
+    """
     learning = [one for one in measurements if one.algo]
     bar = tqdm(total=len(measurements) - len(learning) + sum(one.repeats for one in learning), desc="measurements")
     rows = []
     for one in measurements:
         if not one.algo:
-            rows += _environment(one)
+            rows += _measure_environment(one)
             bar.update()
     for repeat in range(max((one.repeats for one in learning), default=0)):
         for one in learning:
             if repeat < one.repeats:
-                rows.append({"repeat": repeat, **_in_process(_learning, one)})
+                (row,) = run_in_processes(_measure_algorithm, [(one,)])  # a fresh process, for its peak memory
+                rows.append({"repeat": repeat, **row})
                 bar.update()
     bar.close()
     results = pd.DataFrame(rows).assign(commit=commit()).reindex(columns=COLUMNS)
@@ -100,21 +122,15 @@ def measure_all(measurements: Sequence[Measurement], out: Path) -> pd.DataFrame:
     return results
 
 
-def _in_process(function: Callable[[Measurement], dict], one: Measurement) -> dict[str, Any]:
-    """In a fresh process, whose peak memory is that of this measurement."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=end_with_parent) as pool:
-        return pool.submit(function, one).result()
-
-
-def _environment(one: Measurement) -> list[dict[str, Any]]:
-    """Each form, a measurement each in turn."""
+def _measure_environment(one: Measurement) -> list[dict[str, Any]]:
+    """Return a row for each form and repetition, the forms in turn."""
     makers: dict[str, Callable[[], Any]] = {
-        "vectorised": lambda: make_vec_env(one.env, one.copies["vectorised"], seed=0),
-        "DummyVecEnv": lambda: env_util.make_vec_env(one.env, one.copies["DummyVecEnv"], seed=0, vec_env_cls=DummyVecEnv),
-        "SyncVectorEnv": lambda: gym.make_vec(one.env, one.copies["SyncVectorEnv"], vectorization_mode="sync"),
+        "vectorised": lambda: make_vec_env(one.env, one.n_envs["vectorised"], seed=0),
+        "DummyVecEnv": lambda: env_util.make_vec_env(one.env, one.n_envs["DummyVecEnv"], seed=0, vec_env_cls=DummyVecEnv),
+        "SyncVectorEnv": lambda: gym.make_vec(one.env, one.n_envs["SyncVectorEnv"], vectorization_mode="sync"),
         "SubprocVecEnv": lambda: env_util.make_vec_env(
-            # a "module:id" is imported in the processes, which know none of our environments
-            f"envs:{one.env}", one.copies["SubprocVecEnv"], seed=0, vec_env_cls=SubprocVecEnv,
+            # "module:id" is imported in the processes, which have not registered our environments
+            f"envs:{one.env}", one.n_envs["SubprocVecEnv"], seed=0, vec_env_cls=SubprocVecEnv,
         ),
     }  # fmt: skip
     envs: dict[str, Any] = {form: makers[form]() for form in FORMS}
@@ -123,32 +139,31 @@ def _environment(one: Measurement) -> list[dict[str, Any]]:
         env.reset()
         space = getattr(env, "single_action_space", env.action_space)
         space.seed(0)
-        drawn = (np.stack([space.sample() for _ in range(one.copies[form])]) for _ in range(64))
-        actions[form] = itertools.cycle(list(drawn))
+        actions[form] = itertools.cycle([np.stack([space.sample() for _ in range(one.n_envs[form])]) for _ in range(64)])
     rows: list[dict[str, Any]] = []
     for repeat in range(-1, one.repeats):  # the first is not counted
         for form, env in envs.items():
-            rate = _steps_per_second(env, actions[form], one.copies[form], one.amount if repeat >= 0 else one.amount / 10)
-            named = {"measure": one.measure, "env": one.env, "variant": form, "copies": one.copies[form], "repeat": repeat}
+            rate = _steps_per_second(env, actions[form], one.n_envs[form], one.amount if repeat >= 0 else one.amount / 10)
+            named = {"measure": one.measure, "env": one.env, "variant": form, "copies": one.n_envs[form], "repeat": repeat}
             rows.append({**named, "steps_per_s": rate})
     for env in envs.values():
         env.close()
     return [row for row in rows if row["repeat"] >= 0]
 
 
-def _steps_per_second(env: Any, actions: Iterable[np.ndarray], copies: int, seconds: float) -> float:
+def _steps_per_second(env: Any, actions: Iterable[np.ndarray], n_envs: int, seconds: float) -> float:
     start, steps = time.perf_counter(), 0
     for batch in actions:
         env.step(batch)
-        steps += copies
+        steps += n_envs
         elapsed = time.perf_counter() - start
         if elapsed >= seconds:
             break
     return steps / elapsed
 
 
-class _Iterations(BaseCallback):
-    """Notes when iterations begin, and stops once enough were whole."""
+class _IterationTimes(BaseCallback):
+    """Record when iterations begin, and stop training after a number of whole ones."""
 
     def __init__(self, iterations: int) -> None:
         super().__init__()
@@ -162,12 +177,11 @@ class _Iterations(BaseCallback):
         return len(self.begun) <= self.iterations + 1
 
 
-def _learning(one: Measurement) -> dict[str, Any]:
-    import_envs()
-    model = ALGORITHMS[one.algo]("MlpPolicy", one.env, seed=0, device="cpu", **one.hyperparams)
-    callback = _Iterations(int(one.amount))
+def _measure_algorithm(one: Measurement) -> dict[str, Any]:
+    model = ALGOS[one.algo]("MlpPolicy", one.env, seed=0, device="cpu", **one.hyperparams)
+    callback = _IterationTimes(int(one.amount))
     model.learn(10**9, callback=callback)
-    (start, before), (end, after) = callback.begun[1], callback.begun[-1]  # the first warms up
+    (start, before), (end, after) = callback.begun[1], callback.begun[-1]  # the first iteration warms up
     return {
         "measure": one.measure,
         "env": one.env,
@@ -179,7 +193,10 @@ def _learning(one: Measurement) -> dict[str, Any]:
 
 
 def _peak_mib() -> float:
-    """Of this process. Linux gives it as VmHWM; ru_maxrss there is at least what the process that started it held."""
+    """Return the peak memory of this process in MiB.
+
+    Linux gives it as VmHWM; ru_maxrss there is at least what the parent process held.
+    """
     status = Path("/proc/self/status")
     if status.is_file():
         return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text()).group(1)) / 2**10  # type: ignore[union-attr]
@@ -187,7 +204,11 @@ def _peak_mib() -> float:
 
 
 def report(folder: Path) -> None:
-    """``table.csv`` and ``table.md`` of a folder's ``speed.csv``: medians, and the reference against each."""
+    """Write ``table.csv`` and ``table.md``: medians, and how many times as fast the reference of each measure is.
+
+    Args:
+        folder: with ``speed.csv``, to which the tables are written.
+    """
     results = pd.read_csv(folder / RESULTS)
     table = results.groupby(["measure", "env", "variant", "copies"], sort=False)[["steps_per_s", "peak_mib"]].median()
     table = table.reset_index()
@@ -196,7 +217,7 @@ def report(folder: Path) -> None:
     table["reference_is_faster"] = rates / table.steps_per_s
     table.to_csv(folder / "table.csv", index=False, float_format="%.6g")
     lines = [
-        "| measure | environment | variant | copies | steps/s | vectorised, or PPO, is as fast times | peak MiB |",
+        "| measure | environment | variant | n_envs | steps/s | vectorised, or PPO, is as fast times | peak MiB |",
         "|---|---|---|---:|---:|---:|---:|",
     ]
     for row in table.to_dict("records"):

@@ -1,6 +1,6 @@
-"""The tables: interquartile means over seeds with 95 % bootstrap intervals (rliable), seeds that solve a task, and when.
+"""Tables of results: interquartile means over seeds with 95 % bootstrap intervals (rliable), seeds that solve a task.
 
-Everything comes from ``results.csv`` and ``scoring.json``.
+Everything is computed from ``results.csv`` and ``scoring.json``.
 """
 
 from __future__ import annotations
@@ -22,16 +22,25 @@ METRICS = ("success", "return")
 
 
 def known_metrics(scores: pd.DataFrame) -> list[str]:
-    """Those of which there are any: Gymnasium's MuJoCo tasks know no success."""
+    """Return the metrics that have values; Gymnasium's MuJoCo tasks, for instance, have no success signal.
+
+    Args:
+        scores: with the columns ``success`` and ``return``.
+    """
     return [metric for metric in METRICS if scores[metric].notna().any()]
 
 
 def curves(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of the rows of one environment, contender and way to act, the IQM at every timestep at which a seed was evaluated.
+    """Return the learning curve of a contender: the IQM over seeds at every timestep at which a seed was evaluated.
 
-    A seed's result holds until its next evaluation; the curve begins when all have one. Columns ``timesteps``, and for each
-    of success and return its name, ``…_low`` and ``…_high``: of a single seed these are NaN, as is the success of a task that
-    knows none.
+    A seed's result holds until its next evaluation; the curve begins when all seeds have one.
+
+    Args:
+        rows: results of one environment, contender and kind of actions.
+
+    Returns:
+        Columns ``timesteps``, ``success``, ``return``, and ``…_low`` and ``…_high`` of both, which are NaN for a single seed.
+        The success of a task without a success signal is NaN.
     """
     metrics = known_metrics(rows)
     by_seed = rows.pivot_table(index="timesteps", columns="seed", values=metrics).ffill().dropna()
@@ -48,24 +57,28 @@ def curves(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def all_curves(results: pd.DataFrame) -> dict[tuple[str, str, str], pd.DataFrame]:
-    """:func:`curves` of each environment, contender and way to act, in the order of the file."""
+    """Return the :func:`curves` of each environment, contender and kind of actions, in the order of the rows.
+
+    Args:
+        results: rows of ``results.csv``.
+    """
     return {key: curves(rows) for key, rows in results.groupby(GROUP, sort=False)}
 
 
 def summarize(
     results: pd.DataFrame, curve: dict[tuple[str, str, str], pd.DataFrame], seeds: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """A row for each environment, contender and way to act: what :func:`curves` ends with, and how it got there.
+    """Return a row for each environment, contender and kind of actions.
 
     Args:
-        results: the rows of ``results.csv``.
-        curve: of :func:`all_curves`.
-        seeds: of :func:`sb3_ext.zoo.benchmark.scores.seed_statistics`; by default with the threshold 0.9 of success alone.
+        results: rows of ``results.csv``.
+        curve: from :func:`all_curves`.
+        seeds: rows of :func:`sb3_ext.zoo.benchmark.scores.seed_statistics`; None: with a threshold of 0.9 for success only.
 
     Returns:
-        beside IQMs and intervals of success, return and area: ``steps`` and ``wall_s``, medians over the seeds; ``threshold``
+        Beside IQMs and intervals of success, return and area: ``steps`` and ``wall_s``, medians over the seeds; ``threshold``
         of the score ``metric``; ``solved``, the number of seeds that hold it at the end (NaN without a threshold);
-        ``held_at``, :func:`sb3_ext.zoo.benchmark.scores.median_step` over the seeds; ``commits``, those of the row's runs.
+        ``held_at``, :func:`sb3_ext.zoo.benchmark.scores.median_step` over the seeds; ``commits`` of the row's runs.
     """
     seeds = seed_statistics(results, Scoring()) if seeds is None else seeds
     of_seeds = dict(iter(seeds.groupby(GROUP, sort=False)))
@@ -97,18 +110,22 @@ def summarize(
 
 
 _CAPTION = (
-    "Success, return and area: interquartile mean over seeds, with its 95 % stratified bootstrap interval (rliable; none for "
-    "one seed); the mean of fewer than four seeds. Success and return are of the last evaluation; the return is undiscounted "
-    "where the threshold is one of the return or the suite says so, else discounted with the model's gamma. Solved: seeds "
-    "whose last evaluation is at the threshold. Steps held: the first evaluation from which all later ones of a seed are at "
-    "the threshold, lower median over seeds; never, where most seeds have none. Area: under the learning curve of the score, "
-    "divided by the steps (trapezoidal rule; before the first evaluation, its score), which is the mean score over training. "
-    "Steps and wall-clock of training are medians."
+    "Success, return and area: interquartile mean over seeds with 95 % stratified bootstrap interval (rliable; no interval "
+    "for one seed); with fewer than four seeds, their mean. Success and return: of the last evaluation; the return is "
+    "undiscounted if the threshold is a return or the suite says so, otherwise discounted with the model's gamma. Solved: "
+    "number of seeds whose last evaluation reaches the threshold. Steps held: the first evaluation from which all later ones "
+    "of a seed reach the threshold, lower median over seeds; never, if most seeds have none. Area: area under the learning "
+    "curve of the score, divided by the steps, which is the mean score over training (trapezoidal rule; constant before the "
+    "first evaluation). Steps and wall-clock seconds of training: medians."
 )
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """The summary for people."""
+    """Return the table as Markdown.
+
+    Args:
+        table: from :func:`summarize`.
+    """
     metrics = known_metrics(table)
     columns: dict[str, Callable[[dict[str, Any]], str]] = {
         "environment": lambda row: row["env"],
@@ -145,16 +162,16 @@ def _steps(held: float, threshold: float) -> str:
 def write_table(
     folder: Path, results: pd.DataFrame, curve: dict[tuple[str, str, str], pd.DataFrame], scoring: Scoring
 ) -> dict[str, Any]:
-    """Write ``table.csv``, ``comparison.csv`` and both for people, ``table.md``.
+    """Write ``table.csv``, ``comparison.csv`` and, with both as Markdown, ``table.md``.
 
     Args:
         folder: where to write.
-        results: the rows of ``results.csv``.
-        curve: of :func:`all_curves`.
+        results: rows of ``results.csv``.
+        curve: from :func:`all_curves`.
         scoring: of the suite.
 
     Returns:
-        ``comparison`` and ``profiles``, of :func:`sb3_ext.zoo.benchmark.comparison.compare`.
+        ``comparison`` and ``profiles`` of :func:`sb3_ext.zoo.benchmark.comparison.compare`.
     """
     seeds = seed_statistics(results, scoring)
     table = summarize(results, curve, seeds)

@@ -2,24 +2,17 @@
 
 import io
 
-import gymnasium
 import numpy as np
 import pandas as pd
 import pytest
 
-pytest.importorskip("rliable")
 
+@pytest.fixture(autouse=True)
+def few_resamples(command, monkeypatch):
+    """No test is about an interval's third digit."""
+    from sb3_ext.zoo.benchmark import bootstrap
 
-@pytest.fixture(scope="module")
-def command():
-    """The command's module. Importing rl_zoo3 replaces Gymnasium's TimeLimit: other tests are given the old one back."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (gymnasium.wrappers, gymnasium.wrappers.common):
-            patch.setattr(module, "TimeLimit", module.TimeLimit)
-        from sb3_ext.zoo.benchmark import bootstrap, command
-
-        patch.setattr(bootstrap, "REPETITIONS", 100)  # no test is about an interval's third digit
-        yield command
+    monkeypatch.setattr(bootstrap, "REPETITIONS", 100)
 
 
 def csv_of(text):
@@ -199,9 +192,9 @@ def test_intervals_are_the_same_again_and_leave_the_generator_alone(command):
     scores = np.random.default_rng(0).random((5, 1, 1))
     np.random.seed(3)
     first = bootstrap(scores, interquartile_means)
-    drawn = np.random.random()
+    expected = np.random.random()
     np.random.seed(3)
-    assert drawn == np.random.random()
+    assert expected == np.random.random()
     assert all(np.array_equal(a, b) for a, b in zip(first, bootstrap(scores, interquartile_means), strict=True))
 
 

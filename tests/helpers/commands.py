@@ -1,4 +1,4 @@
-"""Commands as they are typed. Nothing of ours is imported here: whoever types begins without it."""
+"""Commands as a user types them. Nothing of ours is imported here, since a new process begins without it."""
 
 import multiprocessing
 import os
@@ -8,12 +8,17 @@ from types import SimpleNamespace
 
 
 def run(module, *arguments, cwd, check=True):
-    """``python -m sb3_ext.module arguments`` in a process that need not import torch and SB3 first."""
-    return in_a_process(run_module, f"sb3_ext.{module}", arguments, cwd=cwd, check=check)
+    """Run ``python -m sb3_ext.module arguments`` in a process that has imported torch and SB3 already."""
+    return run_module_as_typed(f"sb3_ext.{module}", *arguments, cwd=cwd, check=check)
+
+
+def run_module_as_typed(module, *arguments, cwd, check=True):
+    """Run ``python -m module arguments`` in such a process."""
+    return in_a_process(run_module, module, arguments, cwd=cwd, check=check)
 
 
 def run_code(code, cwd):
-    """``python -c code`` in such a process."""
+    """Run ``python -c code`` in such a process."""
     return in_a_process(exec, code, {"__name__": "__main__"}, cwd=cwd)
 
 

@@ -3,12 +3,9 @@
 import inspect
 import json
 
-import gymnasium
 import pandas as pd
 import pytest
 import yaml
-
-pytest.importorskip("rliable")
 
 PPO = {"n_envs": 8, "n_steps": 32, "batch_size": 64, "n_epochs": 1}
 SPACE = {"rollout": [64, 128], "normalize_advantage": [True, False], "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}
@@ -25,18 +22,6 @@ SUITE = {
         "b": {"algo": "ppo", "seeds": 1, "hyperparams": {**PPO, "gamma": 0.9}},
     },
 }
-
-
-@pytest.fixture(scope="module")
-def command():
-    """The command's module. Importing rl_zoo3 replaces Gymnasium's TimeLimit: other tests are given the old one back."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (gymnasium.wrappers, gymnasium.wrappers.common):
-            patch.setattr(module, "TimeLimit", module.TimeLimit)
-        from sb3_ext.zoo.benchmark import command
-
-        command._extend_rl_zoo3()
-        yield command
 
 
 @pytest.fixture(scope="module")

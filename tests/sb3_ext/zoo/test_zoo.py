@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from commands import run, run_code
+from helpers.commands import run, run_code
 
 import envs
 import sb3_ext
@@ -78,10 +78,8 @@ def test_every_grid_of_the_paper_has_hyperparameters(algo):
 RESOLVED = """
 import yaml
 from sb3_ext.zoo.benchmark.suites import resolve_hyperparams
-from sb3_ext.zoo.cli import _extend_rl_zoo3
-from sb3_ext.zoo.manager import HYPERPARAMS
+from sb3_ext.zoo.algorithms import HYPERPARAMS
 
-_extend_rl_zoo3()
 for algo in ("lirpg", "lirpg_a2c", "ppo_live", "a2c_live"):
     for env in yaml.safe_load((HYPERPARAMS / f"{algo}.yml").read_text()):
         if env != "default":
@@ -98,18 +96,16 @@ def test_settings_for_learned_rewards_and_their_baselines_are_arguments_of_the_a
 EVERY_ID = """
 import yaml
 from envs.catalogue import CATALOGUE
+from sb3_ext.zoo.algorithms import HYPERPARAMS, find_algorithm
 from sb3_ext.zoo.benchmark.suites import resolve_hyperparams
-from sb3_ext.zoo.cli import _extend_rl_zoo3
 from sb3_ext.zoo.lifetime_families import lifetime_ids
-from sb3_ext.zoo.manager import HYPERPARAMS, LIFETIME_ALGOS
 
 yaml.safe_load = lambda stream: yaml.load(stream, yaml.CSafeLoader)  # the files are read again for each
-_extend_rl_zoo3()
 tasks = [name for family in CATALOGUE.values() for name in family.horizons] + ["MountainCar-v0", "ALE/Pong-v5"]
 lifetimes = lifetime_ids()
 assert len(tasks) > 100 and len(lifetimes) > 50
 for algo in (path.stem for path in HYPERPARAMS.glob("*.yml")):
-    known, others = (lifetimes, tasks) if algo in LIFETIME_ALGOS else (tasks, lifetimes)
+    known, others = (lifetimes, tasks) if find_algorithm(algo).learns_from_families else (tasks, lifetimes)
     for env in known:
         found = resolve_hyperparams(algo, env, {}, 1000)
         assert found["policy"] and found.get("n_envs", 1) >= 1, (algo, env, found)
