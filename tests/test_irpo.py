@@ -424,6 +424,15 @@ def test_exploring_leaves_the_statistics_of_the_base_policy_alone(single_rollout
     assert pairs and all(a[1] == b[1] for a, b in pairs)  # from an exploratory rollout to the next one nothing moved
 
 
+@pytest.mark.parametrize("space", [BOX, spaces.Discrete(2)])
+@pytest.mark.parametrize("reward", ["auto", ["rnd", "rnd"], [["pseudo_counts", "pseudo_counts", "rnd"]]])
+def test_the_table_of_the_log_prints_whatever_the_rewards_are_called(capsys, space, reward):
+    if isinstance(space, spaces.Discrete) and reward != "auto":
+        reward = ["count", "count"]
+    model_on(toys(observation_space=space), intrinsic_reward=reward, verbose=1).learn(400)
+    assert "exploration/" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("factor", [1e-3, 1e3])
 def test_what_a_task_pays_does_not_decide_whether_it_explores(factor):
     """Exploratory advantages of the first turn, with critics that say 0, are those of the same task paid otherwise."""

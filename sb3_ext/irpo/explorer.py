@@ -30,18 +30,26 @@ from sb3_ext.irpo.follow import (
     trained_parameters,
 )
 
+LONGEST_KEY = 33  # characters, after "exploration/", that SB3's table prints in full
 FOLLOW_KL = 0.01  # nats, of a step along the gradient of an exploratory policy
 
 
 class _PrefixedLogger:
-    """Writes ``train/loss`` as ``<prefix>/loss``, and ``intrinsic/loss`` as ``<prefix>/intrinsic_loss``, to another logger."""
+    """Writes ``train/loss`` as ``<prefix>/loss``, and ``intrinsic/loss`` as ``<prefix>/intrinsic_loss``, to another logger.
+
+    SB3's table cuts names of more than 36 characters and is an error where two are then the same: longer ones go to the CSV,
+    JSON and TensorBoard logs only.
+    """
 
     def __init__(self, logger: Logger, prefix: str) -> None:
         self._logger = logger
         self._prefix = prefix
 
     def record(self, key: str, value: Any, exclude: Any = None) -> None:
-        self._logger.record(f"{self._prefix}/{key.removeprefix('train/').replace('/', '_')}", value, exclude)
+        key = f"{self._prefix}/{key.removeprefix('train/').replace('/', '_')}"
+        if len(key.partition("/")[2]) > LONGEST_KEY:
+            exclude = (*((exclude,) if isinstance(exclude, str) else exclude or ()), "stdout", "log")
+        self._logger.record(key, value, exclude)
 
 
 class Explorer(IntrinsicPPO):

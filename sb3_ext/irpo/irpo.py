@@ -448,10 +448,10 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         record("exploration/moves", self._n_moves)
         record("exploration/run_length", self._schedule.run)
         if isinstance(actor, Explorer):
-            record(f"exploration/{actor.name}/kl", self._last_kl)
-            record(f"exploration/{actor.name}/rewarded", float(recorder.rewarded))
+            actor.logger.record("kl", self._last_kl)
+            actor.logger.record("rewarded", float(recorder.rewarded))
             if recorder.returns:
-                record(f"exploration/{actor.name}/return", float(np.mean(recorder.returns)))
+                actor.logger.record("return", float(np.mean(recorder.returns)))
         elif recorder.returns:
             record("rollout/base_return", float(np.mean(recorder.returns)))
         self._n_rollouts += 1
