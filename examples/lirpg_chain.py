@@ -55,7 +55,7 @@ def learn_reward(timesteps, seed):
     """LIRPG, paid by the learned reward alone. Its policy stays noisy, so that the reward hears of every action; the reward
     begins near 0, so that hardly anything of its random beginning is left in the order of the states."""
     small = dict(ortho_init=False)
-    settings = dict(n_steps=128, batch_size=128, gamma=GAMMA, learning_rate=1e-3, ent_coef=0.2, reward_kwargs=small)
+    settings = dict(n_steps=128, batch_size=128, gamma=GAMMA, learning_rate=1e-3, ent_coef=0.2, reward_network_kwargs=small)
     model = LIRPG("MlpPolicy", chains(), **settings, reward_learning_rate=lambda left: 2e-3 * left, seed=seed, device="cpu")
     return model.learn(timesteps)
 
