@@ -1,4 +1,4 @@
-"""CLN on Hopper: a learned reward, what it pays an episode beside the environment's own, and what it pays for.
+"""CLN on Hopper: a learned reward, its return beside that of the environment's reward, and a plot of it over states.
 
 python examples/cln_hopper.py    # pip install "irwrappers[plots]"
 """

@@ -1,4 +1,4 @@
-"""LIRPG on a chain of states that pays once, at its end: what it learns to pay, and how fast a fresh agent learns from that.
+"""LIRPG on a chain of states with one reward, at its end: the reward it learns, and how fast a new agent learns from it.
 
 python examples/lirpg_chain.py
 """
@@ -22,7 +22,7 @@ LENGTH, HORIZON, GAMMA = 50, 30, 0.95
 
 
 class Chain(gym.Env):
-    """States in a row; left, stay and right; the last one pays 1 and ends the episode, which may begin anywhere."""
+    """States in a row; left, stay and right; reward 1 in the last one, which ends the episode. Episodes begin anywhere."""
 
     observation_space, action_space = spaces.Discrete(LENGTH), spaces.Discrete(3)
 
@@ -52,8 +52,11 @@ def optimal_advantages():
 
 
 def learn_reward(timesteps, seed):
-    """LIRPG, paid by the learned reward alone. Its policy stays noisy, so that the reward hears of every action; the reward
-    begins near 0, so that hardly anything of its random beginning is left in the order of the states."""
+    """Train LIRPG on the learned reward alone.
+
+    The entropy coefficient keeps the policy noisy, so that every action is tried; the reward network begins near 0, so that
+    hardly anything of its initialisation is left in the order of the states.
+    """
     small = dict(ortho_init=False)
     settings = dict(n_steps=128, batch_size=128, gamma=GAMMA, learning_rate=1e-3, ent_coef=0.2, reward_network_kwargs=small)
     model = LIRPG("MlpPolicy", chains(), **settings, reward_learning_rate=lambda left: 2e-3 * left, seed=seed, device="cpu")
@@ -67,7 +70,7 @@ def learned_rewards(model):
 
 
 class UntilRight(BaseCallback):
-    """Stops when the policy steps to the right with a probability of 0.9, on average over the states."""
+    """Stop when the policy steps to the right with a probability of 0.9, on average over the states."""
 
     def _on_rollout_start(self):
         with torch.no_grad():
@@ -79,7 +82,7 @@ class UntilRight(BaseCallback):
 
 
 def steps_to_learn(env, seed, at_most=40_000):
-    """Steps that a fresh PPO takes in ``env`` until it walks to the right."""
+    """Return the steps that a new PPO agent takes in ``env`` until it walks to the right."""
     model = PPO("MlpPolicy", env, n_steps=32, batch_size=32, gamma=GAMMA, learning_rate=1e-3, seed=seed, device="cpu")
     return model.learn(at_most, UntilRight()).num_timesteps
 
@@ -93,13 +96,15 @@ if __name__ == "__main__":
     model = learn_reward(given.timesteps, given.seed)
     rewards = learned_rewards(model)
     for action, name in enumerate(("left", "stay", "right")):
-        print(f"{name:5} pays {rewards[:, action].mean():+.2f} on average, from {rewards[:, action].min():+.2f} to", end=" ")
+        print(
+            f"{name:5} receives {rewards[:, action].mean():+.2f} on average, from {rewards[:, action].min():+.2f} to", end=" "
+        )
         print(f"{rewards[:, action].max():+.2f}")
     print(f"Rank correlation with the optimal advantage: {spearmanr(rewards.ravel(), optimal_advantages().ravel())[0]:.2f}")
-    paid = VecIntrinsicReward(chains(), FrozenReward(model), extrinsic_coef=0.0, normalize_reward=False)
+    learned = VecIntrinsicReward(chains(), FrozenReward(model), extrinsic_coef=0.0, normalize_reward=False)
     steps = {
         "the success alone": steps_to_learn(chains(), given.seed + 100, given.timesteps),
-        "the learned reward alone": steps_to_learn(paid, given.seed + 100, given.timesteps),
+        "the learned reward alone": steps_to_learn(learned, given.seed + 100, given.timesteps),
     }
     for reward, count in steps.items():
-        print(f"A fresh PPO that is paid {reward} walks to the right after {count} steps")
+        print(f"A new PPO agent with {reward} walks to the right after {count} steps")

@@ -127,22 +127,6 @@ def test_advantages_are_linear_in_eta(intrinsic_coef):
     torch.testing.assert_close(perturbed_advantages(features, features.mean(0), eta, noise), by_hand, atol=1e-4, rtol=1e-4)
 
 
-def test_extrinsic_advantages_are_those_of_the_extrinsic_critic():
-    model = make(CLN, walks(horizon=7), gamma=0.9, gae_lambda=1.0)
-    model.learn(64)
-    rollout, _ = last_rollout(model)
-    rewards, done = rollout.extrinsic_rewards.t(), rollout.done.t()
-    ends = dict(((i, t), end) for t, i, end in model._recorder.truncated)
-    critic = lambda o: float(model.extrinsic_critic(torch.as_tensor(o)[None]).detach())  # noqa: E731
-    for i in range(2):
-        following = critic(model._last_obs[i])
-        for t in reversed(range(32)):
-            if done[i, t]:
-                following = critic(ends[i, t]) if (i, t) in ends else 0.0
-            following = float(rewards[i, t]) + 0.9 * following
-            assert float(rollout.samples.extrinsic_returns[i * 32 + t]) == pytest.approx(following, rel=1e-4, abs=1e-4)
-
-
 def test_the_reward_of_each_transition_has_the_eta_that_its_policy_sees(monkeypatch):
     """In one minibatch of a rollout: the advantages' part of ε′ is F ε′ of the same ε′ that the policy sees."""
     model = make(CLN, n_epochs=1, batch_size=64, normalize_advantage=False, learning_rate=0.0)
