@@ -91,6 +91,8 @@ class CLNPolicy(ActorCriticPolicy):
     ) -> None:
         self.conditioner_arch = tuple(conditioner_arch)
         self.film = film
+        if "squash" in (reward_network_kwargs or {}):
+            raise ValueError("reward_network_kwargs must not have squash: the reward of CLN is linear in η.")
         self.reward_network_kwargs = reward_network_kwargs
         if net_arch is None and kwargs.get("features_extractor_class") is NatureCNN:
             net_arch = [64]
