@@ -61,7 +61,7 @@ def learn_reward(timesteps, seed):
     network begins near 0, so that hardly anything of its random initialisation is left in the order of the states.
     """
     small = dict(ortho_init=False)
-    settings = dict(n_steps=128, batch_size=128, gamma=GAMMA, learning_rate=1e-3, ent_coef=0.2, reward_kwargs=small)
+    settings = dict(n_steps=128, batch_size=128, gamma=GAMMA, learning_rate=1e-3, ent_coef=0.2, reward_network_kwargs=small)
     model = LIRPG("MlpPolicy", chains(), **settings, reward_learning_rate=lambda left: 2e-3 * left, seed=seed, device="cpu")
     return model.learn(timesteps)
 

@@ -1,11 +1,11 @@
-"""The meta-gradient: how an extrinsic objective after policy updates depends on the parameters of a reward.
+"""The meta-gradient: the gradient of an extrinsic objective, after policy updates, in the parameters of a reward.
 
-With η the reward's parameters and θ_{k+1} = θ_k + Δ(∇_θ L_k(θ_k, η)) the policy's updates, J_ex(θ_K, η) depends on η
+With η the reward's parameters and θ_{k+1} = θ_k + Δ(∇_θ L_k(θ_k, η)) the policy's updates, dJ_ex(θ_K, η)/dη has
 
-* *directly*: the policy that acts is conditioned on η;
-* by the *mixed* term: the policy in the update's loss is conditioned on η;
-* by the *reward* term: the loss's advantages are;
-* by the *multi-step* term: θ_{K−1} came from updates that depend on η too, (I + α ∂²) dθ_{K−1}/dη.
+* a *direct* term, where the acting policy is conditioned on η;
+* a *mixed* term, where the policy in the update's loss is conditioned on η;
+* a *reward* term, where the advantages in the update's loss depend on η;
+* a *multi-step* term, where θ_{K−1} results from updates that depend on η, (I + α ∂²) dθ_{K−1}/dη.
 
 LIRPG (Zheng, Oh & Singh, arXiv 1804.06459) is the reward term of a policy that does not see η; CLN (Zhang, Stadie & Ba) the
 direct term of one that does.
@@ -25,20 +25,28 @@ Term = Literal["direct", "mixed", "reward", "multi_step"]
 TERMS: tuple[Term, ...] = ("direct", "mixed", "reward", "multi_step")
 
 InnerLoss = Callable[[Params, Params, Params], Tensor]
-"""(θ, the η that the policy sees, the η that the advantages come from) → loss of one policy update, to be minimised."""
+"""(θ, η of the policy, η of the advantages) → loss ``[]`` of one policy update, to be minimised."""
 OuterLoss = Callable[[Params, Params], Tensor]
-"""(θ_K, the η that the policy sees) → extrinsic loss (of which J_ex is the negative), to be minimised."""
+"""(θ_K, η of the policy) → extrinsic loss ``[]``, the negative of J_ex, to be minimised."""
 
 
 class Optimizer(Protocol):
-    """``SGD``, ``RMSprop`` or ``Adam`` of :mod:`sb3_ext.common.optimizers`."""
+    """An optimiser as those of :mod:`sb3_ext.common.optimizers`, whose step can be differentiated."""
 
-    def update(self, params: Params, grads: Params, state: State) -> tuple[Params, State]: ...
+    def update(self, params: Params, grads: Params, state: State) -> tuple[Params, State]:
+        """Return the parameters and the state after a step."""
 
 
 class MetaGradient(NamedTuple):
-    """gradient: of the outer loss in η. outer_loss: ``[]``. inner_gradients: of each inner loss in θ, before the clip. params,
-    state: θ_K and the optimiser's. Nothing in it is attached to a graph."""
+    """A meta-gradient and what was computed on the way; nothing in it is attached to a graph.
+
+    Attributes:
+        gradient: gradient of the outer loss in η.
+        outer_loss: ``[]``.
+        inner_gradients: gradient of each inner loss in θ, before the clip.
+        params: θ_K.
+        state: the optimiser's state after the last update.
+    """
 
     gradient: Params
     outer_loss: Tensor
@@ -58,14 +66,21 @@ def meta_gradient(
     terms: Collection[Term],
     max_grad_norm: float | None = None,
 ) -> MetaGradient:
-    """The chosen terms of d(outer loss)/dη after K = ``len(inner_losses)`` policy updates.
+    """Return the chosen terms of d(outer loss)/dη after K = ``len(inner_losses)`` policy updates.
 
-    Each update is θ ← optimizer(θ, clip(∇_θ L_k)), differentiated whole: the clip to ``max_grad_norm`` and the optimiser's
-    step included (its second moment unless the optimiser says otherwise). Without ``"multi_step"`` the updates before the last
-    count as if they did not depend on η; with K = 0 there is the direct term alone.
+    Each update is θ ← optimizer(θ, clip(∇_θ L_k)), and all of it is differentiated: the clip to ``max_grad_norm`` and the
+    optimiser's step too (with its second moment, unless the optimiser excludes it). Without ``"multi_step"`` the updates
+    before the last are taken as independent of η; with K = 0 there is only the direct term.
 
     Args:
-        theta, eta: named tensors, of which nothing is changed. state: the optimiser's before the first update.
+        theta: θ_0, tensors by name, which are not changed.
+        eta: η, tensors by name, which are not changed.
+        inner_losses: L_0 … L_{K−1}.
+        outer_loss: the negative of J_ex.
+        optimizer: of the policy.
+        state: the optimiser's state before the first update.
+        terms: some of :data:`TERMS`.
+        max_grad_norm: largest norm of ∇_θ L_k; None for no clip.
 
     Raises:
         ValueError: for an unknown term.
@@ -75,7 +90,7 @@ def meta_gradient(
         raise ValueError(f"Unknown terms {unknown}; expected some of {list(TERMS)}.")
     eta = {name: value.detach().requires_grad_() for name, value in eta.items()}
     fixed = {name: value.detach() for name, value in eta.items()}
-    acting, seen, paying = (eta if term in terms else fixed for term in ("direct", "mixed", "reward"))
+    acting, seen, rewarding = (eta if term in terms else fixed for term in ("direct", "mixed", "reward"))
     params = {name: value.detach().requires_grad_() for name, value in theta.items()}
     inner_gradients = []
     for k, inner_loss in enumerate(inner_losses):
@@ -83,7 +98,7 @@ def meta_gradient(
         if not attached:
             gradient = _gradient(inner_loss(params, fixed, fixed), params)
         else:
-            gradient = _gradient(inner_loss(params, seen, paying), params, create_graph=True)
+            gradient = _gradient(inner_loss(params, seen, rewarding), params, create_graph=True)
         inner_gradients.append(detached(gradient))
         params, state = optimizer.update(params, clip_by_global_norm(gradient, max_grad_norm), state)
         if not attached:
@@ -95,12 +110,12 @@ def meta_gradient(
 
 
 def detached(tree: Params) -> Params:
-    """The same values outside any graph."""
+    """Return the same values outside any graph."""
     return {name: value.detach() for name, value in tree.items()}
 
 
 def _gradient(loss: Tensor, params: Params, create_graph: bool = False) -> Params:
-    """∂loss/∂params; zeros where the loss does not depend on them."""
+    """Return ∂loss/∂params, zeros where the loss does not depend on them."""
     values = torch.autograd.grad(
         loss, list(params.values()), create_graph=create_graph, allow_unused=True, materialize_grads=True
     )

@@ -3,67 +3,85 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from torch import Tensor
 
-from irwrappers.validation import check_range
-from sb3_ext.common import ppo_losses
-from sb3_ext.common.compiled import Compiled, check_compiler
 from sb3_ext.common.gae import DiscountedSum
-from sb3_ext.lirpg.learned_reward import Gradients, LearnedRewardAlgorithm, Point
-from sb3_ext.lirpg.rollout import LearnedRewardRollout, Samples
+from sb3_ext.learned_reward.algorithm import LearnedRewardPPO, Logs
+from sb3_ext.learned_reward.rollout import Samples
+from sb3_ext.lirpg.compiled import Compiled, check_compiler
+from sb3_ext.lirpg.reward_gradient import Gradients, Point, RewardGradientAlgorithm
 
 SelfLIRPG = TypeVar("SelfLIRPG", bound="LIRPG")
 
 
-class LIRPG(LearnedRewardAlgorithm, PPO):
-    """PPO that learns the reward it is paid (Zheng, Oh & Singh, arXiv 1804.06459).
+class LIRPG(RewardGradientAlgorithm, LearnedRewardPPO):
+    """PPO that learns a part of its reward by a meta-gradient (Zheng, Oh & Singh, arXiv 1804.06459).
 
-    The policy is paid r_mix = r_ex_coef · r_ex + r_in_coef · r_η(s, a) and has a critic of it, its own value head. At every
-    minibatch η follows the gradient of the extrinsic objective J^ex *after* the policy's update θ → θ′(η),
+    The policy maximises r_mix = extrinsic_coef · r_ex + intrinsic_coef · r_η(s, a), and its critic predicts the return of
+    r_mix. At every minibatch η follows the gradient of the extrinsic objective J^ex *after* the policy's step θ → θ′(η),
 
         ∂J^ex/∂η = ∂J^ex/∂θ′ · ∂θ′/∂η,
 
-    where θ′ is one whole step of PPO: advantages from r_mix over the rest of the rollout, loss, gradient clip, optimiser.
-    J^ex(θ′) is PPO's clipped objective on the same minibatch with the advantages of r_ex, from a critic V^ex of its own.
+    where θ′ is one whole step of PPO: advantages of r_mix over the rest of the rollout, loss, gradient clip, optimiser (not
+    through Adam's second moment, as in the authors' program). J^ex(θ′) is PPO's clipped objective on the same minibatch with
+    the advantages of r_ex, from a critic V^ex of its own.
 
-    While the environment has never paid anything but 0, nothing says what a reward should be: until then this is PPO, paid
-    r_ex_coef times what its environment pays, and V^ex waits too. The bonus of a ``VecIntrinsicReward`` is part of that, so it
-    needs an r_ex_coef above 0.
+    Until the first reward other than 0 there is nothing to learn a reward from: the update is then PPO's on extrinsic_coef
+    times the environment's reward. That includes the bonus of a ``VecIntrinsicReward``, which therefore needs an
+    extrinsic_coef above 0. With ``intrinsic_coef=0, extrinsic_coef=1`` this is SB3's PPO, weight for weight.
 
-    With ``r_in_coef=0`` there is no reward to learn, and with ``r_ex_coef=1`` this is SB3's PPO, weight for weight. r_ex is
-    what the algorithm's environment pays: with ``VecNormalize(norm_reward=True)``, the normalised reward. Truncated episodes
-    are bootstrapped, each return with its own critic.
-
-    The arguments are those of SB3's PPO in its order, and then by name:
+    r_ex is the reward of the algorithm's environment, without such a bonus; with ``VecNormalize(norm_reward=True)`` it is the
+    normalised reward. Truncated episodes are bootstrapped, each return with its own critic.
 
     Args:
-        r_ex_coef, r_in_coef: what the policy is paid of r_ex and of r_η (0 and 1, as in the paper's program for MuJoCo).
-        reward_learning_rate: of η, or a schedule of the remaining progress. η and V^ex have the policy's class of optimiser,
-            its settings and ``max_grad_norm``; V^ex has ``learning_rate``.
-        reward_kwargs: arguments of :class:`sb3_ext.common.reward_network.RewardNetwork`.
-        extrinsic_vf_coef: weight of the loss of V^ex (which has an optimiser and a clip to itself).
-        n_unroll: policy updates, a minibatch each, before a gradient of J^ex (on all of these minibatches) in η.
-        second_moment_gradient: whether the gradient flows through the second moment of Adam or RMSprop. Default: not through
-            Adam's but through RMSprop's, as in the paper's program.
-        compile: run the gradients of a minibatch as one graph of ``torch.compile``, two to three times as fast where networks
-            are small. The first step of η takes a minute or two, and a C++ compiler on a CPU; results differ by round-off.
+        policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a policy class of SB3's PPO.
+        env: the environment, a ``VecEnv``, or the id of a registered environment.
+        learning_rate: learning rate of the policy and of V^ex; a number or a schedule of the remaining progress.
+        n_steps: steps of each environment in a rollout.
+        batch_size: transitions in a minibatch.
+        n_epochs: passes over a rollout.
+        gamma: discount of both returns.
+        gae_lambda: λ of generalised advantage estimation.
+        clip_range: clipping of the probability ratio; a number or a schedule.
+        clip_range_vf: clipping of the values of both critics; a number, a schedule, or None for no clipping.
+        normalize_advantage: whether the advantages of both returns are normalised in each minibatch.
+        ent_coef: coefficient of the policy's entropy.
+        vf_coef: coefficient of the loss of the policy's critic.
+        max_grad_norm: largest norm of the gradients of the policy, the reward network and V^ex, each by itself.
+        use_sde: whether to explore with generalised state-dependent noise.
+        sde_sample_freq: steps after which that noise is sampled anew; -1 for once a rollout.
+        rollout_buffer_class: SB3's ``RolloutBuffer`` or a subclass. Default: by the observation space.
+        rollout_buffer_kwargs: further arguments of the rollout buffer.
+        target_kl: an update stops where the approximate KL divergence exceeds 1.5 times this; None for no limit.
+        stats_window_size: episodes over which ``rollout/…`` is averaged.
+        tensorboard_log: folder of the TensorBoard log, or None.
+        policy_kwargs: arguments of the policy.
+        verbose: 0 for no output, 1 for information, 2 for debugging.
+        seed: of the policy, the networks and the environments.
+        device: of the networks.
+        _init_setup_model: whether the networks are built at once.
+        extrinsic_coef: weight of r_ex in the policy's reward. Default: 0, as in the authors' program for MuJoCo.
+        intrinsic_coef: weight of r_η in the policy's reward. Default: 1, likewise.
+        reward_learning_rate: learning rate of η; a number or a schedule. The optimisers of η and V^ex are of the policy's
+            class and have its settings.
+        reward_network_kwargs: arguments of :class:`~sb3_ext.learned_reward.RewardNetwork`.
+        extrinsic_vf_coef: coefficient of the loss of V^ex, which has an optimiser and a gradient clip of its own.
+        compile: whether the gradients of a minibatch run as one graph of ``torch.compile``, two to three times as fast where
+            networks are small. Compiling takes a minute or two, and a C++ compiler on a CPU; results differ by round-off.
 
-    ``reward_network`` is r_η, :meth:`intrinsic_rewards` evaluates it. Logs, from the first pay on: ``lirpg/reward_mean`` and
-    ``reward_std`` over the rollout, ``extrinsic_loss`` (−J^ex at θ′), ``extrinsic_value_loss``, ``gradient_norm`` (of η,
-    before the clip), ``explained_variance`` (of V^ex); ``rollout/ep_rew_mean`` is the extrinsic return.
+    ``reward_network`` is r_η, :meth:`intrinsic_rewards` evaluates it. Logs, from the first reward on: ``lirpg/reward_mean``
+    and ``reward_std`` over the rollout, ``extrinsic_loss`` (−J^ex at θ′), ``meta_gradient_norm`` (of η, before the clip), and
+    for V^ex ``train/extrinsic_value_loss`` and ``extrinsic_explained_variance``. ``rollout/ep_rew_mean`` is the extrinsic
+    return.
 
     Raises:
-        ValueError: for an argument out of range and for an optimiser that can't be differentiated.
+        ValueError: for an argument out of range, an optimiser that can't be differentiated, and NaN or infinite rewards.
         RuntimeError: ``compile`` without a C++ compiler.
     """
 
@@ -96,22 +114,15 @@ class LIRPG(LearnedRewardAlgorithm, PPO):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
         *,
-        r_ex_coef: float = 0.0,
-        r_in_coef: float = 1.0,
+        extrinsic_coef: float = 0.0,
+        intrinsic_coef: float = 1.0,
         reward_learning_rate: float | Schedule = 1e-4,
-        reward_kwargs: dict[str, Any] | None = None,
+        reward_network_kwargs: dict[str, Any] | None = None,
         extrinsic_vf_coef: float = 0.5,
-        n_unroll: int = 1,
-        second_moment_gradient: bool | None = None,
         compile: bool = False,
     ) -> None:
-        self._set_reward_arguments(
-            r_ex_coef, r_in_coef, reward_learning_rate, reward_kwargs, extrinsic_vf_coef, second_moment_gradient
-        )
-        check_range("n_unroll", n_unroll, 1, integer=True)
         if not isinstance(compile, bool):
             raise ValueError(f"compile must be True or False, got {compile!r}.")
-        self.n_unroll = n_unroll
         self.compile = compile
         self._compiled: Compiled | None = None
         super().__init__(
@@ -141,6 +152,11 @@ class LIRPG(LearnedRewardAlgorithm, PPO):
             seed=seed,
             device=device,
             _init_setup_model=_init_setup_model,
+            extrinsic_coef=extrinsic_coef,
+            intrinsic_coef=intrinsic_coef,
+            reward_learning_rate=reward_learning_rate,
+            reward_network_kwargs=reward_network_kwargs,
+            extrinsic_vf_coef=extrinsic_vf_coef,
         )
 
     def _setup_model(self) -> None:
@@ -148,54 +164,31 @@ class LIRPG(LearnedRewardAlgorithm, PPO):
         if self.compile:
             check_compiler(self.device)
 
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_compiled"]
-
     def train(self) -> None:
-        """PPO's update, with one of η after every ``n_unroll`` minibatches."""
-        if not self._learns_a_reward():
+        """PPO's update, with a step of η and V^ex beside each of the policy's."""
+        if not self._learns_reward():
             super().train()
             return
         self.policy.set_training_mode(True)
         self._update_learning_rates()
-        clip_range = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
-        clip_range_vf = None
-        if self.clip_range_vf is not None:
-            clip_range_vf = self.clip_range_vf(self._current_progress_remaining)  # type: ignore[operator]
+        clip_ranges = self._clip_ranges()
         rollout = self._rollout(self.batch_size)
-        # Numbers and not tensors: those would lie scattered between the large ones, whose memory could not be used again.
-        logs: dict[str, list[float]] = defaultdict(list)
-        for epoch in range(self.n_epochs):
-            logs["approx_kl"] = []
-            minibatches = rollout.minibatches(self.batch_size)
-            groups: Iterator[list[Tensor]] = iter(lambda: list(islice(minibatches, self.n_unroll)), [])  # noqa: B023
-            within_target_kl = all(self._update(rollout, group, clip_range, clip_range_vf, logs) for group in groups)
-            self._n_updates += 1
-            if not within_target_kl:
-                if self.verbose >= 1:
-                    print(f"Early stopping at step {epoch} due to reaching max kl: {logs['approx_kl'][-1]:.2f}")
-                break
-        self._log_training(rollout, logs, clip_range, clip_range_vf)
+        logs: Logs = defaultdict(list)
 
-    def _update(
-        self,
-        rollout: LearnedRewardRollout,
-        minibatches: Sequence[Tensor],
-        clip_range: float,
-        clip_range_vf: float | None,
-        logs: dict[str, list[float]],
-    ) -> bool:
-        """A policy step on each minibatch and one of η and V^ex on all of them; False, and no more steps, beyond target_kl."""
-        arguments = (self._point(), rollout.samples, rollout.discounted_sum, list(minibatches), clip_range, clip_range_vf)
-        gradients, figures = self._compiled_ppo_gradients(arguments) if self.compile else self._ppo_gradients(*arguments)
-        for name, values in figures.items():
-            logs[name] += [value.item() for value in values]
-        logs["loss"] = logs["loss"][-1:]  # of the last minibatch, as SB3 logs it
-        for gradient, approx_kl in zip(gradients.policy, logs["approx_kl"][-len(minibatches) :], strict=True):
-            if self.target_kl is not None and approx_kl > 1.5 * self.target_kl:
-                return False
-            self._policy_step(gradient)
-        self._reward_step(gradients, logs)
+        def update(rows: Tensor) -> bool:
+            return self._update((self._point(), rollout.samples, rollout.discounted_sum, rows, *clip_ranges), logs)
+
+        self._train_epochs(rollout, logs, update)
+        self._log_update(rollout, logs)
+
+    def _update(self, arguments: tuple[Point, Samples, DiscountedSum, Tensor, float, float | None], logs: Logs) -> bool:
+        """Take a step on a minibatch, given by the arguments of :meth:`_ppo_gradients`, or return False beyond target_kl."""
+        gradients, figures = (self._compiled_ppo_gradients if self.compile else self._ppo_gradients)(*arguments)
+        self._note(logs, figures)
+        if self._exceeds_target_kl(logs["train/approx_kl"][-1]):
+            return False
+        self._note(logs, gradients.figures)
+        self._step(gradients)
         return True
 
     def _ppo_gradients(
@@ -203,66 +196,37 @@ class LIRPG(LearnedRewardAlgorithm, PPO):
         point: Point,
         samples: Samples,
         discounted_sum: DiscountedSum,
-        minibatches: list[Tensor],
+        rows: Tensor,
         clip_range: float,
         clip_range_vf: float | None,
-    ) -> tuple[Gradients, dict[str, list[Tensor]]]:
-        """:meth:`_gradients` of PPO's loss, and for each minibatch what SB3 logs of it."""
-        figures: dict[str, list[Tensor]] = defaultdict(list)
+    ) -> tuple[Gradients, dict[str, Tensor]]:
+        """Return :meth:`_gradients` of PPO's loss on the minibatch ``rows``, and what SB3 logs of it."""
+        figures: dict[str, Tensor] = {}
 
         def policy_loss(
             values: Tensor, log_prob: Tensor, entropy: Tensor | None, batch: Samples, mixed: Tensor, returns: Tensor
         ) -> Tensor:
-            ratio = torch.exp(log_prob - batch.old_log_prob)
-            surrogate = self._surrogate(ratio, mixed, clip_range)
-            value_loss = ppo_losses.value_loss(values, batch.old_values, returns, clip_range_vf)
-            entropy_loss = ppo_losses.entropy_loss(log_prob, entropy)
-            loss = surrogate + self.ent_coef * entropy_loss + self.vf_coef * value_loss
-            with torch.no_grad():
-                figures["approx_kl"].append(torch.mean((ratio - 1) - (log_prob - batch.old_log_prob)))
-                figures["clip_fraction"].append(torch.mean(((ratio - 1).abs() > clip_range).float()))
-            figures["policy_gradient_loss"].append(surrogate.detach())
-            figures["value_loss"].append(value_loss.detach())
-            figures["entropy_loss"].append(entropy_loss.detach())
-            figures["loss"].append(loss.detach())
+            loss, of_loss = self._ppo_loss(values, log_prob, entropy, batch, mixed, returns, clip_range, clip_range_vf)
+            figures.update(of_loss)
             return loss
 
         def extrinsic_loss(log_prob: Tensor, batch: Samples) -> Tensor:
-            return self._surrogate(torch.exp(log_prob - batch.old_log_prob), batch.extrinsic_advantages, clip_range)
+            return self._surrogate(log_prob, batch.old_log_prob, batch.extrinsic_advantages, clip_range)
 
-        gradients = self._gradients(point, samples, discounted_sum, minibatches, policy_loss, extrinsic_loss, clip_range_vf)
-        return gradients, dict(figures)
+        gradients = self._gradients(point, samples, discounted_sum, rows, policy_loss, extrinsic_loss, clip_range_vf)
+        return gradients, figures
 
-    def _compiled_ppo_gradients(self, arguments: tuple[Any, ...]) -> tuple[Gradients, dict[str, list[Tensor]]]:
-        """:meth:`_ppo_gradients` as one graph, but for a smaller minibatch at the end of an epoch: that would be another."""
-        minibatches = arguments[3]
-        if len(minibatches) < self.n_unroll or len(minibatches[-1]) < self.batch_size:
+    def _compiled_ppo_gradients(
+        self, point: Point, samples: Samples, discounted_sum: DiscountedSum, rows: Tensor, *clip_ranges: float | None
+    ) -> tuple[Gradients, dict[str, Tensor]]:
+        """Return :meth:`_ppo_gradients` by one graph, but not for a smaller last minibatch, which would need another one."""
+        arguments: Any = (point, samples, discounted_sum, rows, *clip_ranges)
+        if len(rows) < self.batch_size:
             return self._ppo_gradients(*arguments)
         if self._compiled is None:
             self._compiled = Compiled(self._ppo_gradients)
-        coefficients = (self.r_in_coef, self.ent_coef, self.vf_coef, self.extrinsic_vf_coef, self.max_grad_norm)
+        coefficients = (self.intrinsic_coef, self.ent_coef, self.vf_coef, self.extrinsic_vf_coef, self.max_grad_norm)
         return self._compiled(*arguments, settings=(*coefficients, self.normalize_advantage))
-
-    def _surrogate(self, ratio: Tensor, advantages: Tensor, clip_range: float) -> Tensor:
-        """PPO's clipped objective, negative."""
-        if self.normalize_advantage:
-            advantages = ppo_losses.normalized(advantages)
-        return ppo_losses.policy_loss(ratio, advantages, clip_range)
-
-    def _log_training(
-        self, rollout: LearnedRewardRollout, logs: dict[str, list[float]], clip_range: float, clip_range_vf: float | None
-    ) -> None:
-        record = self.logger.record
-        for name, values in logs.items():
-            folder = "lirpg" if name in ("extrinsic_loss", "extrinsic_value_loss", "gradient_norm") else "train"
-            record(f"{folder}/{name}", np.mean(values))
-        self._log_reward(rollout)
-        if hasattr(self.policy, "log_std"):
-            record("train/std", torch.exp(self.policy.log_std).mean().item())
-        record("train/n_updates", self._n_updates, exclude="tensorboard")
-        record("train/clip_range", clip_range)
-        if clip_range_vf is not None:
-            record("train/clip_range_vf", clip_range_vf)
 
     def learn(
         self: SelfLIRPG,
@@ -274,3 +238,6 @@ class LIRPG(LearnedRewardAlgorithm, PPO):
         progress_bar: bool = False,
     ) -> SelfLIRPG:
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_compiled"]

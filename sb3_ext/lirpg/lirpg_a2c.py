@@ -13,20 +13,54 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from torch import Tensor
 from torch.nn import functional
 
-from sb3_ext.lirpg.learned_reward import LearnedRewardAlgorithm
-from sb3_ext.lirpg.rollout import Samples
+from sb3_ext.common import ppo_losses
+from sb3_ext.learned_reward.algorithm import Logs
+from sb3_ext.learned_reward.rollout import Samples
+from sb3_ext.lirpg.reward_gradient import RewardGradientAlgorithm
 
 SelfLIRPGA2C = TypeVar("SelfLIRPGA2C", bound="LIRPGA2C")
 
 
-class LIRPGA2C(LearnedRewardAlgorithm, A2C):
-    """A2C that learns a part of the reward it is paid (Zheng, Oh & Singh, arXiv 1804.06459): see :class:`sb3_ext.LIRPG`.
+class LIRPGA2C(RewardGradientAlgorithm, A2C):
+    """A2C that learns a part of its reward by a meta-gradient (Zheng, Oh & Singh, arXiv 1804.06459).
 
-    One update of policy, η and V^ex for each rollout. J^ex(θ′) has the ratio π_θ′/π_θ unclipped and the advantages of r_ex as
-    they are. With ``r_in_coef=0`` this is SB3's A2C, weight for weight.
+    See :class:`sb3_ext.LIRPG` for the method. The policy, η and V^ex take one step for each rollout. In J^ex(θ′) the ratio
+    π_θ′/π_θ is not clipped and the advantages of r_ex are not normalised. The gradient flows through all of RMSprop. With
+    ``intrinsic_coef=0`` this is SB3's A2C, weight for weight.
 
-    The arguments are those of SB3's A2C in its order, and then by name those of LIRPG, with the paper's values for Atari. η
-    and V^ex have the policy's kind of optimiser, RMSprop unless ``use_rms_prop=False``; the gradient flows through all of it.
+    Args:
+        policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a policy class of SB3's A2C.
+        env: the environment, a ``VecEnv``, or the id of a registered environment.
+        learning_rate: learning rate of the policy and of V^ex; a number or a schedule of the remaining progress.
+        n_steps: steps of each environment in a rollout.
+        gamma: discount of both returns.
+        gae_lambda: λ of generalised advantage estimation.
+        ent_coef: coefficient of the policy's entropy.
+        vf_coef: coefficient of the loss of the policy's critic.
+        max_grad_norm: largest norm of the gradients of the policy, the reward network and V^ex, each by itself.
+        rms_prop_eps: ε of RMSprop.
+        use_rms_prop: whether the optimisers are RMSprop instead of Adam.
+        use_sde: whether to explore with generalised state-dependent noise.
+        sde_sample_freq: steps after which that noise is sampled anew; -1 for once a rollout.
+        rollout_buffer_class: SB3's ``RolloutBuffer`` or a subclass. Default: by the observation space.
+        rollout_buffer_kwargs: further arguments of the rollout buffer.
+        normalize_advantage: whether the mixed advantages are normalised; those of r_ex never are.
+        stats_window_size: episodes over which ``rollout/…`` is averaged.
+        tensorboard_log: folder of the TensorBoard log, or None.
+        policy_kwargs: arguments of the policy.
+        verbose: 0 for no output, 1 for information, 2 for debugging.
+        seed: of the policy, the networks and the environments.
+        device: of the networks.
+        _init_setup_model: whether the networks are built at once.
+        extrinsic_coef: weight of the extrinsic reward in the policy's reward. Default: 1, as the authors have it for Atari.
+        intrinsic_coef: weight of the learned reward in the policy's reward. Default: 0.01, likewise.
+        reward_learning_rate: learning rate of η; a number or a schedule. The optimisers of η and V^ex are of the policy's
+            class and have its settings.
+        reward_network_kwargs: arguments of :class:`~sb3_ext.learned_reward.RewardNetwork`.
+        extrinsic_vf_coef: coefficient of the loss of V^ex, which has an optimiser and a gradient clip of its own.
+
+    Raises:
+        ValueError: for an argument out of range, an optimiser that can't be differentiated, and NaN or infinite rewards.
     """
 
     def __init__(
@@ -55,16 +89,12 @@ class LIRPGA2C(LearnedRewardAlgorithm, A2C):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
         *,
-        r_ex_coef: float = 1.0,
-        r_in_coef: float = 0.01,
+        extrinsic_coef: float = 1.0,
+        intrinsic_coef: float = 0.01,
         reward_learning_rate: float | Schedule = 7e-4,
-        reward_kwargs: dict[str, Any] | None = None,
+        reward_network_kwargs: dict[str, Any] | None = None,
         extrinsic_vf_coef: float = 0.1,
-        second_moment_gradient: bool | None = None,
     ) -> None:
-        self._set_reward_arguments(
-            r_ex_coef, r_in_coef, reward_learning_rate, reward_kwargs, extrinsic_vf_coef, second_moment_gradient
-        )
         super().__init__(
             policy,
             env,
@@ -89,17 +119,22 @@ class LIRPGA2C(LearnedRewardAlgorithm, A2C):
             seed=seed,
             device=device,
             _init_setup_model=_init_setup_model,
+            extrinsic_coef=extrinsic_coef,
+            intrinsic_coef=intrinsic_coef,
+            reward_learning_rate=reward_learning_rate,
+            reward_network_kwargs=reward_network_kwargs,
+            extrinsic_vf_coef=extrinsic_vf_coef,
         )
 
     def train(self) -> None:
-        """A2C's update and one of η, on the whole rollout."""
-        if not self._learns_a_reward():
+        """A2C's update, with a step of η and V^ex beside the policy's."""
+        if not self._learns_reward():
             super().train()
             return
         self.policy.set_training_mode(True)
         self._update_learning_rates()
         rollout = self._rollout(self.n_steps * self.n_envs)
-        logs: dict[str, list[float]] = defaultdict(list)
+        logs: Logs = defaultdict(list)
 
         def policy_loss(
             values: Tensor, log_prob: Tensor, entropy: Tensor | None, batch: Samples, mixed: Tensor, returns: Tensor
@@ -108,26 +143,21 @@ class LIRPGA2C(LearnedRewardAlgorithm, A2C):
                 mixed = (mixed - mixed.mean()) / (mixed.std() + 1e-8)
             surrogate = -(mixed * log_prob).mean()
             value_loss = functional.mse_loss(returns, values)
-            entropy_loss = -torch.mean(-log_prob if entropy is None else entropy)
+            entropy_loss = ppo_losses.entropy_loss(log_prob, entropy)
             for name, value in (("policy_loss", surrogate), ("value_loss", value_loss), ("entropy_loss", entropy_loss)):
-                self.logger.record(f"train/{name}", value.item())
+                logs[f"train/{name}"].append(value.item())
             return surrogate + self.ent_coef * entropy_loss + self.vf_coef * value_loss
 
-        def extrinsic_loss(log_prob: Tensor, samples: Samples) -> Tensor:
-            return -(torch.exp(log_prob - samples.old_log_prob) * samples.extrinsic_advantages).mean()
+        def extrinsic_loss(log_prob: Tensor, batch: Samples) -> Tensor:
+            return -(torch.exp(log_prob - batch.old_log_prob) * batch.extrinsic_advantages).mean()
 
-        (indices,) = rollout.minibatches(None)
-        sums = rollout.discounted_sum
-        gradients = self._gradients(self._point(), rollout.samples, sums, [indices], policy_loss, extrinsic_loss, None)
-        self._policy_step(gradients.policy[0])
-        self._reward_step(gradients, logs)
+        (rows,) = rollout.minibatches(None)
+        gradients = self._gradients(
+            self._point(), rollout.samples, rollout.discounted_sum, rows, policy_loss, extrinsic_loss, clip_range_vf=None
+        )
+        self._step(gradients)
         self._n_updates += 1
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        if hasattr(self.policy, "log_std"):
-            self.logger.record("train/std", torch.exp(self.policy.log_std).mean().item())
-        for name, (value,) in logs.items():
-            self.logger.record(f"lirpg/{name}", value)
-        self._log_reward(rollout)
+        self._log_update(rollout, logs | {name: [value.item()] for name, value in gradients.figures.items()})
 
     def learn(
         self: SelfLIRPGA2C,

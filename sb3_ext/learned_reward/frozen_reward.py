@@ -1,4 +1,4 @@
-"""What LIRPG or CLN has learned to pay, as an intrinsic reward like any other."""
+"""The learned reward of a LIRPG or CLN model as an intrinsic reward."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from irwrappers import IntrinsicReward, Transitions
-from sb3_ext.common.reward_network import RewardNetwork
+from sb3_ext.learned_reward.reward_network import RewardNetwork, clip_actions
 
 
 class FrozenReward(IntrinsicReward):
-    """A copy of ``model``'s learned reward r_η(s, a), which learns no more: to draw it, or to pay another agent.
+    """The learned reward r_η(s, a) of ``model`` with fixed parameters, for plots or as the reward of another agent.
 
-    It takes observations as the environment gives them; a ``VecNormalize`` of the model's environment is copied with its
-    statistics (a model that was loaded without one has none to copy). Box actions are clipped, as the environment takes them.
+    It takes unnormalised observations: the statistics of a ``VecNormalize`` around the model's environment are copied (a
+    model that was loaded without an environment has none). Box actions are clipped to the bounds of the action space.
 
     Args:
-        model: ``LIRPG``, ``LIRPGA2C`` or ``CLN``. greedy: price the action that the model itself would take, without noise,
-            instead of the one that was taken; for pictures over states.
+        model: a ``LIRPG``, ``LIRPGA2C`` or ``CLN`` model; it may go on training, the copied reward does not change.
+        greedy: whether the reward is that of the model's own deterministic action instead of the action that was taken, for
+            plots over states.
 
     Raises:
         ValueError: a model without a learned reward.
@@ -37,7 +38,7 @@ class FrozenReward(IntrinsicReward):
     >>> from stable_baselines3.common.env_util import make_vec_env
     >>> model = CLN("MlpPolicy", "CartPole-v1", n_steps=64, device="cpu")
     >>> env = make_vec_env("CartPole-v1", n_envs=2)
-    >>> env = VecIntrinsicReward(env, FrozenReward(model), extrinsic_coef=0.0)  # a fresh agent sees nothing else
+    >>> env = VecIntrinsicReward(env, FrozenReward(model), extrinsic_coef=0.0)  # for a new agent
     """
 
     n_rewards = 1
@@ -54,7 +55,7 @@ class FrozenReward(IntrinsicReward):
 
     @torch.no_grad()
     def compute(self, batch: Transitions) -> Tensor:
-        """r_η of each step, ``[T, B, 1]``."""
+        """Return r_η of each step, ``[T, B, 1]``."""
         steps = batch.terminated.shape
         observations = self._normalize(tree_map(lambda part: part.flatten(0, 1), batch.observations))
         if self.policy is None:
@@ -64,18 +65,18 @@ class FrozenReward(IntrinsicReward):
         return self.network(observations, actions).view(*steps, 1)
 
     def _as_trained_on(self, actions: Tensor, from_policy: bool) -> Tensor:
-        """Box actions in the environment's bounds or, of a policy that squashes its own, in [-1, 1]."""
-        if not isinstance(self.action_space, spaces.Box):
+        """Return Box actions clipped to the environment's bounds or, for a policy that squashes its actions, in [-1, 1]."""
+        if not isinstance(self.action_space, spaces.Box) or (self._squashed and from_policy):
+            return actions
+        actions = clip_actions(actions, self.action_space)
+        if not self._squashed:
             return actions
         low, high = (torch.as_tensor(x, device=actions.device) for x in (self.action_space.low, self.action_space.high))
-        actions = actions.view(-1, *low.shape)
-        if not self._squashed:
-            return torch.clamp(actions, low, high)
-        return actions if from_policy else 2 * (torch.clamp(actions, low, high) - low) / (high - low) - 1
+        return (2 * (actions.view(-1, *low.shape) - low) / (high - low) - 1).view(actions.shape)
 
 
 def _copy(policy: ActorCriticPolicy) -> ActorCriticPolicy:
-    """As saved and loaded: what training has left in it beside its parameters can't be copied."""
+    """Return a copy by way of the state dict: ``deepcopy`` fails on tensors that training left attached to a graph."""
     with torch.random.fork_rng(devices=[]):
         result = type(policy)(**policy._get_constructor_parameters()).to(policy.device)
     result.load_state_dict(policy.state_dict())
@@ -84,9 +85,9 @@ def _copy(policy: ActorCriticPolicy) -> ActorCriticPolicy:
 
 @dataclass
 class _Normalization:
-    """What a ``VecNormalize`` does to observations, without the environment that it wraps."""
+    """The normalisation of observations by a ``VecNormalize``, without the environment that it wraps."""
 
-    statistics: dict[str | None, RunningMeanStd]  # of the entries of a dict that are normalised; None: of an array
+    statistics: dict[str | None, RunningMeanStd]  # by key for the normalised entries of a dict; by None for an array
     epsilon: float = 0.0
     clip: float = 0.0
 

@@ -1,4 +1,4 @@
-"""A reward that is learned: a network r_η(s, a) trained by a meta-gradient, not by what it predicts."""
+"""The network r_η(s, a) of a learned reward."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from torch.nn import functional
 
 
 class Tanh(nn.Tanh):
-    """tanh x = 2 σ(2x) − 1, exact to 2e-7; on a CPU torch's tanh takes three times as long."""
+    """tanh x as 2 σ(2x) − 1, exact to 2e-7; on a CPU torch's tanh takes three times as long."""
 
     def forward(self, x: Tensor) -> Tensor:
         return 2 * torch.sigmoid(2 * x) - 1
@@ -32,13 +32,19 @@ class RewardNetwork(nn.Module):
     """r_η(s, a): a features extractor, hidden layers, a linear ``head`` and, if squashed into (-1, 1), tanh.
 
     Actions are an input beside the features (continuous ones as they are, others one-hot); with ``Discrete`` actions the head
-    has an output for each instead, as LIRPG's has for Atari (arXiv 1804.06459).
+    has one output for each instead, as LIRPG's has for Atari (arXiv 1804.06459).
 
     Args:
-        net_arch: hidden layers. activation_fn: after each of them.
+        observation_space: of the policy.
+        action_space: of the policy.
+        net_arch: sizes of the hidden layers.
+        activation_fn: activation after each hidden layer.
         features_extractor_class: default SB3's ``NatureCNN`` for images, ``CombinedExtractor`` for dicts, else flattening.
-        normalize_images, ortho_init: as in SB3's policies.
-        squash: without it r_η is linear in the head, and can match sums of rewards of any size.
+        features_extractor_kwargs: arguments of the features extractor.
+        normalize_images: whether images are divided by 255, as in SB3's policies.
+        squash: whether rewards are squashed into (-1, 1). Without it r_η is linear in the head, and can match sums of rewards
+            of any size.
+        ortho_init: whether weights are initialised orthogonally, as in SB3's policies.
     """
 
     def __init__(
@@ -68,18 +74,18 @@ class RewardNetwork(nn.Module):
                 module.apply(partial(ActorCriticPolicy.init_weights, gain=gain))
 
     def forward(self, observations: Any, actions: Tensor) -> Tensor:
-        """Observations as SB3's buffers hold them ``[n, ...]`` and actions ``[n, n_actions]`` → rewards ``[n]``."""
+        """Return rewards ``[n]`` of observations as SB3's buffers hold them ``[n, ...]`` and actions ``[n, n_actions]``."""
         outputs = self.head(self._hidden_features(observations, actions))
         if self._one_for_each_action:
             outputs = outputs.gather(1, actions.reshape(-1, 1).long())
         return torch.tanh(outputs[:, 0]) if self.squash else outputs[:, 0]
 
     def flat_head(self) -> Tensor:
-        """The head's weights, row by row, and then its bias, ``[n_head]``: CLN's η."""
+        """Return the head's weights, row by row, and then its bias, ``[n_head]``: CLN's η."""
         return torch.cat([self.head.weight.flatten(), self.head.bias])
 
     def head_inputs(self, observations: Any, actions: Tensor) -> Tensor:
-        """x ``[n, n_head]`` with ``x @ flat_head()`` the rewards (before tanh, if there is one)."""
+        """Return x ``[n, n_head]`` such that ``x @ flat_head()`` are the rewards (before tanh, if they are squashed)."""
         hidden = self._hidden_features(observations, actions)
         if not self._one_for_each_action:
             return torch.cat([hidden, torch.ones_like(hidden[:, :1])], 1)
@@ -100,15 +106,36 @@ class RewardNetwork(nn.Module):
         return actions.float()
 
 
-def reward_defaults(policy: ActorCriticPolicy, given: dict[str, Any]) -> dict[str, Any]:
-    """``given`` arguments of :class:`RewardNetwork`; a features extractor or initialisation not given is the policy's."""
-    defaults: dict[str, Any] = dict(normalize_images=policy.normalize_images, ortho_init=policy.ortho_init)
+def make_reward_network(
+    policy: ActorCriticPolicy, reward_network_kwargs: dict[str, Any] | None, **defaults: Any
+) -> RewardNetwork:
+    """Return a reward network for ``policy``.
+
+    Args:
+        policy: the policy whose spaces, features extractor and initialisation the network has by default.
+        reward_network_kwargs: arguments of :class:`RewardNetwork` that the user chose.
+        **defaults: arguments of :class:`RewardNetwork` where the user chose none.
+
+    Raises:
+        ValueError: an argument that ``RewardNetwork`` does not have.
+    """
+    given = defaults | (reward_network_kwargs or {})
+    arguments: dict[str, Any] = dict(normalize_images=policy.normalize_images, ortho_init=policy.ortho_init)
     if "features_extractor_class" not in given:
-        defaults |= dict(
-            features_extractor_class=policy.features_extractor_class,
-            features_extractor_kwargs=policy.features_extractor_kwargs,
-        )
-    return defaults | given
+        arguments["features_extractor_class"] = policy.features_extractor_class
+        arguments["features_extractor_kwargs"] = policy.features_extractor_kwargs
+    try:
+        return RewardNetwork(policy.observation_space, policy.action_space, **arguments | given)
+    except TypeError as error:
+        raise ValueError(f"reward_network_kwargs={reward_network_kwargs} do not fit RewardNetwork: {error}") from error
+
+
+def clip_actions(actions: Tensor, space: spaces.Space) -> Tensor:
+    """Return actions ``[n, …]`` clipped to the bounds of a ``Box``, or as they are in another space."""
+    if not isinstance(space, spaces.Box):
+        return actions
+    low, high = (torch.as_tensor(x, device=actions.device) for x in (space.low, space.high))
+    return torch.clamp(actions.view(-1, *low.shape), low, high).view(actions.shape)
 
 
 def _action_width(space: spaces.Space) -> int:

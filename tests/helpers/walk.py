@@ -1,4 +1,4 @@
-"""A toy of any spaces, for the tests of learned rewards."""
+"""A small environment with any observation and action space, for tests of learned rewards."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 
 class Walk(gym.Env):
-    """A drifting point, seen through any observation space; pays ``pay`` times where it is and ends beyond 2."""
+    """A drifting point, seen through any observation space; the reward is ``reward_scale`` times its place, 2 is the end."""
 
-    def __init__(self, observation_space=None, action_space=None, pay=1.0):
+    def __init__(self, observation_space=None, action_space=None, reward_scale=1.0):
         self.observation_space = observation_space or spaces.Box(-10, 10, (3,))
         self.action_space = action_space or spaces.Discrete(3)
-        self.pay = pay
+        self.reward_scale = reward_scale
 
     def _see(self, space):
         if isinstance(space, spaces.Dict):
@@ -36,7 +36,7 @@ class Walk(gym.Env):
     def step(self, action):
         assert self.action_space.contains(action)
         self.x += 0.5 * self.np_random.normal() + 0.1 * float(np.sum(action))
-        return self._see(self.observation_space), self.pay * self.x, bool(self.x > 2), False, {}
+        return self._see(self.observation_space), self.reward_scale * self.x, bool(self.x > 2), False, {}
 
 
 def walks(n_envs=2, horizon=10, normalize=False, **kwargs):

@@ -1,4 +1,4 @@
-"""A function of tensors that takes gradients inside, as one compiled graph: many small operations in a few calls."""
+"""Compile a function of tensors that computes gradients, so that many small operations run in a few calls."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 
 class Compiled:
-    """``function``, run once for every new set of shapes, written down as operations on tensors and compiled.
+    """``function`` as a compiled graph for each new set of shapes.
 
-    ``torch.compile`` alone does not see through ``torch.autograd.grad(…, create_graph=True)``; what autograd does is written
-    down here with the rest (``make_fx``), and ``torch.compile`` gets operations only.
+    ``torch.compile`` alone cannot trace ``torch.autograd.grad(…, create_graph=True)``. Here ``make_fx`` traces the operations
+    of autograd with the others, and ``torch.compile`` receives only operations on tensors.
 
     Args:
-        function: of any nesting of dicts, lists and named tuples of tensors, numbers and None, to such a nesting of tensors;
-            without side effects. Numbers may change from call to call, they are passed on as tensors ``[]`` of float64;
-            whatever else it uses must be in ``settings`` of a call, or stay as it is.
+        function: takes nested dicts, lists and named tuples of tensors, numbers and None, returns such a nest of tensors, and
+            has no side effects. Numbers may change from call to call: they are passed as tensors ``[]`` of float64. Every
+            other value that it uses must be among the ``settings`` of a call, or must not change.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -33,7 +33,12 @@ class Compiled:
         self._graphs: dict[Hashable, tuple[Callable[..., Any], Any]] = {}
 
     def __call__(self, *args: Any, settings: Hashable = ()) -> Any:
-        """What ``function(*args)`` returns, outside any graph of autograd."""
+        """Return ``function(*args)``, outside any graph of autograd.
+
+        Args:
+            *args: arguments of the function.
+            settings: values that the graph depends on; a new one compiles a new graph.
+        """
         leaves, spec = tree_flatten(args)
         tensors = [x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64) for x in leaves if x is not None]
         tensors = [tensor.detach() for tensor in tensors]
@@ -62,7 +67,7 @@ class Compiled:
 
 @contextlib.contextmanager
 def _no_validation() -> Iterator[None]:
-    """torch's distributions look at the numbers that they are given, which here are none yet."""
+    """Switch off the argument checks of torch's distributions, which need values that a traced tensor does not have."""
     before = Distribution._validate_args
     Distribution.set_default_validate_args(False)
     try:
@@ -72,10 +77,13 @@ def _no_validation() -> Iterator[None]:
 
 
 def check_compiler(device: torch.device) -> None:
-    """Raise, before work starts, where ``torch.compile`` would fail after minutes.
+    """Raise an error, before work starts, where ``torch.compile`` would fail after minutes.
+
+    Args:
+        device: of the tensors.
 
     Raises:
-        RuntimeError: a CPU, and no C++ compiler.
+        RuntimeError: the device is a CPU and there is no C++ compiler.
     """
     name = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
     compiler = os.environ.get("CXX", name)
