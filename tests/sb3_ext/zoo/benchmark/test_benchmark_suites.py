@@ -16,7 +16,7 @@ def test_suites_are_valid_and_known(command):
             assert speed.plan(suite, 1.0, (), ())
     ablation = suites.plan(suites.load_suite("irpo-ablation"))
     sizes = {"sparse/Maze1-v0": 8192, "sparse/FourRooms0-v0": 4096}  # those of irpo_paper.yml
-    assert len(ablation) == (23 + 8) * 3 and all(run.hyperparams["batch_size"] == sizes[run.env] for run in ablation)
+    assert len(ablation) == (22 + 8) * 3 and all(run.hyperparams["batch_size"] == sizes[run.env] for run in ablation)
     vector = {name for name, spec in gymnasium.registry.items() if spec.vector_entry_point and name.startswith("sparse/")}
     ladder = {name for name in vector if "Ladder" in name}  # other maps of environments that are measured
     assert vector - ladder <= set(suites.load_suite("speed")["speed"]["environments"])
