@@ -161,7 +161,7 @@ def test_an_option_acts_as_its_policy_and_without_state_every_call_chooses():
     assert one.shape == (2,) and state[0].shape == (1,)
     firsts = [model.predict(observations)[1][0] for _ in range(20)]
     assert len({tuple(first) for first in firsts}) > 1
-    with pytest.raises(ValueError, match="of 2 copies and the observations of 3"):
+    with pytest.raises(ValueError, match="state of 3 environments, got 2"):
         model.predict(observations, (np.zeros(2, dtype=int), np.zeros(2, dtype=int)))
 
 
