@@ -18,38 +18,38 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 from stable_baselines3.common.vec_env.util import dict_to_obs, obs_space_info
 
 TRUNCATED = "TimeLimit.truncated"
-# What a batched info holds besides the copies' own entries: SAME_STEP's report of the episode that ended, and the one
-# key that SB3's conventions define.
+# Keys of a batched info that are not entries of single environments: SAME_STEP's data of the episode that ended, and the
+# key that SB3 defines.
 _RESERVED = frozenset({"final_obs", "_final_obs", "final_info", "_final_info", TRUNCATED})
 
 
 class GymnasiumVecEnv(VecEnv):
-    """A ``gymnasium.vector.VectorEnv`` of n copies as an SB3 ``VecEnv``, step for step what ``DummyVecEnv`` shows.
+    """A ``gymnasium.vector.VectorEnv`` of n environments as an SB3 ``VecEnv`` with the same steps as ``DummyVecEnv``.
 
     ``step`` gives observations ``[n, …]`` (a dict or tuple of such arrays for Dict and Tuple spaces), rewards float32
-    ``[n]``, dones bool ``[n]`` and a list of n info dicts. A copy that is done has been reset: its observation is the
-    first of the next episode, the last one is ``info["terminal_observation"]``, ``info["TimeLimit.truncated"]`` tells a
-    time limit from a terminal state, and ``reset_infos`` has the info of the reset.
+    ``[n]``, dones bool ``[n]`` and a list of n info dicts. An environment that is done has been reset: its observation is the
+    first of the next episode, the last one is ``info["terminal_observation"]``, ``info["TimeLimit.truncated"]``
+    distinguishes a time limit from a terminal state, and ``reset_infos`` has the info of the reset.
 
     That is exact in every autoreset mode for ``SyncVectorEnv``, ``AsyncVectorEnv`` and each environment whose
-    ``metadata["independent_copies"]`` is true (a seed per copy, and ``reset(options={"reset_mask": mask})`` at any time),
+    ``metadata["independent_copies"]`` is true (a seed per environment, and ``reset(options={"reset_mask": mask})`` any time),
     and for everything in ``SAME_STEP`` mode. Any other environment in ``NEXT_STEP`` mode (Gymnasium's
     ``CartPoleVectorEnv``, or vector wrappers, few of which know of ``reset_mask``) resets only inside its next step, and
-    that step is shown: a done copy keeps its terminal observation; its next step ignores the action and returns the
+    that step is visible: a done environment keeps its terminal observation; its next step ignores the action and returns the
     reset's observation with reward 0, done False and ``info["reset_step"] = True``.
 
-    ``seed`` gives copy i the seed ``seed + i``; an environment whose copies share one generator gets ``seed``.
+    Environment i is seeded with ``seed + i``; a vector environment with one generator is seeded with ``seed``.
 
-    Attributes of ``SyncVectorEnv`` and ``AsyncVectorEnv`` are the copies' own; those of another vector environment are its
-    own, repeated for each index, and its methods are called once.
+    Attributes of ``SyncVectorEnv`` and ``AsyncVectorEnv`` are those of the single environments; those of another vector
+    environment are its own, repeated for each index, and its methods are called once.
 
     Args:
         vector_env: the vector environment.
 
     Raises:
-        TypeError: ``vector_env`` is not a ``gymnasium.vector.VectorEnv``.
-        ValueError: its ``metadata["autoreset_mode"]`` is missing or unknown, or it is one whose done copies could never be
-            reset rightly (``DISABLED`` without independent copies).
+        TypeError: if ``vector_env`` is not a ``gymnasium.vector.VectorEnv``.
+        ValueError: if its ``metadata["autoreset_mode"]`` is missing or unknown, or if its done environments can't be reset
+            separately (``DISABLED`` without independent copies).
 
     >>> import gymnasium as gym
     >>> env = GymnasiumVecEnv(gym.make_vec("CartPole-v1", num_envs=4, vectorization_mode="sync"))
@@ -65,10 +65,10 @@ class GymnasiumVecEnv(VecEnv):
         self.spec = vector_env.spec
         self._copies = base if isinstance(base, (SyncVectorEnv, AsyncVectorEnv)) else None
         self._independent = self._copies is not None or bool(vector_env.metadata.get("independent_copies", False))
-        # Only these make new arrays at every step for certain; everything else is copied, for callers keep observations.
+        # Only these are certain to make new arrays at every step; others are copied, because callers keep observations.
         self._fresh = self._copies is vector_env and self._copies.copy
         self._end_episodes = self._how_episodes_end(mode)
-        self._resetting: list[int] = []  # copies whose next step will be their reset
+        self._resetting: list[int] = []  # environments whose next step is their reset
         self._keys, _, self._dtypes = obs_space_info(vector_env.single_observation_space)  # refuses nested spaces
         super().__init__(vector_env.num_envs, vector_env.single_observation_space, vector_env.single_action_space)
         self.metadata = dict(vector_env.metadata)
@@ -76,7 +76,7 @@ class GymnasiumVecEnv(VecEnv):
         self._action_shape = None if shape is None else (self.num_envs, *shape)
 
     def _how_episodes_end(self, mode: AutoresetMode) -> Callable[..., VecEnvObs]:
-        """The method that deals with done copies, given what the vector environment can do."""
+        """Return the method that handles done environments, according to the abilities of the vector environment."""
         env = self.vector_env
         if mode is AutoresetMode.SAME_STEP:
             return self._take_final
@@ -86,7 +86,7 @@ class GymnasiumVecEnv(VecEnv):
                 "reset and would reset again in the next step. Expected shared_memory=True or "
                 "autoreset_mode=AutoresetMode.SAME_STEP."
             )
-        # Vector wrappers may lose or refuse the mask: RecordEpisodeStatistics would clear every copy's statistics.
+        # Vector wrappers may lose or refuse the mask: RecordEpisodeStatistics would clear the statistics of all environments.
         if self._independent and env is env.unwrapped:
             return self._reset_alone
         remedy = (
@@ -110,7 +110,7 @@ class GymnasiumVecEnv(VecEnv):
         seeds = self._seeds if self._independent else self._seeds[0]
         # Typed int by Gymnasium's base class, but environments with a generator per copy take a list.
         obs, info = self.vector_env.reset(seed=seeds, options=deepcopy(self._options[0]) or None)  # type: ignore[arg-type]
-        self.reset_infos[:] = [{} for _ in range(self.num_envs)]  # in place, as ever: make_vec_env shares the list
+        self.reset_infos[:] = [{} for _ in range(self.num_envs)]  # in place, because make_vec_env gives the list to VecMonitor
         _unbatch(info, self.reset_infos)
         self._resetting = []
         self._reset_seeds()
@@ -118,15 +118,15 @@ class GymnasiumVecEnv(VecEnv):
         return self._own(obs)
 
     def set_options(self, options: list[dict] | dict | None = None) -> None:
-        """Options of the next reset: one dict, or a list of n equal ones (a vector environment takes one for all copies)."""
+        """Set the options of the next reset: one dict, or a list of n equal ones."""
         if isinstance(options, list):
             if len(options) != self.num_envs:
                 raise ValueError(f"Expected one dict of options or a list of {self.num_envs}, got {len(options)} of them.")
             for index, other in enumerate(options):
                 if not data_equivalence(options[0], other, exact=True):
                     raise ValueError(
-                        f"A gymnasium vector environment takes the same options for all copies; got {options[0]} for copy 0 "
-                        f"and {other} for copy {index}. Give one dict, or use SB3's DummyVecEnv."
+                        f"A gymnasium vector environment takes the same options for all environments; got {options[0]} for 0 "
+                        f"and {other} for {index}. Give one dict, or use SB3's DummyVecEnv."
                     )
         super().set_options(options)
 
@@ -135,7 +135,7 @@ class GymnasiumVecEnv(VecEnv):
             actions = np.asarray(actions)
             if actions.shape != self._action_shape:
                 raise ValueError(
-                    f"Expected actions of shape {self._action_shape}, one row for each of the {self.num_envs} copies; "
+                    f"Expected actions of shape {self._action_shape}, one row for each of the {self.num_envs} environments; "
                     f"got shape {actions.shape}."
                 )
         self._actions = actions
@@ -153,10 +153,10 @@ class GymnasiumVecEnv(VecEnv):
         return obs, np.array(rewards, dtype=np.float32), dones, infos
 
     def _take_final(self, obs: VecEnvObs, dones: np.ndarray, info: dict[str, Any], infos: list[dict]) -> VecEnvObs:
-        """SAME_STEP: the copies are reset already, and ``info`` of a done copy is the reset's."""
+        """SAME_STEP: done environments are reset already, and their ``info`` is that of the reset."""
         if "final_obs" not in info:
             raise ValueError(
-                f"{self.vector_env} declares autoreset_mode SAME_STEP, but gave no info['final_obs'] for copies "
+                f"{self.vector_env} declares autoreset_mode SAME_STEP, but gave no info['final_obs'] for environments "
                 f"{np.flatnonzero(dones).tolist()} that are done; its info has {sorted(info)}."
             )
         done = np.flatnonzero(dones)
@@ -171,7 +171,7 @@ class GymnasiumVecEnv(VecEnv):
         return obs
 
     def _reset_alone(self, obs: VecEnvObs, dones: np.ndarray, info: dict[str, Any], infos: list[dict]) -> VecEnvObs:
-        """Independent copies in NEXT_STEP or DISABLED mode: reset the done ones now."""
+        """Independent environments in NEXT_STEP or DISABLED mode: reset the done ones now."""
         self._keep_terminal(obs, dones, infos)
         obs, reset_info = self.vector_env.reset(options={"reset_mask": dones.copy()})
         for index in np.flatnonzero(dones).tolist():
@@ -197,7 +197,7 @@ class GymnasiumVecEnv(VecEnv):
         return done.tolist()
 
     def _own(self, obs: Any) -> VecEnvObs:
-        """``obs`` as arrays that the vector environment will not write to, of the observation space's dtypes."""
+        """Return ``obs`` as arrays of the space's dtypes that the vector environment does not write to later."""
         if self._fresh:
             return obs
         parts = {None: obs} if self._keys == [None] else obs
@@ -207,7 +207,7 @@ class GymnasiumVecEnv(VecEnv):
         self.vector_env.close()
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """The frames of ``vector_env.render()``, one uint8 ``[height, width, 3]`` for each copy."""
+        """Return the frames of ``vector_env.render()``, one uint8 ``[height, width, 3]`` for each environment."""
         if self.render_mode != "rgb_array":
             warnings.warn(f"Images need render_mode='rgb_array'; this environment's is {self.render_mode!r}.", stacklevel=2)
             return [None] * self.num_envs
@@ -233,7 +233,7 @@ class GymnasiumVecEnv(VecEnv):
         given = sorted(set(self._get_indices(indices)))
         if given != list(range(self.num_envs)):
             raise ValueError(
-                f"{self.vector_env} has one {attr_name!r} for all {self.num_envs} copies, so it can't be set for copies "
+                f"{self.vector_env} has one {attr_name!r} for all {self.num_envs} environments, so it can't be set for "
                 f"{given} alone. Set it for all (indices=None), or use a SyncVectorEnv."
             )
         setattr(self._layer(attr_name) if self.has_attr(attr_name) else self.vector_env, attr_name, value)
@@ -263,21 +263,21 @@ class GymnasiumVecEnv(VecEnv):
         yield layer
 
     def _layer(self, name: str) -> VectorEnv:
-        """The outermost of the vector environment and its wrappers that has attribute ``name``."""
+        """Return the outermost of the vector environment and its wrappers that has attribute ``name``."""
         for layer in self._layers():
             if hasattr(layer, name):
                 return layer
         raise AttributeError(f"{self.vector_env} has no attribute {name!r}.")
 
     def _require(self, name: str, indices: VecEnvIndices) -> None:
-        # Asked first, because an exception in a worker of AsyncVectorEnv ends the worker.
+        # Checked first, because an exception in a worker of AsyncVectorEnv ends the worker.
         if not all(self._call_copies("has_wrapper_attr", (name,), indices=indices)):
-            raise AttributeError(f"The copies of {self.vector_env} have no attribute {name!r}.")
+            raise AttributeError(f"The environments of {self.vector_env} have no attribute {name!r}.")
 
     def _call_copies(
         self, name: str, args: tuple = (), kwargs: dict | None = None, indices: VecEnvIndices = None
     ) -> list[Any]:
-        """Call method ``name`` of the copies ``indices`` only, which ``VectorEnv.call`` can't."""
+        """Call method ``name`` of the environments ``indices`` only, which ``VectorEnv.call`` can't."""
         chosen = list(self._get_indices(indices))
         if isinstance(self._copies, SyncVectorEnv):
             return [self._copies.envs[index].get_wrapper_attr(name)(*args, **(kwargs or {})) for index in chosen]
@@ -287,7 +287,7 @@ class GymnasiumVecEnv(VecEnv):
         for pipe in pipes:
             pipe.send(("_call", (name, args, kwargs or {})))
         replies = [pipe.recv() for pipe in pipes]
-        # It counts failures against num_envs; the copies that were not asked did not fail.
+        # It expects num_envs results; the environments that were not called did not fail.
         self._copies._raise_if_errors([success for _, success in replies] + [True] * (self.num_envs - len(chosen)))
         return [reply for reply, _ in replies]
 
@@ -304,12 +304,12 @@ def _autoreset_mode(vector_env: Any) -> AutoresetMode:
     except ValueError:
         raise ValueError(
             f"{vector_env} has metadata['autoreset_mode'] = {mode!r}; expected one of {list(AutoresetMode)}. "
-            "Declare there when the environment resets its copies."
+            "Declare there when the environment resets."
         ) from None
 
 
 def _rows(batch: Any, done: np.ndarray) -> list[Any]:
-    """The observations of the copies ``done`` (indices), one by one, copied."""
+    """Return the observations of the environments ``done`` (indices) as a list, copied."""
     if isinstance(batch, dict):
         columns = {key: _rows(value, done) for key, value in batch.items()}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
@@ -320,11 +320,11 @@ def _rows(batch: Any, done: np.ndarray) -> list[Any]:
 
 
 def _unbatch(batched: dict[str, Any], infos: list[dict[str, Any]], only: np.ndarray | None = None) -> None:
-    """Write each copy's share of Gymnasium's dict of arrays into ``infos[i]``.
+    """Write the entries of environment i in Gymnasium's dict of arrays into ``infos[i]``.
 
-    ``batched["_key"]``, bool ``[n]``, says which copies have ``batched["key"]``; without it all have. ``only``, bool
-    ``[n]``, restricts the copies written to. Values are arrays ``[n, …]`` or dicts of the same form; what is neither is
-    shared by all copies.
+    ``batched["_key"]``, bool ``[n]``, marks the environments that have ``batched["key"]``; without it all have. ``only``,
+    bool ``[n]``, restricts the environments. Values are arrays ``[n, …]`` or dicts of the same form; others are the same for
+    all environments.
     """
     for key, value in batched.items():
         if key in _RESERVED or (key[:1] == "_" and key[1:] in batched):
@@ -342,14 +342,14 @@ def _unbatch(batched: dict[str, Any], infos: list[dict[str, Any]], only: np.ndar
 
 
 def _entries(value: Any, n: int, mask: np.ndarray | None) -> list[Any]:
-    """The values of the copies in ``mask`` (all if None), in order: Python scalars where ``value`` is one-dimensional."""
+    """Return the values of the environments in ``mask`` (None: all) in order, as Python scalars if ``value`` is 1-D."""
     if isinstance(value, dict):
         nested: list[dict[str, Any]] = [{} for _ in range(n)]
         _unbatch(value, nested)
         return nested if mask is None else [nested[index] for index in np.flatnonzero(mask).tolist()]
     if not isinstance(value, np.ndarray) or value.shape[:1] != (n,):
         return [value] * (n if mask is None else int(mask.sum()))
-    if value.dtype == object:  # objects that the environment may go on changing
+    if value.dtype == object:  # objects that the environment may change later
         return list(deepcopy(value if mask is None else value[mask]))
     if value.ndim == 1:
         return value.tolist() if mask is None else value[mask].tolist()

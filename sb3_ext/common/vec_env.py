@@ -36,20 +36,29 @@ def make_vec_env(
     wrapper_kwargs: dict[str, Any] | None = None,
     backend: str | None = None,
 ) -> VecEnv:
-    """``n_envs`` monitored copies of an environment, seeded, in whichever form with SB3's behaviour is fastest.
+    """Return ``n_envs`` monitored and seeded environments, in the fastest form that behaves as SB3's ``make_vec_env``.
 
-    An environment whose registration has a vector form that takes ``autoreset_mode`` is stepped all copies at once, as
-    ``VecMonitor(GymnasiumVecEnv(…))``, and ``monitor_dir`` then gets one file for all copies. Everything else, and every
-    request that this form can't fulfil (a ``wrapper_class``, a ``vec_env_cls``, other ``monitor_kwargs`` than
+    An environment whose registration has a vector form that takes ``autoreset_mode`` is stepped in that form, as
+    ``VecMonitor(GymnasiumVecEnv(…))``, and ``monitor_dir`` then gets one file for all environments. All others, and every
+    argument that this form can't fulfil (a ``wrapper_class``, a ``vec_env_cls``, other ``monitor_kwargs`` than
     ``info_keywords``), goes to SB3's ``make_vec_env``. Both give the same trajectories.
 
     Args:
-        env_id: an id (``"sparse/Maze1-v0"``, or ``"module:id"`` to import ``module`` first), an ``EnvSpec``, or what makes a
-            single environment.
-        backend: ``None`` as above. ``"envpool"``: EnvPool's C++ environments, or an error that says why not; the tasks are
-            the same, the episodes drawn from a seed are others (``sb3_ext.common.envpool`` tells what was compared), and
-            nothing is rendered. ``"auto"``: EnvPool where it can be used, else as with ``None``, and a line is printed that
-            says which. The rest is as in SB3's ``make_vec_env``.
+        env_id: an id (``"sparse/Maze1-v0"``, or ``"module:id"`` to import ``module`` first), an ``EnvSpec``, or a function
+            that makes a single environment.
+        n_envs: number of parallel environments.
+        seed: as in SB3.
+        start_index: as in SB3.
+        monitor_dir: as in SB3.
+        wrapper_class: as in SB3.
+        env_kwargs: as in SB3.
+        vec_env_cls: as in SB3.
+        vec_env_kwargs: as in SB3.
+        monitor_kwargs: as in SB3.
+        wrapper_kwargs: as in SB3.
+        backend: ``None`` as above. ``"envpool"``: EnvPool's C++ environments, or an error with the reason why not; the tasks
+            are the same, the episodes of a seed are others (``sb3_ext.common.envpool`` lists the differences), and nothing is
+            rendered. ``"auto"``: EnvPool if it can be used, else as with ``None``; the form is printed.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {backend!r}.")
@@ -59,7 +68,7 @@ def make_vec_env(
         "vec_env_kwargs": vec_env_kwargs,
         "monitor_kwargs": {key: value for key, value in (monitor_kwargs or {}).items() if key != "info_keywords"},
     }
-    special = {name: value for name, value in special.items() if value}  # what only single environments can fulfil
+    special = {name: value for name, value in special.items() if value}  # arguments that only single environments can fulfil
     vectorized, reason = _make_pooled(env_id, n_envs, env_kwargs or {}, special, backend)
     if vectorized is None and n_envs > 1 and not special:
         vectorized = _make_native(env_id, n_envs, env_kwargs or {})
@@ -93,7 +102,7 @@ def make_vec_env(
 def _make_pooled(
     env_id: Any, n_envs: int, env_kwargs: dict[str, Any], special: dict[str, Any], backend: str | None
 ) -> tuple[VectorEnv | None, str]:
-    """The task in an EnvPool, or None and why not (with ``backend="envpool"`` an error)."""
+    """Return the task in an EnvPool, or None and the reason why not (an error with ``backend="envpool"``)."""
     if backend is None:
         return None, ""
     from sb3_ext.common.envpool import make_envpool
@@ -113,7 +122,7 @@ def _name(env_id: Any) -> str:
 
 
 def _make_native(env_id: Any, n_envs: int, env_kwargs: dict[str, Any]) -> VectorEnv | None:
-    """The environment's own vector form in SAME_STEP mode, or None if it has none that equals ``n_envs`` single ones."""
+    """Return the environment's own vector form in SAME_STEP mode, or None if none equals ``n_envs`` single environments."""
     spec = _find_spec(env_id)
     if spec is None or spec.vector_entry_point is None or spec.additional_wrappers:
         return None
@@ -122,7 +131,7 @@ def _make_native(env_id: Any, n_envs: int, env_kwargs: dict[str, Any]) -> Vector
     required: dict[str, Any] = {"num_envs": n_envs, "autoreset_mode": AutoresetMode.SAME_STEP}
     try:
         signature.bind(**{**spec.kwargs, **env_kwargs, **required})
-    except TypeError:  # arguments of gym.make (disable_env_checker, …), or wrong ones: gym.make will say so
+    except TypeError:  # arguments of gym.make (disable_env_checker, …), or wrong ones: gym.make raises the error
         return None
     # gym.make reads None as the registered limit and -1 as no limit, and shows other render modes through wrappers.
     steps, images = env_kwargs.get("max_episode_steps", 1), env_kwargs.get("render_mode") in (None, "rgb_array")
@@ -150,7 +159,7 @@ def _make_single(spec: EnvSpec, **kwargs: Any) -> gym.Env:
 
 
 def _with_images(make: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
-    """``make(**kwargs)``, by default with images where the environment can draw them (SB3's rule)."""
+    """Return ``make(**kwargs)``, by default with ``render_mode="rgb_array"`` if the environment has it, as in SB3."""
     try:
         return make(**{"render_mode": "rgb_array", **kwargs})
     except TypeError:

@@ -58,10 +58,8 @@ class IntrinsicPPO(PPO):
             :class:`IntrinsicActorCriticPolicy`.
         env: environment, ``VecEnv`` or registered id.
         learning_rate: of Adam; a number or a schedule of the remaining progress.
-        n_steps: steps of each environment in a rollout. Default: ``max(1, 2048 // n_envs)``, that is 2048 transitions
-            between updates for any number of environments; with one environment this is PPO's default. PPO's own default
-            makes the rollout grow with the environments, and the policy then follows an intrinsic reward too rarely: 8
-            environments would give 16384 transitions an update.
+        n_steps: steps of each environment in a rollout. Default: ``max(1, 2048 // n_envs)``, 2048 transitions in all: a
+            rollout that grows with the environments, as in PPO, updates the policy too rarely to follow an intrinsic reward.
         batch_size: transitions in a minibatch. If the default rollout is no multiple of it, the last minibatch of an
             epoch is smaller.
         n_epochs: passes over a rollout.
@@ -94,9 +92,8 @@ class IntrinsicPPO(PPO):
         intrinsic_reward_kwargs: arguments for a name.
         intrinsic_weights: weights of the reward's channels, each divided by the deviation of its own return. Default: 1 each;
             the signed pairs of ALLO, ExactLaplacian and RandomNetworkReward would cancel and need them.
-        warmup_steps: largest number of random steps, in all environments together, with which the reward model initialises
-            its observation normalisation: at most a tenth of the run and no more than it asks for itself. They count in
-            ``num_timesteps``.
+        warmup_steps: largest number of random steps, in all environments together, that initialise the reward model's
+            observation normalisation: at most a tenth of the run. They count in ``num_timesteps``.
 
     ``rollout/ep_rew_mean`` is the extrinsic return; ``intrinsic/…`` are the mean raw reward, the deviation of its return and
     the logs of the reward model.

@@ -39,9 +39,9 @@ class IntrinsicReplayBuffer(ReplayBuffer):
     depend on earlier steps of the episode cannot be computed this way and are refused.
 
     With ``VecNormalize`` the model sees original observations and the intrinsic reward is added after reward normalisation;
-    with ``optimize_memory_usage`` it sees, as SB3's algorithms do, the first observation of the next episode as the successor of
-    the last of an episode. Box actions are those SB3 stores, scaled to [-1, 1]. ``model.save_replay_buffer`` pickles the
-    reward model with the transitions; ``model.save`` saves neither, as SB3 does.
+    with ``optimize_memory_usage`` it sees, as SB3's algorithms do, the first observation of the next episode as the
+    successor of the last of an episode. Box actions are those SB3 stores, scaled to [-1, 1].
+    ``model.save_replay_buffer`` pickles the reward model with the transitions; ``model.save`` saves neither, as SB3 does.
 
     Args:
         buffer_size: as in SB3.
@@ -226,7 +226,7 @@ def _check_supported(reward: IntrinsicReward, who: str) -> None:
         if part.has_episode_memory:
             raise ValueError(
                 f"{who} computes rewards of single transitions sampled from the past, and the reward of {name} depends on "
-                "earlier steps of the same episode. Use a reward without such a memory (rnd, drnd, icm, disagreement, count, …) "
+                "earlier steps of the same episode. Use a reward without such a memory (rnd, drnd, icm, disagreement, count) "
                 "or VecIntrinsicReward around the environment, which computes rewards during the episode."
             )
         if isinstance(part, FeatureDifference) and part.needs_fit:

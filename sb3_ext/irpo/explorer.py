@@ -34,7 +34,7 @@ FOLLOW_KL = 0.01  # nats; largest divergence of a step along the gradient at an 
 
 
 class _PrefixedLogger:
-    """Logger that writes to another: ``train/loss`` as ``<prefix>/loss``, ``intrinsic/loss`` as ``<prefix>/intrinsic_loss``."""
+    """Prefix for a logger: writes ``train/loss`` as ``<prefix>/loss``, ``intrinsic/loss`` as ``<prefix>/intrinsic_loss``."""
 
     def __init__(self, logger: Logger, prefix: str) -> None:
         self._logger = logger

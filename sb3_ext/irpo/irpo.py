@@ -36,7 +36,7 @@ from sb3_ext.irpo.explorer import Explorer, Explorers, make_channels
 from sb3_ext.irpo.follow import mean_kl
 from sb3_ext.irpo.paper import PaperAlgorithm
 from sb3_ext.irpo.paper_settings import PaperSettings, paper_settings
-from sb3_ext.irpo.turns import SeparateGenerators, TurnRecorder, turn_limit, warn_of_endless_episodes
+from sb3_ext.irpo.turns import SeparateGenerators, TurnRecorder, turn_limit, warn_of_endless_episodes, warn_of_short_run
 
 SelfIRPO = TypeVar("SelfIRPO", bound="IRPO")
 
@@ -62,9 +62,8 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
     ``IRPO(…, **IRPO.paper_settings(env_id))`` is the algorithm of the paper: exploratory policies that begin at the base
     policy in every iteration, and a base policy that only follows their gradients.
 
-    ``num_timesteps`` counts every environment step, those of exploratory policies included. ``save`` within a turn stores the
-    policy as it is, and the turn's beginning beside it: a run loaded from a checkpoint and continued with
-    ``reset_num_timesteps=False`` equals the uninterrupted run.
+    ``save`` within a turn stores the policy as it is, and the state at the start of the turn beside it: a run loaded from a
+    checkpoint and continued with ``reset_num_timesteps=False`` equals the uninterrupted run.
 
     Args:
         policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a subclass of
@@ -101,8 +100,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         intrinsic_gamma: discount of the intrinsic returns, in [0, 1].
         extrinsic_coef: weight of the extrinsic advantage of an exploratory policy.
         intrinsic_coef: weight of its intrinsic advantage; a number or a schedule of the remaining progress.
-        pull_back: whether the gradient that the base policy follows is pulled back through the exploratory policy's last PPO
-            updates; False: first order.
+        pull_back: pull followed gradients back through the exploratory policy's last PPO updates; False: first order.
         max_episode_steps: steps of each environment after which a turn ends with a warning although an episode has not ended;
             that episode is bootstrapped. None: the environment's own time limit, or 10 000.
         paper: settings of the paper's algorithm, a mapping or a :class:`sb3_ext.irpo.PaperSettings`; None: as described here.
@@ -193,10 +191,8 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         self.explorers = Explorers()
         self._schedule = TurnSchedule(0)
         self._base_returns: list[float] = []  # of the base policy, since it last changed
-        self._explored_timesteps = self._learned_timesteps = 0
-        self._n_moves = 0
+        self._explored_timesteps = self._learned_timesteps = self._n_moves = self._n_rollouts = 0
         self._callback_generators = SeparateGenerators()
-        self._n_rollouts = 0
         self._log_interval: int | None = 1
         self._last_kl = 0.0
         self._moved = self._warned = False
@@ -336,17 +332,12 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         if self.paper is not None:
             self._fit_intrinsic_reward(total_timesteps, progress_bar)
             return
-        rollout = self.n_steps * self.n_envs
-        if total_timesteps - self.num_timesteps < 10 * rollout:
-            warnings.warn(
-                f"learn({total_timesteps - self.num_timesteps}) holds fewer than ten rollouts of {rollout} transitions "
-                f"(n_steps={self.n_steps}, {self.n_envs} environments): too few for exploratory policies to learn. "
-                "Give more timesteps or a smaller n_steps.",
-                stacklevel=3,
-            )
+        warn_of_short_run(total_timesteps - self.num_timesteps, self.n_steps, self.n_envs)
         for explorer in self.explorers:
             explorer.begin_turn()
-            explorer.fit_reward(max(rollout, total_timesteps // 50))  # an upper bound: a reward takes no more than it needs
+            explorer.fit_reward(
+                max(self.n_steps * self.n_envs, total_timesteps // 50)
+            )  # an upper bound: a reward takes no more than it needs
 
     # ------------------------------------------------------------------ a turn
 

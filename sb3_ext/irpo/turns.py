@@ -42,6 +42,17 @@ def warn_of_endless_episodes(limit: int) -> None:
     )
 
 
+def warn_of_short_run(total_timesteps: int, n_steps: int, n_envs: int) -> None:
+    """Warn that a run of ``total_timesteps`` is too short for exploratory policies, if it holds fewer than ten rollouts."""
+    rollout = n_steps * n_envs
+    if total_timesteps < 10 * rollout:
+        warnings.warn(
+            f"learn({total_timesteps}) holds fewer than ten rollouts of {rollout} transitions (n_steps={n_steps}, {n_envs} "
+            "environments): too few for exploratory policies to learn. Give more timesteps or a smaller n_steps.",
+            stacklevel=4,
+        )
+
+
 class SeparateGenerators:
     """Context manager that replaces the state of the global random generators of Python, NumPy and torch.
 
