@@ -316,3 +316,11 @@ def test_sac_with_rnd_solves_a_sparse_task_that_sac_alone_does_not():
     )
     assert solved_of_last_ten(0) == 0
     assert solved_of_last_ten(0, replay_buffer_class=IntrinsicReplayBuffer, replay_buffer_kwargs=kwargs) >= 0.9
+
+
+def test_a_buffer_saved_when_intrinsic_coef_was_called_coef_can_be_loaded():
+    state = filled(intrinsic_coef=0.5).__getstate__()
+    state["coef"] = state.pop("intrinsic_coef")
+    loaded = IntrinsicReplayBuffer.__new__(IntrinsicReplayBuffer)
+    loaded.__setstate__(state)
+    assert loaded.intrinsic_coef == 0.5 and not hasattr(loaded, "coef") and len(loaded.sample(4).rewards) == 4
