@@ -417,7 +417,7 @@ def test_the_refused_grids_do_differ(name):
     [
         ("sparse/Maze1-v0", {}, "EnvPool does not have sparse/Maze1-v0"),
         ("sparse/PointMaze0-v0", {}, "EnvPool does not have"),
-        ("sparse/MetaWorld-reach-v3", {}, "draws a new task at every reset"),
+        ("sparse/MetaWorld-reach-v3", {}, "samples a new task at every reset"),
         (
             "sparse/MetaWorld-dial-turn-v3",
             {"resample_task": True},
@@ -455,7 +455,7 @@ def test_wrong_requests_say_what_to_do():
     grid.reset()
     with pytest.raises(ValueError, match="from 0 to 6, got"):
         grid.step(np.array([0, 7]))
-    with pytest.raises(ValueError, match="can't seed some copies alone"):
+    with pytest.raises(ValueError, match="can't seed some environments alone"):
         grid.venv.vector_env.reset(seed=0, options={"reset_mask": np.array([True, False])})
 
 

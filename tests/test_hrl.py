@@ -1,5 +1,6 @@
 """HRL: semi-Markov advantages, options that run their steps, and an SB3 algorithm throughout."""
 
+import inspect
 from itertools import pairwise
 
 import gymnasium as gym
@@ -7,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from stable_baselines3 import PPO
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
@@ -161,7 +164,7 @@ def test_an_option_acts_as_its_policy_and_without_state_every_call_chooses():
     assert one.shape == (2,) and state[0].shape == (1,)
     firsts = [model.predict(observations)[1][0] for _ in range(20)]
     assert len({tuple(first) for first in firsts}) > 1
-    with pytest.raises(ValueError, match="of 2 copies and the observations of 3"):
+    with pytest.raises(ValueError, match="state of 3 environments, got 2"):
         model.predict(observations, (np.zeros(2, dtype=int), np.zeros(2, dtype=int)))
 
 
@@ -330,6 +333,8 @@ def test_learns_a_sparse_maze_from_options():
         (dict(fit_fraction=2.0), "fit_fraction must be a number in"),
         (dict(primitive_actions="some"), "primitive_actions must be one of"),
         (dict(primitive_actions="each"), "needs a Discrete action space"),
+        (dict(use_sde=True), "does not support gSDE"),
+        (dict(rollout_buffer_class=RolloutBuffer), "subclass of sb3_ext.hrl.buffers.OptionRolloutBuffer, got RolloutBuffer"),
         (dict(option_kwargs=dict(n_step=5)), "option_kwargs takes .* got 'n_step'"),
         (dict(intrinsic_reward="alo", intrinsic_reward_kwargs=None), "Did you mean 'allo'"),
     ],
@@ -350,3 +355,9 @@ def test_a_run_too_short_for_its_options_says_so():
         model = HRL("MlpPolicy", maze(), **SMALL).learn(64)
     model.learn(256, reset_num_timesteps=False)
     assert model.n_trained_options == 2
+
+
+def test_the_arguments_of_ppo_come_first_in_its_order():
+    ppo, ours = (list(inspect.signature(cls.__init__).parameters.values()) for cls in (PPO, HRL))
+    assert [p.name for p in ours[: len(ppo)]] == [p.name for p in ppo]
+    assert all(p.kind is p.KEYWORD_ONLY for p in ours[len(ppo) :])

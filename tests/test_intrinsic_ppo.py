@@ -613,7 +613,7 @@ def test_another_place_of_vec_normalize_is_noticed():
     framed = VecNormalize(other)
     framed.observation_space = space
     model.env = framed
-    with pytest.raises(ValueError, match="Put VecNormalize in the same place"):
+    with pytest.raises(ValueError, match="Put VecNormalize where it was"):
         model.learn(64)
 
 

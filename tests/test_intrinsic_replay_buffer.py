@@ -1,4 +1,4 @@
-"""IntrinsicReplayBuffer: SB3's replay buffer whose samples are paid what they are worth now."""
+"""IntrinsicReplayBuffer: SB3's replay buffer with intrinsic rewards that are computed when a batch is sampled."""
 
 import gymnasium as gym
 import numpy as np
@@ -37,10 +37,10 @@ class Price(IntrinsicReward):
         super().__init__(observation_space, action_space)
         self.register_buffer("factor", torch.ones(()))
         self.weight = nn.Parameter(torch.rand(()))  # moves torch's generator
-        self.learned, self.seen, self.priced = [], [], []
+        self.learned, self.seen, self.computed = [], [], []
 
     def compute(self, batch):
-        self.priced.append(batch)
+        self.computed.append(batch)
         first = batch.next_observations
         first = next(iter(first.values())) if isinstance(first, dict) else first
         first = first.float()
@@ -83,8 +83,8 @@ def sampled(buffer, n=64, env=None):
     return buffer.sample(n, env=env)
 
 
-def test_a_sample_is_sb3s_and_pays_the_bonus_too():
-    buffer = filled(coef=0.5, extrinsic_coef=2.0)
+def test_a_sample_is_sb3s_with_the_intrinsic_reward_added():
+    buffer = filled(intrinsic_coef=0.5, extrinsic_coef=2.0)
     ours, theirs = sampled(buffer), sampled(filled(ReplayBuffer))
     for name in ("observations", "actions", "next_observations", "dones"):
         assert torch.equal(getattr(ours, name), getattr(theirs, name))
@@ -104,7 +104,7 @@ def test_the_price_is_that_of_now():
 
 
 def test_equal_rewards_have_a_scale():
-    buffer = filled(extrinsic_coef=0, coef=3.0)
+    buffer = filled(extrinsic_coef=0, intrinsic_coef=3.0)
     buffer.intrinsic_reward.compute = lambda batch: torch.full((*batch.terminated.shape, 1), 0.01)
     torch.testing.assert_close(sampled(buffer).rewards, torch.full((64, 1), 3.0), rtol=1e-4, atol=0)
 
@@ -117,8 +117,8 @@ def test_what_the_model_is_shown():
     assert [int(batch.truncated.all()) for batch in model.seen[:10]] == [0, 0, 0, 0, 0, 0, 0, 0, 0, 1]
     for _ in range(4):
         sampled(buffer)
-    assert len(model.priced) == 4 and len(model.learned) == 2
-    assert model.priced[0].observations.shape == (1, 64, 2) and model.priced[0].actions.shape == (1, 64, 1)
+    assert len(model.computed) == 4 and len(model.learned) == 2
+    assert model.computed[0].observations.shape == (1, 64, 2) and model.computed[0].actions.shape == (1, 64, 1)
     assert model.learned[0].observations.shape == (64, 1, 2)
 
 
@@ -136,7 +136,7 @@ def test_spaces_reach_the_model_in_their_own_shape(observation_space, action_spa
     cls = IntrinsicDictReplayBuffer if is_dict else IntrinsicReplayBuffer
     buffer = filled(cls, observation_space=observation_space, action_space=action_space)
     sampled(buffer)
-    for batch, lead in ((buffer.intrinsic_reward.seen[0], (1, 2)), (buffer.intrinsic_reward.priced[0], (1, 64))):
+    for batch, lead in ((buffer.intrinsic_reward.seen[0], (1, 2)), (buffer.intrinsic_reward.computed[0], (1, 64))):
         parts = observation_space.spaces if is_dict else {"": observation_space}
         for observations in (batch.observations, batch.next_observations):
             for key, part in parts.items():
@@ -149,11 +149,11 @@ def test_vec_normalize_touches_neither_what_the_model_sees_nor_the_bonus():
     space = env.observation_space
     env.obs_rms.mean, env.ret_rms.var = np.full(3, 5.0), np.array(16.0)
     kwargs = dict(observation_space=space, n_envs=1)
-    ours, theirs = filled(coef=0.5, **kwargs), filled(ReplayBuffer, **kwargs)
+    ours, theirs = filled(intrinsic_coef=0.5, **kwargs), filled(ReplayBuffer, **kwargs)
     raw, expected, found = sampled(theirs), sampled(theirs, env=env), sampled(ours, env=env)
     assert torch.equal(found.observations, expected.observations) and not torch.equal(raw.observations, expected.observations)
     assert torch.equal(found.next_observations, expected.next_observations)
-    assert torch.equal(ours.intrinsic_reward.priced[0].next_observations[0], raw.next_observations)
+    assert torch.equal(ours.intrinsic_reward.computed[0].next_observations[0], raw.next_observations)
     bonus = raw.next_observations[:, :1]
     torch.testing.assert_close(found.rewards, expected.rewards + 0.5 * bonus / bonus.square().mean().sqrt())
 
@@ -195,7 +195,7 @@ def weights(model):
 def test_with_coefficient_0_the_algorithm_is_the_same(algorithm):
     settings = dict(learning_starts=20, buffer_size=200, batch_size=16, seed=1, policy_kwargs=dict(net_arch=[8]))
     plain = weights(algorithm("MlpPolicy", pendulum(2), **settings).learn(80))
-    kwargs = dict(intrinsic_reward="price", coef=0)
+    kwargs = dict(intrinsic_reward="price", intrinsic_coef=0)
     ours = algorithm(
         "MlpPolicy", pendulum(2), replay_buffer_class=IntrinsicReplayBuffer, replay_buffer_kwargs=kwargs, **settings
     )
@@ -247,7 +247,7 @@ def test_sac_with_dict_observations_learns():
     with pytest.raises(ValueError, match="use IntrinsicDictReplayBuffer"):
         SAC("MultiInputPolicy", env, replay_buffer_class=IntrinsicReplayBuffer, **settings)
     model = SAC("MultiInputPolicy", env, replay_buffer_class=IntrinsicDictReplayBuffer, **settings).learn(40)
-    assert model.replay_buffer.intrinsic_reward.priced
+    assert model.replay_buffer.intrinsic_reward.computed
 
 
 # ---------------------------------------------------------------------- bad input
@@ -260,10 +260,10 @@ class Remembers(Price):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(coef=-1), "coef must be a number"),
+        (dict(intrinsic_coef=-1), "intrinsic_coef must be a number"),
         (dict(learn_every=0), "learn_every must be an integer"),
         (dict(intrinsic_reward="random"), "opposite pairs that cancel"),
-        (dict(intrinsic_reward="random", weights=[1, 0, 0, 0, 0, 0]), "RandomNetworkReward must be trained before.*fit"),
+        (dict(intrinsic_reward="random", weights=[1, 0, 0, 0, 0, 0]), "RandomNetworkReward must be fitted before.*fit"),
         (dict(intrinsic_reward="prize"), "Did you mean 'price'"),
     ],
 )
@@ -276,7 +276,7 @@ def test_rewards_that_remember_the_episode_are_refused_also_within_others():
     parts = ["price", Remembers(BOX, ACTIONS)]
     reward = make_intrinsic_reward(parts, BOX, ACTIONS)
     for given in (parts[1], reward):
-        with pytest.raises(ValueError, match=r"Remembers pays depends on what came before.*VecIntrinsicReward"):
+        with pytest.raises(ValueError, match=r"the reward of Remembers depends on earlier steps.*VecIntrinsicReward"):
             filled(intrinsic_reward=given)
 
 
@@ -309,7 +309,18 @@ def solved_of_last_ten(seed, **kwargs):
 def test_sac_with_rnd_solves_a_sparse_task_that_sac_alone_does_not():
     """MountainCarContinuous: 100 at the goal, less the cost of every action until then; doing nothing is a local optimum."""
     kwargs = dict(
-        intrinsic_reward="rnd", intrinsic_reward_kwargs=dict(latent_dim=32, hidden_sizes=(64,)), coef=1.0, learn_every=2
+        intrinsic_reward="rnd",
+        intrinsic_reward_kwargs=dict(latent_dim=32, hidden_sizes=(64,)),
+        intrinsic_coef=1.0,
+        learn_every=2,
     )
     assert solved_of_last_ten(0) == 0
     assert solved_of_last_ten(0, replay_buffer_class=IntrinsicReplayBuffer, replay_buffer_kwargs=kwargs) >= 0.9
+
+
+def test_a_buffer_saved_when_intrinsic_coef_was_called_coef_can_be_loaded():
+    state = filled(intrinsic_coef=0.5).__getstate__()
+    state["coef"] = state.pop("intrinsic_coef")
+    loaded = IntrinsicReplayBuffer.__new__(IntrinsicReplayBuffer)
+    loaded.__setstate__(state)
+    assert loaded.intrinsic_coef == 0.5 and not hasattr(loaded, "coef") and len(loaded.sample(4).rewards) == 4

@@ -23,6 +23,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.irpo import IRPO
 from sb3_ext.irpo.evidence import Schedule
+from sb3_ext.irpo.explorer import Explorer
 
 SMALL = dict(n_steps=16, batch_size=16, n_epochs=2, seed=0, device="cpu")
 TWO = ["rnd", {"noise": {"n_rewards": 1}}]  # rnd has a fit, statistics and an optimiser of its own
@@ -361,9 +362,9 @@ def test_no_warning_with_all_defaults():
 @pytest.mark.parametrize("pull_back", [True, False])
 def test_a_run_that_follows_gradients_resumes_exactly(tmp_path, monkeypatch, pull_back):
     followed = []
-    original = IRPO._follow
+    original = Explorer.lead
     monkeypatch.setattr("sb3_ext.irpo.irpo.verdict", lambda *_: "follow")
-    monkeypatch.setattr(IRPO, "_follow", lambda self, *args: followed.append(args[0].record) or original(self, *args))
+    monkeypatch.setattr(Explorer, "lead", lambda self, *args: followed.append(self.record) or original(self, *args))
     model, saved = checkpoints_of_an_unbroken_run(tmp_path, toys(), at=75, pull_back=pull_back)
     assert followed and all((record is not None and len(record.minibatches) == 4) is pull_back for record in followed)
     resumed = IRPO.load(saved, env=toys(), device="cpu")

@@ -344,7 +344,7 @@ def test_episodes_that_do_not_end_are_named():
     nothing = np.zeros((2, 1), dtype=np.int64)
     observations, rewards, infos = env.reset(), np.zeros(2), [{}, {}]
     env.step = lambda actions: (observations, rewards, np.zeros(2, dtype=bool), infos)
-    with pytest.raises(RuntimeError, match=r"(?s)copy 0 ended within.*time limit"):
+    with pytest.raises(RuntimeError, match=r"(?s)environment 0 ended within.*time limit"):
         arguments = dict(n_policies=1, min_steps=1, device=torch.device("cpu"))
         collect_episodes(env, lambda _: (nothing, nothing[:, 0]), lambda _: True, **arguments)
 

@@ -28,7 +28,7 @@ from sb3_ext.irpo import IRPO
 from sb3_ext.irpo.gradient import SurrogateBatch, surrogate_gradient
 from sb3_ext.irpo.gradient_weights import (
     BLENDS,
-    blended,
+    blend_gradients,
     cosine,
     direct_run,
     share_of_direct,
@@ -49,13 +49,13 @@ def test_a_blend_turns_from_one_direction_to_the_other():
     irpo, direct, zero = tree(ONE), tree(OTHER), tree([0.0] * 5)
     assert cosine(irpo, direct) == 0 and cosine(irpo, irpo) == pytest.approx(1) and cosine(irpo, zero) == 0
     for share, length in ((0.0, 5.0), (1.0, 2.0)):
-        result = blended(irpo, direct, share)
+        result = blend_gradients(irpo, direct, share)
         aim = direct if share else irpo
         assert cosine(result, aim) == pytest.approx(1)
         assert sum(float(v.square().sum()) for v in result.values()) ** 0.5 == pytest.approx(length)
-    half = blended(irpo, direct, 0.5)
+    half = blend_gradients(irpo, direct, 0.5)
     assert cosine(half, irpo) == pytest.approx(cosine(half, direct)) == pytest.approx(0.5**0.5)
-    assert blended(irpo, zero, 0.9) is irpo and blended(zero, direct, 0.1) is direct
+    assert blend_gradients(irpo, zero, 0.9) is irpo and blend_gradients(zero, direct, 0.1) is direct
 
 
 def test_shares_of_the_true_gradient():
@@ -183,12 +183,12 @@ def test_a_saved_model_continues_as_the_unbroken_run(name):
     assert_same(state_of(loaded), state_of(unbroken))
 
 
-@pytest.mark.parametrize("shared_out", [True, False])
-def test_the_merged_base_batch_is_that_of_all_its_transitions(shared_out):
+@pytest.mark.parametrize("split", [True, False])
+def test_the_merged_base_batch_is_that_of_all_its_transitions(split):
     """Shared out, K policies hold a sixth of the copies each; otherwise each of them holds all."""
     layout = ["######", "#S   #", "# ## #", "#   G#", "######"]  # copies have enough at different times
     env = make_vec_env(MAZE, n_envs=12, env_kwargs={"layout": layout})
-    model = maze_model(env=env, batch_size=30 if shared_out else 1000)
+    model = maze_model(env=env, batch_size=30 if split else 1000)
     batches = []
     collect = model._collect
     model._collect = lambda *arguments: batches.append(collect(*arguments)) or batches[-1]
@@ -196,10 +196,10 @@ def test_the_merged_base_batch_is_that_of_all_its_transitions(shared_out):
     batch, policy, n_policies = batches[0], model.policy, model.n_exploratory
     theta = {name: value[:1].double()[0] for name, value in policy.exploratory.as_dict().items()}  # any policy but the one
     merged, rollout = batch.as_one_policy(), batch.rollout
-    assert rollout.n_policies == (n_policies if shared_out else 1) and merged.n_policies == 1
+    assert rollout.n_policies == (n_policies if split else 1) and merged.n_policies == 1
     valid = rollout.valid.flatten()
     assert 0 < valid.double().mean() < 1 and torch.equal(merged.valid[0], valid)
-    if not shared_out:
+    if not split:
         assert torch.equal(merged.old_log_prob[0], batch.old_log_prob[0])
         assert torch.equal(merged.pairs.index[0], batch.pairs.index[0])
         assert all(torch.equal(one[0], all_[0]) for one, all_ in zip(merged.pairs.rows, batch.pairs.rows, strict=True))
@@ -207,7 +207,7 @@ def test_the_merged_base_batch_is_that_of_all_its_transitions(shared_out):
     # Each policy's advantages, and the same written down where the transitions lie in the rollout.
     advantages = torch.randn(batch.valid.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     laid_out = batch.unflat(advantages)  # [T, K, n]
-    laid_out = laid_out.flatten(1) if shared_out else laid_out.mean(1)
+    laid_out = laid_out.flatten(1) if split else laid_out.mean(1)
     torch.testing.assert_close(batch.merged(advantages)[0], laid_out.flatten())
     observations = rollout.observations.flatten(0, 1)[valid].double()
     actions = rollout.actions.flatten(0, 1)[valid]

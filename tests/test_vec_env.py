@@ -317,7 +317,7 @@ def test_attributes_and_methods_of_a_native_environment():
     assert native.difficulty == 4 and env.env_method("half", indices=[0, 1]) == [2.0] * 2
     assert env.has_attr("half") and not env.has_attr("absent")
     assert env.env_is_wrapped(Monitor) == [False] * 3 and env.env_is_wrapped(gym.wrappers.vector.TransformReward, 0) == [True]
-    with pytest.raises(ValueError, match=r"one 'difficulty' for all 3 copies.*\[1\] alone"):
+    with pytest.raises(ValueError, match=r"one 'difficulty' for all 3 environments.*\[1\] alone"):
         env.set_attr("difficulty", 2, indices=1)
     with pytest.raises(AttributeError, match="absent"):
         env.get_attr("absent")
@@ -359,14 +359,14 @@ def test_refused_in_use():
     for actions in (np.zeros((2, 1)), np.zeros(3), [[0.0]]):
         with pytest.raises(ValueError, match=r"Expected actions of shape \(3, 1\)"):
             env.step(actions)
-    with pytest.raises(ValueError, match=r"same options.*\{'a': 1\}.*\{'a': 2\} for copy 2"):
+    with pytest.raises(ValueError, match=r"same options.*\{'a': 1\}.*\{'a': 2\} for 2"):
         env.set_options([{"a": 1}, {"a": 1}, {"a": 2}])
     with pytest.raises(ValueError, match="list of 3, got 2"):
         env.set_options([{}, {}])
     env = GymnasiumVecEnv(Reuser(final=None))
     env.reset()
     env.step(np.zeros(2, dtype=int))
-    with pytest.raises(ValueError, match=r"no info\['final_obs'\] for copies \[0\]"):
+    with pytest.raises(ValueError, match=r"no info\['final_obs'\] for environments \[0\]"):
         env.step(np.zeros(2, dtype=int))
 
 

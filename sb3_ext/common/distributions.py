@@ -1,8 +1,8 @@
 """Action distributions as pure functions of a network's output, for use under ``torch.func``.
 
-Stable-Baselines3's distribution objects hold state and draw from the global generator. Here sampling is a function of the
-parameters and of noise drawn beforehand (one call a rollout, from a generator of one's own), so it batches over policies
-and repeats exactly. Values equal SB3's (tested).
+Stable-Baselines3's distribution objects hold state and sample from the global generator. Here sampling is a function of the
+parameters and of noise sampled beforehand (one call a rollout, from a separate generator), so it batches over policies and
+is repeatable. Values equal SB3's (tested).
 """
 
 from __future__ import annotations
@@ -18,34 +18,43 @@ LOG_STD_RANGE = (-5.0, 2.0)  # IRPO's clip (arXiv 2601.21391, program)
 
 
 class ActionDistribution(ABC):
-    """Functions of ``params`` ``[..., P]``; actions are ``[..., n_actions]``."""
+    """Action distribution as functions of ``params`` ``[..., P]``; actions are ``[..., n_actions]``.
+
+    Attributes:
+        n_params: P.
+        n_noise: entries of the noise for one action.
+    """
 
     n_params: int
     n_noise: int
 
     @abstractmethod
     def draw_noise(self, shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
-        """Noise for :meth:`sample`, ``[*shape, n_noise]``."""
+        """Return noise for :meth:`sample`, ``[*shape, n_noise]``."""
 
     @abstractmethod
     def sample(self, params: Tensor, noise: Tensor) -> Tensor:
-        """Actions ``[..., n_actions]`` distributed as the policy when ``noise`` is from :meth:`draw_noise`."""
+        """Return actions ``[..., n_actions]`` of the policy; ``noise`` is from :meth:`draw_noise`."""
 
     @abstractmethod
     def log_prob(self, params: Tensor, actions: Tensor) -> Tensor:
-        """log π(a) ``[...]``."""
+        """Return log π(a) ``[...]``."""
 
     @abstractmethod
     def entropy(self, params: Tensor) -> Tensor:
-        """Entropy ``[...]`` in nats."""
+        """Return the entropy ``[...]`` in nats."""
 
     @abstractmethod
     def kl_divergence(self, params: Tensor, other: Tensor) -> Tensor:
-        """KL(π_params ‖ π_other) ``[...]`` in nats."""
+        """Return KL(π_params ‖ π_other) ``[...]`` in nats."""
 
 
 class Categorical(ActionDistribution):
-    """Independent categorical actions, ``nvec[i]`` choices each: ``Discrete`` (one) and ``MultiDiscrete``."""
+    """Independent categorical actions, for ``Discrete`` (one) and ``MultiDiscrete`` spaces; parameters are logits.
+
+    Args:
+        nvec: number of choices of each action.
+    """
 
     def __init__(self, nvec: list[int]) -> None:
         self.nvec = nvec
@@ -79,7 +88,11 @@ class Categorical(ActionDistribution):
 
 
 class Bernoulli(ActionDistribution):
-    """Independent coins, one logit each: ``MultiBinary``."""
+    """Independent Bernoulli actions, for ``MultiBinary`` spaces; parameters are logits.
+
+    Args:
+        n: number of actions.
+    """
 
     def __init__(self, n: int) -> None:
         self.n_params = self.n_noise = n
@@ -106,7 +119,11 @@ class Bernoulli(ActionDistribution):
 
 
 class DiagonalGaussian(ActionDistribution):
-    """``params`` = (mean, log standard deviation), ``[..., 2 n]``: ``Box``."""
+    """Gaussian with diagonal covariance, for ``Box`` spaces; ``params`` are mean and log standard deviation, ``[..., 2 n]``.
+
+    Args:
+        n: number of actions.
+    """
 
     LOG_SQRT_2PI = 0.9189385332046727
 
@@ -135,10 +152,10 @@ class DiagonalGaussian(ActionDistribution):
 
 
 def make_action_distribution(space: spaces.Space) -> ActionDistribution:
-    """The distribution that SB3 pairs with this action space.
+    """Return the distribution that SB3 uses for this action space.
 
     Raises:
-        NotImplementedError: for a space SB3's on-policy algorithms do not act in.
+        NotImplementedError: for a space that SB3's on-policy algorithms do not support.
     """
     if isinstance(space, spaces.Discrete):
         return Categorical([int(space.n)])

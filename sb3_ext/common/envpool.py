@@ -1,6 +1,6 @@
 """EnvPool's C++ environments behind our ids: what ``make_vec_env(id, n, backend="envpool")`` uses (extra ``[envpool]``).
 
-EnvPool (Weng et al., arXiv 2206.10558) writes the sources' environments anew. Compared here with the sources, version 1.2.5
+EnvPool (Weng et al., arXiv 2206.10558) implements the sources' environments again. Compared with the sources, version 1.2.5
 against MuJoCo 3.3.0, Gymnasium 1.4.0, Gymnasium-Robotics 1.4.2, MiniGrid 3.2.0 and Meta-World 3.1.1:
 
 ======================  ==============================================================================================
@@ -16,14 +16,14 @@ task                    EnvPool against the source, and what is done about it
 ``MiniGrid-…``          Start states: one distribution of whole grids. Dynamics, missions and rewards: equal. Refused are
                         all ``ObstructedMaze``\\ s but ``2Dl`` (boxes blue and not grey, other rooms, other starts: see
                         ``_OTHER_MINIGRID``), and ``MultiRoom-N4-S5-v1``, which is missing.
-``MetaWorld-…``         EnvPool draws a task at every reset: refused unless ``resample_task=True``. It follows Meta-World
+``MetaWorld-…``         EnvPool samples a task at every reset: refused unless ``resample_task=True``. It follows Meta-World
                         3.0.0, and MuJoCo's contacts have changed. ``_SAME_METAWORLD`` are the tasks in which start states
                         have one distribution, and experts' episodes are equal to 3e-4 with success in the same step; the
                         others are refused.
 ======================  ==============================================================================================
 
-Spaces, horizons, terminations and ``is_success`` are equal in all that is not refused. Seeds draw other episodes than in the
-source: the same seed gives the same episodes here, not those of ``backend=None``.
+Spaces, horizons, terminations and ``is_success`` are equal in all tasks that are not refused. A seed gives the same episodes
+in every run, but other episodes than with ``backend=None``.
 """
 
 from __future__ import annotations
@@ -58,15 +58,15 @@ _OTHER_MINIGRID = {  # by pattern: how EnvPool's task differs
 
 
 class PooledEnv(BatchedEnv):
-    """``num_envs`` copies of a task in an EnvPool, in SAME_STEP mode.
+    """A task in an EnvPool as a vector environment, in SAME_STEP mode.
 
     EnvPool takes seeds only when it is made: every reset with a seed makes a new one, which takes milliseconds for most
-    tasks, but a second for 16 copies of Fetch or Meta-World.
+    tasks, but a second for 16 environments of Fetch or Meta-World.
 
     Args:
-        num_envs: number of copies.
+        num_envs: number of parallel environments.
         task_id: EnvPool's id.
-        single: the environment to equal, as ``gym.make`` makes it; it tells spaces and time limit and is not stepped.
+        single: the environment to equal, from ``gym.make``; its spaces and time limit are used, and it is not stepped.
     """
 
     arguments: ClassVar[frozenset[str]] = frozenset()  # of the single environment, that can be expressed here
@@ -82,31 +82,31 @@ class PooledEnv(BatchedEnv):
 
     @classmethod
     def find(cls, spec: EnvSpec, kwargs: dict[str, Any]) -> str:
-        """EnvPool's id of the task, or a ValueError that says how EnvPool's differs."""
+        """Return EnvPool's id of the task, or raise ValueError with the difference of EnvPool's task."""
         raise NotImplementedError
 
-    # --- what a subclass says besides
+    # --- methods of subclasses
 
     def _config(self) -> dict[str, Any]:
-        """Arguments of ``envpool.make``."""
+        """Return arguments of ``envpool.make``."""
         return {}
 
     def _translate(self, observations: Any, info: dict[str, Any], copies: np.ndarray | slice) -> np.ndarray:
-        """The single environment's observations of ``copies``, from EnvPool's."""
+        """Return the single environment's observations of the environments ``copies``, from EnvPool's."""
         return observations
 
     def _judge(
         self, rewards: np.ndarray, terminated: np.ndarray, info: dict[str, Any]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rewards, terminated and success of a step, from EnvPool's."""
+        """Return rewards, terminated and success of a step, from EnvPool's."""
         raise NotImplementedError
 
-    # --- the machinery
+    # --- the interface of BatchedEnv
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         if isinstance(seed, (int, np.integer)) or any(one is not None for one in seed or ()):
             if not np.all((options or {}).get("reset_mask", True)):
-                raise ValueError("EnvPool can't seed some copies alone: give seeds for a reset of all copies.")
+                raise ValueError("EnvPool can't seed some environments alone: give seeds for a reset of all of them.")
             self.pool = None
         return super().reset(seed=seed, options=options)
 
@@ -135,7 +135,13 @@ class PooledEnv(BatchedEnv):
 
 
 class MujocoPool(PooledEnv):
-    """Gymnasium's MuJoCo locomotion tasks, v5. ``info`` has none of the source's entries."""
+    """Gymnasium's MuJoCo locomotion tasks, v5, in an EnvPool. ``info`` has none of the source's entries.
+
+    Args:
+        num_envs: number of parallel environments.
+        task_id: EnvPool's id.
+        single: the environment to equal.
+    """
 
     def __init__(self, num_envs: int, task_id: str, single: gym.Env) -> None:
         super().__init__(num_envs, task_id, single)
@@ -163,8 +169,8 @@ class MujocoPool(PooledEnv):
 
 @contextmanager
 def _model(file: Path) -> Iterator[str]:
-    """A ``base_path`` for EnvPool with Gymnasium's model ``file``, in which contacts begin where the installed MuJoCo has
-    them. Halving is exact because all geoms of a model have one margin, that of its default class."""
+    """Yield a ``base_path`` for EnvPool with Gymnasium's model ``file``, with contacts that begin where they do in the
+    installed MuJoCo. Halving is exact because all geoms of a model have one margin, that of its default class."""
     tree = ElementTree.parse(file)
     if _mujoco_version() < (3, 5):
         for geom in tree.iter("geom"):
@@ -178,14 +184,20 @@ def _model(file: Path) -> Iterator[str]:
 
 
 class FetchPool(PooledEnv):
-    """``sparse/FetchReach-v0`` and ``sparse/FetchPush-v0``."""
+    """``sparse/FetchReach-v0`` and ``sparse/FetchPush-v0`` in an EnvPool.
+
+    Args:
+        num_envs: number of parallel environments.
+        task_id: EnvPool's id.
+        single: the environment to equal.
+    """
 
     arguments = frozenset({"random_start"})
 
     def __init__(self, num_envs: int, task_id: str, single: gym.Env) -> None:
         super().__init__(num_envs, task_id, single)
         task: Any = single.unwrapped
-        self._random_start: bool | None = getattr(task, "random_start", None)  # None: this task has no such thing
+        self._random_start: bool | None = getattr(task, "random_start", None)  # None: the task does not have the option
         self._centre, self._half = task.source.initial_gripper_xpos, task.source.target_range
         self._too_near = 2 * task.source.distance_threshold
 
@@ -205,17 +217,17 @@ class FetchPool(PooledEnv):
             self._move_anywhere(copies)
 
     def _move_anywhere(self, copies: np.ndarray) -> None:
-        """What ``FetchReach`` does for a random start."""
+        """Move the gripper to a random start as ``FetchReach`` does."""
         from envs.fetch import START_STEPS
 
-        starts = np.stack([self._draw_start(index) for index in copies.tolist()])
+        starts = np.stack([self._sample_start(index) for index in copies.tolist()])
         for _ in range(START_STEPS):
             actions = np.zeros((len(copies), 4), dtype=np.float32)
             actions[:, :3] = np.clip((starts - self._current[copies, 10:13]) / 0.05, -1, 1)
             observations, *_, info = self.pool.step(actions, copies.astype(np.int32))
             self._current[copies] = self._translate(observations, info, copies)
 
-    def _draw_start(self, index: int) -> np.ndarray:
+    def _sample_start(self, index: int) -> np.ndarray:
         while True:
             start = self._centre + self._rng(index).uniform(-self._half, self._half, size=3)
             if self._ignore_goal[index] or np.linalg.norm(start - self._current[index, 13:]) > self._too_near:
@@ -233,7 +245,13 @@ class FetchPool(PooledEnv):
 
 
 class MiniGridPool(PooledEnv):
-    """``sparse/MiniGrid-…``, with both kinds of observation and of reward."""
+    """``sparse/MiniGrid-…`` in an EnvPool, with both kinds of observation and of reward.
+
+    Args:
+        num_envs: number of parallel environments.
+        task_id: EnvPool's id.
+        single: the environment to equal.
+    """
 
     arguments = frozenset({"obs", "reward"})
 
@@ -270,7 +288,13 @@ class MiniGridPool(PooledEnv):
 
 
 class MetaWorldPool(PooledEnv):
-    """``sparse/MetaWorld-…-v3`` with ``resample_task=True``."""
+    """``sparse/MetaWorld-…-v3`` with ``resample_task=True`` in an EnvPool.
+
+    Args:
+        num_envs: number of parallel environments.
+        task_id: EnvPool's id.
+        single: the environment to equal.
+    """
 
     arguments = frozenset({"goal_observable", "resample_task"})
     extras: ClassVar[tuple[str, ...]] = (
@@ -285,7 +309,7 @@ class MetaWorldPool(PooledEnv):
     @classmethod
     def find(cls, spec: EnvSpec, kwargs: dict[str, Any]) -> str:
         if not kwargs.get("resample_task", False):
-            raise ValueError("EnvPool draws a new task at every reset; that is resample_task=True, or leave EnvPool out")
+            raise ValueError("EnvPool samples a new task at every reset; use resample_task=True, or another backend")
         if kwargs["task_name"] not in _SAME_METAWORLD:
             raise ValueError(
                 "EnvPool follows Meta-World 3.0.0 on another MuJoCo, and its start states, rewards or contacts differ here; "
@@ -331,16 +355,16 @@ _DELAYED_REWARD = "irwrappers.extrinsic:DelayedReward"
 
 
 def make_envpool(spec: EnvSpec | None, n_envs: int, env_kwargs: dict[str, Any]) -> VectorEnv:
-    """``n_envs`` copies of a registered task in an EnvPool, with the task's spaces, rewards, horizon and ``is_success``.
+    """Return a registered task in an EnvPool, with the task's spaces, rewards, horizon and ``is_success``.
 
     Args:
         spec: the task's registration.
-        n_envs: number of copies.
+        n_envs: number of parallel environments.
         env_kwargs: arguments of ``gym.make``.
 
     Raises:
-        ImportError: EnvPool is not installed.
-        ValueError: EnvPool does not have this task or has a different one, or can't express an argument.
+        ImportError: if EnvPool is not installed.
+        ValueError: if EnvPool does not have this task or has a different one, or can't express an argument.
     """
     _envpool()
     pool = None if spec is None or not isinstance(spec.entry_point, str) else _POOLS.get(spec.entry_point)

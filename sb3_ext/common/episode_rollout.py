@@ -1,4 +1,4 @@
-"""Collecting whole episodes from reset with one or several policies side by side."""
+"""Rollouts of whole episodes from reset, of one or several policies side by side."""
 
 from __future__ import annotations
 
@@ -20,13 +20,20 @@ Observations = Any  # a tensor [T, E, ...] or a dict of them
 
 @dataclass
 class EpisodeRollout:
-    """T steps of E copies; policy p stepped the copies p·n … (p+1)·n − 1, where n = E / n_policies.
+    """Rollout of T steps in E environments; policy p acted in the environments p·n … (p+1)·n − 1, where n = E / n_policies.
 
-    ``valid`` marks the transitions that count: for each copy its whole episodes up to the one with which it had enough.
-    Observations are those the policy saw; ``raw_…`` those of the environment before any ``VecNormalize`` (the same
-    tensors without one). Rewards are always the environment's own.
-
-    Shapes: observations ``[T, E, ...]``, actions ``[T, E, n_actions]``, the rest ``[T, E]``.
+    Attributes:
+        observations: ``[T, E, ...]``, inputs of the policies; a tensor or a dict of them.
+        next_observations: ``[T, E, ...]``, observations after each step, before any reset.
+        raw_observations: observations before any ``VecNormalize``; without one the same tensors.
+        raw_next_observations: next observations before any ``VecNormalize``.
+        actions: ``[T, E, n_actions]``, as the policies sampled them.
+        rewards: ``[T, E]``, the environment's own.
+        terminated: bool ``[T, E]``.
+        truncated: bool ``[T, E]``.
+        valid: bool ``[T, E]``, the transitions that count: each environment's whole episodes up to the one with which it
+            has enough steps.
+        n_policies: number of policies.
     """
 
     observations: Observations
@@ -42,10 +49,11 @@ class EpisodeRollout:
 
     @property
     def done(self) -> Tensor:
+        """bool ``[T, E]``, where an episode ended."""
         return self.terminated | self.truncated
 
     def transitions(self, action_space: spaces.Space) -> Transitions:
-        """What an intrinsic reward is computed from: the environment's own observations."""
+        """Return the transitions of which an intrinsic reward is computed, with original observations."""
         actions = self.actions.squeeze(-1) if isinstance(action_space, spaces.Discrete) else self.actions
         return Transitions(
             self.raw_observations, actions, self.raw_next_observations, self.terminated, self.truncated, self.valid
@@ -53,7 +61,7 @@ class EpisodeRollout:
 
 
 def env_actions(space: spaces.Space, actions: np.ndarray) -> np.ndarray:
-    """A policy's actions ``[n, n_actions]`` as the environment takes them: Box actions clipped."""
+    """Return a policy's actions ``[n, n_actions]`` in the form of the environment; Box actions are clipped."""
     if isinstance(space, spaces.Box):
         return np.clip(actions, space.low, space.high)
     if isinstance(space, spaces.Discrete):
@@ -62,7 +70,7 @@ def env_actions(space: spaces.Space, actions: np.ndarray) -> np.ndarray:
 
 
 def concatenate_policies(rollouts: list[EpisodeRollout]) -> EpisodeRollout:
-    """One rollout of ``len(rollouts)`` policies from rollouts of one policy each, shorter ones padded with invalid steps."""
+    """Join rollouts of one policy each to one of several policies; shorter ones are padded with invalid steps."""
     if len(rollouts) == 1:
         return rollouts[0]
     length = max(len(rollout.rewards) for rollout in rollouts)
@@ -77,9 +85,9 @@ def concatenate_policies(rollouts: list[EpisodeRollout]) -> EpisodeRollout:
     valid = valid.to(rollouts[0].valid.device)
     column = 0
     for rollout in rollouts:
-        steps, copies = rollout.valid.shape
-        valid[:steps, column : column + copies] = rollout.valid
-        column += copies
+        steps, n_envs = rollout.valid.shape
+        valid[:steps, column : column + n_envs] = rollout.valid
+        column += n_envs
     fields = ("observations", "next_observations", "raw_observations", "raw_next_observations")
     tensors = ("actions", "rewards", "terminated", "truncated")
     return EpisodeRollout(**{name: join(name) for name in (*fields, *tensors)}, valid=valid, n_policies=len(rollouts))
@@ -94,29 +102,32 @@ def collect_episodes(
     min_steps: int,
     device: torch.device,
 ) -> EpisodeRollout | None:
-    """Run every copy of ``env`` from reset until it holds at least ``min_steps`` steps of whole episodes.
+    """Run each environment of ``env`` from reset until it has at least ``min_steps`` steps of whole episodes.
 
-    A copy that is there early goes on (a ``VecEnv`` cannot step a subset), and what it adds is left out: of the episodes
-    begun then, the short ones would be over in time more often.
+    An environment that has enough steps continues (a ``VecEnv`` cannot step a subset), but its further transitions are not
+    valid: among the episodes begun then, short ones would end in time more often.
 
     Args:
-        act: observations ``[E, ...]`` → (actions as the policy chose them ``[E, n_actions]``, actions for the environment).
-        on_step: called after each step with ``new_obs, rewards, dones, infos``; False stops the collection.
-        min_steps: B / n for a batch of B transitions over n copies.
+        env: the parallel environments.
+        act: observations ``[E, ...]`` → (actions as the policy sampled them ``[E, n_actions]``, actions for the environment).
+        on_step: called after each step with ``new_obs, rewards, dones, infos, actions``; False stops the collection.
+        n_policies: number of policies whose actions ``act`` returns.
+        min_steps: B / n for a batch of B transitions in n environments.
+        device: of the rollout's tensors.
 
     Returns:
-        the rollout, or ``None`` when ``on_step`` stopped it.
+        the rollout, or None if ``on_step`` returned False.
 
     Raises:
-        ValueError: NaN or infinite rewards or observations, named with copy and step.
-        RuntimeError: when episodes do not end.
+        ValueError: for NaN or infinite rewards or observations, with environment and step.
+        RuntimeError: if episodes do not end.
     """
     view = OriginalView(env)
     observations, raw = view.reset()
     finite = FiniteCheck(observations)
     finite.observations(raw, "after reset")
     n_envs = env.num_envs
-    length = np.zeros(n_envs, dtype=np.int64)  # steps of whole episodes that each copy holds
+    length = np.zeros(n_envs, dtype=np.int64)  # steps of whole episodes in each environment
     steps: list[tuple[Any, ...]] = []
     give_up = 10 * min_steps + 100_000
     while length.min() < min_steps:
@@ -142,8 +153,8 @@ def collect_episodes(
             return None
         if len(steps) > give_up:
             raise RuntimeError(
-                f"No episode of copy {int(length.argmin())} ended within {len(steps)} steps; whole episodes are collected "
-                "here, so the environment needs a time limit: gymnasium.make(..., max_episode_steps=...)."
+                f"No episode of environment {int(length.argmin())} ended within {len(steps)} steps; only whole episodes are "
+                "collected, so the environment needs a time limit: gymnasium.make(..., max_episode_steps=...)."
             )
         observations, raw = new_observations, new_raw
 

@@ -33,7 +33,7 @@ class _ReverseScan(torch.autograd.Function):
 
 
 def _reverse_scan(x: Tensor, decay: Tensor) -> Tensor:
-    """The recurrence for pairs of steps, which is as long by half, and then for the steps between: T work in log T calls."""
+    """Solve the recurrence for pairs of steps, which is half as long, then for the steps between: T work in log T calls."""
     n_pairs = len(x) // 2
     if n_pairs == 0:
         return x.clone()
@@ -48,7 +48,7 @@ def _reverse_scan(x: Tensor, decay: Tensor) -> Tensor:
 
 
 def discounted_sum(x: Tensor, decay: Tensor) -> Tensor:
-    """y_t = x_t + decay_t · y_{t+1}, y_T = 0. Linear in T in time and memory.
+    """Return y_t = x_t + decay_t · y_{t+1} with y_T = 0. Linear in T in time and memory.
 
     Args:
         x: ``[T, ...]``, differentiable.
@@ -60,13 +60,14 @@ def discounted_sum(x: Tensor, decay: Tensor) -> Tensor:
 
 
 class DiscountedSum:
-    """:func:`discounted_sum` for one ``decay`` and many x: a few calls for each, after a preparation.
+    """:func:`discounted_sum` for one ``decay`` and many x, with a few calls for each x after a preparation.
 
-    Within blocks of L steps the sum is a triangular matrix. What the next block begins with enters by the products of decays,
-    and these beginnings obey the same recurrence, one L-th as long. Memory is L · T.
+    Within blocks of L steps the sum is a product with a triangular matrix. The first value of the next block enters by the
+    products of decays, and these first values obey the same recurrence, one L-th as long. Memory is L · T.
 
     Args:
-        decay: ``[T, ...]``, fixed. block: L.
+        decay: ``[T, ...]``, not differentiated.
+        block: L, steps of a block.
     """
 
     def __init__(self, decay: Tensor, block: int = 64) -> None:
@@ -74,7 +75,7 @@ class DiscountedSum:
         n_steps = len(decay)
         block = min(block, n_steps)
         n_blocks = -(-n_steps // block)
-        # [columns, N, L]; the steps that fill the last block up decay to nothing.
+        # [columns, N, L]; the last block is padded with steps of decay 0.
         self._padding = n_blocks * block - n_steps
         decay = functional.pad(decay.detach().reshape(n_steps, -1).t(), (0, self._padding)).view(-1, n_blocks, block)
         matrix = torch.zeros(*decay.shape, block, dtype=decay.dtype, device=decay.device)
@@ -87,18 +88,18 @@ class DiscountedSum:
         self._beginnings = DiscountedSum(self._to_next[..., 0].t(), block) if n_blocks > 1 else None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x ``[T, ...]`` → y ``[T, ...]``, differentiable in x any number of times."""
+        """Return y ``[T, ...]`` for x ``[T, ...]``, differentiable in x any number of times."""
         if x.shape != self.shape:
             raise ValueError(f"x must have the shape of decay, {tuple(self.shape)}, got {tuple(x.shape)}.")
         return _DiscountedSum.apply(x, self, False)
 
     def copy_by_copy(self, x: Tensor) -> Tensor:
-        """The same for steps ``[T, B]`` that are given, and returned, in SB3's order ``[B · T]``."""
+        """Return y for steps ``[T, B]`` in SB3's order, both x and y ``[B · T]``, environment by environment."""
         n_steps, n_copies = self.shape
         return self(x.view(n_copies, n_steps).t()).t().reshape(-1)
 
     def apply(self, x: Tensor, transposed: bool) -> Tensor:
-        """The sum, or the transposed matrix's, outside any graph."""
+        """Return the product of the sum's matrix, or of its transpose, with x, outside any graph."""
         y = x.reshape(len(x), -1).t()
         if self._padding:
             y = functional.pad(y, (0, self._padding))
@@ -135,7 +136,7 @@ register_pytree_node(DiscountedSum, _parts, _from_parts)  # it may be an argumen
 
 
 class _DiscountedSum(torch.autograd.Function):
-    """Linear, so that its derivative is the transposed sum, and that one's the sum again."""
+    """The sum as an autograd function: it is linear, so its derivative is its transpose, whose derivative is the sum."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, operator: DiscountedSum, transposed: bool) -> Tensor:
@@ -150,7 +151,7 @@ class _DiscountedSum(torch.autograd.Function):
 def generalized_advantage_estimation(
     rewards: Tensor, values: Tensor, next_values: Tensor, terminated: Tensor, done: Tensor, gamma: float, gae_lambda: float
 ) -> Tensor:
-    """Advantages of Schulman et al. (2016), arXiv 1506.02438.
+    """Return the advantages of Schulman et al. (2016), arXiv 1506.02438.
 
         δ_t = r_t + γ (1 − terminated_t) V(s_{t+1}) − V(s_t)
         Â_t = δ_t + γ λ (1 − done_t) Â_{t+1}
@@ -158,11 +159,14 @@ def generalized_advantage_estimation(
     Linear in ``rewards`` and the values; gradients flow into all three.
 
     Args:
-        rewards, values, next_values: ``[T, ...]``; ``next_values`` are those of the states that the steps led to, before
-            any reset, so that a truncated episode is bootstrapped where ``terminated`` is False.
+        rewards: ``[T, ...]``.
+        values: ``[T, ...]``, of the states in which the steps were taken.
+        next_values: ``[T, ...]``, of the states after the steps, before any reset: a truncated episode is bootstrapped where
+            ``terminated`` is False.
         terminated: bool ``[T, ...]``, where V(s_{t+1}) counts as 0.
         done: bool ``[T, ...]``, where an episode ended, terminated or truncated.
-        gamma, gae_lambda: in [0, 1].
+        gamma: discount, in [0, 1].
+        gae_lambda: λ, in [0, 1].
 
     Returns:
         ``[T, ...]`` advantages; the λ-returns are ``advantages + values``.

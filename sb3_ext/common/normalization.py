@@ -10,7 +10,7 @@ from sb3_ext.common.episode_rollout import EpisodeRollout
 
 
 def update_statistics(normalize: VecNormalize | None, rollouts: Iterable[EpisodeRollout]) -> None:
-    """Take in the original observations of the valid transitions, if ``normalize`` is training."""
+    """Update the observation statistics from the valid transitions of ``rollouts``, if ``normalize`` is training."""
     if normalize is None or not normalize.training or not normalize.norm_obs:
         return
     for rollout in rollouts:

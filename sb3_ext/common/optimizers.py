@@ -1,8 +1,8 @@
 """Parameter updates that can be differentiated through, on dicts of parameters (``torch.func`` style).
 
 An optimiser is two pure functions, ``init(params) -> state`` and ``update(params, grads, state) -> (params, state)``;
-``grads`` are those of a loss to be minimised. Nothing here detaches unless its docstring says so, so ``torch.func.vjp`` of
-a function that calls them is the derivative of the whole step, gradient clip included.
+``grads`` are those of a loss to be minimised. Nothing is detached unless the docstring states it, so ``torch.func.vjp`` of a
+function that calls them is the derivative of the whole step, gradient clip included.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ State = dict[str, Any]
 
 
 def global_norm(tree: Params) -> Tensor:
-    """Euclidean norm over all entries of a parameter dict."""
+    """Return the Euclidean norm over all entries of a parameter dict."""
     return torch.sqrt(sum((value.square().sum() for value in tree.values()), start=torch.zeros(())))
 
 
@@ -35,7 +35,7 @@ def clip_by_global_norm(tree: Params, max_norm: float | None) -> Params:
     if max_norm is None:
         return tree
     squared = sum((value.square().sum() for value in tree.values()), start=torch.zeros(()))
-    # sqrt has an infinite slope at 0: take it only where the norm is large enough to clip.
+    # sqrt has an infinite slope at 0: it is evaluated only where the norm is large enough to clip.
     clipped = squared > max_norm**2
     norm = torch.sqrt(torch.where(clipped, squared, torch.ones_like(squared)))
     scale = torch.where(clipped, max_norm / (norm + 1e-6), torch.ones_like(squared))
@@ -43,7 +43,7 @@ def clip_by_global_norm(tree: Params, max_norm: float | None) -> Params:
 
 
 def clip_by_each_norm(tree: Params, max_norm: float | None) -> Params:
-    """:func:`clip_by_global_norm` of stacked networks ``[B, ...]``, each by its own norm; ``None`` leaves them as they are."""
+    """Apply :func:`clip_by_global_norm` to stacked networks ``[B, ...]``, each by its own norm; ``None``: no clip."""
     if max_norm is None:
         return tree
     return vmap(partial(clip_by_global_norm, max_norm=max_norm))(tree)
@@ -54,7 +54,9 @@ def clip_each_(parameters: Sequence[Tensor], max_norm: float | None, n_leading: 
     """Clip in place the gradients of stacked networks, each network by its own norm.
 
     Args:
-        parameters: with ``.grad``, ``[*leading, ...]``; the first ``n_leading`` axes number the networks.
+        parameters: with ``.grad``, ``[*leading, ...]``.
+        max_norm: largest norm, or None for no clip.
+        n_leading: number of leading axes, which number the networks.
     """
     if max_norm is None:
         return
@@ -67,7 +69,11 @@ def clip_each_(parameters: Sequence[Tensor], max_norm: float | None, n_leading: 
 
 @dataclass(frozen=True)
 class SGD:
-    """θ ← θ − lr · g."""
+    """Gradient descent, θ ← θ − lr · g.
+
+    Attributes:
+        learning_rate: lr.
+    """
 
     learning_rate: float
 
@@ -80,10 +86,14 @@ class SGD:
 
 @dataclass(frozen=True)
 class RMSprop:
-    """θ ← θ − lr · g / (√v + eps), v ← decay · v + (1 − decay) g²; as ``torch.optim.RMSprop``.
+    """RMSprop as in torch: θ ← θ − lr · g / (√v + eps), v ← decay · v + (1 − decay) g².
 
-    ``differentiate_second_moment=False`` stops the gradient through v. ``tf_like=True``: g / √(v + eps) and a v that begins at
-    1, as TensorFlow's and SB3's ``RMSpropTFLike``.
+    Attributes:
+        learning_rate: lr.
+        decay: decay of v.
+        eps: eps.
+        differentiate_second_moment: whether derivatives go through v.
+        tf_like: divide by √(v + eps) and initialise v with 1, as TensorFlow and SB3's ``RMSpropTFLike`` do.
     """
 
     learning_rate: float
@@ -107,7 +117,14 @@ class RMSprop:
 
 @dataclass(frozen=True)
 class Adam:
-    """Kingma & Ba (2015), as ``torch.optim.Adam``. ``differentiate_second_moment=False`` stops the gradient through v."""
+    """Adam (Kingma & Ba, 2015) as in torch.
+
+    Attributes:
+        learning_rate: lr.
+        betas: decays of the first moment m and of the second moment v.
+        eps: eps.
+        differentiate_second_moment: whether derivatives go through v.
+    """
 
     learning_rate: float
     betas: tuple[float, float] = (0.9, 0.999)
@@ -134,13 +151,14 @@ class Adam:
 def optimizer_from(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], differentiate_second_moment: bool | None = None
 ) -> tuple[SGD | RMSprop | Adam, State]:
-    """The next step of a torch optimiser as a function that can be differentiated, and the state it begins from.
+    """Return the next step of a torch optimiser as a differentiable function, and the state it begins from.
 
-    ``Adam``, ``RMSprop``, ``SGD`` and SB3's ``RMSpropTFLike`` are known, with their learning rate, decays and eps; parameters
-    that have had no gradient yet have the state that torch would give them. Nothing of ``optimizer`` is changed, but its
-    tensors are shared.
+    ``Adam``, ``RMSprop``, ``SGD`` and SB3's ``RMSpropTFLike`` are supported, with their learning rate, decays and eps;
+    parameters that have had no gradient yet have the state with which torch would initialise them. ``optimizer`` is not
+    changed; the state has its tensors, not copies.
 
     Args:
+        optimizer: the torch optimiser.
         parameters: those of ``optimizer`` by name, all in one parameter group.
         differentiate_second_moment: default False for Adam and True for RMSprop, as in LIRPG's program (arXiv 1804.06459).
 
@@ -179,23 +197,27 @@ def optimizer_from(
 
 
 class ParameterVector:
-    """Parameters as one vector and back, so that a step of an optimiser takes a few calls and not a few for each tensor."""
+    """Conversion of parameters to one vector and back, with which an optimiser step takes a few calls, not a few per tensor.
+
+    Args:
+        params: parameters whose names and shapes are used.
+    """
 
     def __init__(self, params: Params) -> None:
         self.shapes = {name: value.shape for name, value in params.items()}
         self._sizes = [value.numel() for value in params.values()]
 
     def pack(self, tree: Params) -> Params:
-        """A dict with one vector ``[n]``, differentiable."""
+        """Return a dict with one vector ``[n]``, differentiable."""
         return {"vector": torch.cat([tree[name].flatten() for name in self.shapes])}
 
     def unpack(self, vector: Params) -> Params:
-        """The parameters again, as views of the vector."""
+        """Return the parameters as views of the vector."""
         parts = vector["vector"].split(self._sizes)
         return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
     def pack_state(self, state: State) -> State:
-        """The state of an optimiser, its dicts packed."""
+        """Return the state of an optimiser with each of its dicts packed."""
         return {key: self.pack(value) if isinstance(value, dict) else value for key, value in state.items()}
 
 
@@ -205,7 +227,7 @@ def _second_moment(v: Params, grads: Params, decay: float, differentiate: bool) 
 
 
 def _safe_sqrt(x: Tensor) -> Tensor:
-    """√x with derivative 0, not infinity, at x = 0 (a parameter that has never had a gradient)."""
+    """Return √x with derivative 0, not infinity, at x = 0 (a parameter that has never had a gradient)."""
     positive = x > 0
     return torch.where(positive, torch.sqrt(torch.where(positive, x, torch.ones_like(x))), torch.zeros_like(x))
 
@@ -213,15 +235,15 @@ def _safe_sqrt(x: Tensor) -> Tensor:
 def backpropagate_through_updates(
     updates: Sequence[Callable[[Params], Params]], inputs: Sequence[Params], *cotangents: Params
 ) -> tuple[Params, ...]:
-    """(∂θ_N/∂θ_0)ᵀ g for θ_{j+1} = updates[j](θ_j), by vector-Jacobian products from the last update to the first.
+    """Return (∂θ_N/∂θ_0)ᵀ g for θ_{j+1} = updates[j](θ_j), by vector-Jacobian products from the last update to the first.
 
-    No Jacobian is formed and only the θ_j are kept: each update is run once more for its own product, so memory does not
-    hold N graphs at a time.
+    No Jacobian is formed and only the θ_j are kept: each update is computed once more for its own product, so memory holds one
+    graph, not N.
 
     Args:
         updates: the N update functions, each a function of the parameters alone.
-        inputs: the N parameters θ_0 … θ_{N−1} they were applied to.
-        cotangents: any number of gradients with respect to θ_N, pulled back together.
+        inputs: the N parameters θ_0 … θ_{N−1} to which they were applied.
+        *cotangents: any number of gradients with respect to θ_N, pulled back together.
 
     Returns:
         a tuple with one pulled-back gradient for each cotangent.

@@ -1,4 +1,4 @@
-"""Repeated observations, evaluated once: groups of transitions as padded tables of distinct rows with weights.
+"""Groups of transitions as padded tables of distinct rows with weights, so that repeated observations are evaluated once.
 
 A batch of 8 000 transitions on a grid holds some 50 distinct observations. A loss that is a weighted sum over transitions
 has the same gradient as the sum over distinct rows with the weights of equal rows added up.
@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from irwrappers.unique_rows import unique_rows
 
-MAX_ROW_ENTRIES = 64  # larger rows (images) are rarely repeated and dear to compare
+MAX_ROW_ENTRIES = 64  # larger rows (images) are rarely repeated and expensive to compare
 
 
 @dataclass
@@ -34,21 +34,22 @@ class GroupedRows:
 
     @property
     def n_rows(self) -> int:
+        """R, the number of rows of a group, padding included."""
         return tree_leaves(self.rows)[0].shape[1]
 
     def expand(self, groups: int) -> GroupedRows:
-        """The same rows for each of ``groups`` groups (a batch that several policies share); no copy."""
+        """Return the same rows for each of ``groups`` groups (several policies that learn from one batch), without a copy."""
         if len(self.index) == groups:
             return self
         rows = tree_map(lambda x: x.expand(groups, *x.shape[1:]), self.rows)
         return GroupedRows(rows, self.index.expand(groups, -1))
 
     def first(self) -> GroupedRows:
-        """The first group alone."""
+        """Return the first group alone."""
         return GroupedRows(tree_map(lambda x: x[:1], self.rows), self.index[:1])
 
     def add_up(self, weights: Tensor) -> Tensor:
-        """Sum of ``weights`` ``[G, M]`` over the transitions of each row: ``[G, R]``."""
+        """Return the sums ``[G, R]`` of ``weights`` ``[G, M]`` over the transitions of each row."""
         groups, n_rows = len(self.index), self.n_rows
         offset = torch.arange(groups, device=weights.device)[:, None] * n_rows
         total = weights.new_zeros(groups * n_rows)
@@ -56,10 +57,11 @@ class GroupedRows:
 
 
 def group_rows(values: Any, valid: Tensor) -> GroupedRows:
-    """Distinct rows of ``values`` ``[G, M, ...]`` (a pytree of tensors) within each group.
+    """Return the distinct rows within each group.
 
     Args:
-        valid: bool ``[G, M]``; the others are pointed at the row of transition 0, which must be valid.
+        values: ``[G, M, ...]``, a pytree of tensors.
+        valid: bool ``[G, M]``; the others have the index of transition 0, which must be valid.
     """
     groups, m = valid.shape
     flat = [leaf.reshape(groups, m, -1) for leaf in tree_leaves(values)]
@@ -84,25 +86,29 @@ def group_rows(values: Any, valid: Tensor) -> GroupedRows:
 
 
 def _valid_member(member: Tensor, valid: Tensor) -> Tensor:
-    """An invalid transition may have been written as the representative of row 0's group: use transition 0 instead."""
+    """Replace an invalid transition that represents a row by transition 0, whose row it is."""
     return torch.where(valid.gather(1, member), member, 0)
 
 
 def _take(values: Tensor, index: Tensor) -> Tensor:
-    """``values`` ``[G, M, ...]`` at ``index`` ``[G, R]``."""
+    """Return ``values`` ``[G, M, ...]`` at ``index`` ``[G, R]``."""
     return values[torch.arange(len(values), device=values.device)[:, None], index]
 
 
 def minibatches(
     grouped: GroupedRows, targets: Tensor, valid: Tensor, n_minibatches: int, generator: torch.Generator
 ) -> Iterator[tuple[Any, Tensor, Tensor]]:
-    """One pass over the valid transitions of each group in disjoint random minibatches, for a squared loss.
+    """Yield one pass over the valid transitions of each group in disjoint random minibatches, for a squared loss.
 
     Σ_t (V(s_t) − y_t)² / m and Σ_r w_r (V(s_r) − ȳ_r)², with w_r the share of row r and ȳ_r the mean of its targets, have
-    the same gradient; where rows repeat the second is yielded, otherwise the first.
+    the same gradient; if rows repeat the second is yielded, otherwise the first.
 
     Args:
+        grouped: rows of G groups of M transitions.
         targets: ``[H, G, M]``, one set for each of H heads.
+        valid: bool ``[G, M]``, the transitions that count.
+        n_minibatches: number of minibatches.
+        generator: of the order of the transitions.
 
     Yields:
         rows ``[G, r, ...]``, weights ``[G, r]`` summing to 1 over each group, targets ``[H, G, r]``.

@@ -1,7 +1,7 @@
 """The trust-region step: conjugate gradients on the Fisher matrix, then backtracking on the KL divergence.
 
-Schulman et al. (2015), arXiv 1502.05477. Differs from sb3-contrib's solver where IRPO needs it to: conjugate gradients
-start from zero and a zero gradient takes no step, since a step accepted on its KL alone would otherwise be a random one.
+Schulman et al. (2015), arXiv 1502.05477. Two details differ from sb3-contrib's solver: conjugate gradients
+start from zero, and a zero gradient takes no step, because a step that is accepted on its KL alone would then be random.
 """
 
 from __future__ import annotations
@@ -17,8 +17,14 @@ from sb3_ext.common.optimizers import Params
 
 
 class TrustRegionResult(NamedTuple):
-    """``params``: after the step (the old ones if none was accepted). ``kl``: of the step taken. ``backtracks``: how often
-    the step was shrunk. ``accepted``: False also when the gradient was zero."""
+    """Result of a trust-region step.
+
+    Attributes:
+        params: parameters after the step; those before if no step was accepted.
+        kl: divergence of the step in nats.
+        backtracks: how often the step was shrunk.
+        accepted: whether a step was accepted; False if the gradient is zero.
+    """
 
     params: Params
     kl: float
@@ -27,10 +33,12 @@ class TrustRegionResult(NamedTuple):
 
 
 def flatten(tree: Params) -> Tensor:
+    """Return parameters as one vector."""
     return torch.cat([value.reshape(-1) for value in tree.values()])
 
 
 def unflatten(vector: Tensor, like: Params) -> Params:
+    """Return a vector as parameters with the names and shapes of ``like``."""
     parts = vector.split([value.numel() for value in like.values()])
     return {name: part.view_as(value) for part, (name, value) in zip(parts, like.items(), strict=True)}
 
@@ -40,7 +48,13 @@ def conjugate_gradients(
 ) -> Tensor:
     """Solve A x = b for a symmetric positive definite A given by ``product(v) = A v``, from x = 0.
 
-    Stops when ‖b − A x‖² ≤ residual_tolerance · ‖b‖²; b = 0 gives exactly 0.
+    b = 0 gives exactly 0.
+
+    Args:
+        product: v → A v.
+        b: right-hand side.
+        max_steps: largest number of steps.
+        residual_tolerance: stop when ‖b − A x‖² ≤ residual_tolerance · ‖b‖².
     """
     x, residual, direction = torch.zeros_like(b), b.clone(), b.clone()
     squared = residual @ residual
@@ -74,8 +88,10 @@ def trust_region_step(
         gradient: ascent direction g (of an objective to be maximised).
         kl_divergence: mean KL(π_θ ‖ π_·) as a function of the parameters; H is its Hessian at θ.
         max_kl: δ in nats; the only acceptance test.
-        cg_max_steps, cg_damping: of the conjugate gradients.
-        shrinking_factor, max_backtracks: of the line search.
+        cg_max_steps: largest number of conjugate-gradient steps.
+        cg_damping: number added to the diagonal of H.
+        shrinking_factor: factor by which the line search shrinks the step.
+        max_backtracks: largest number of steps of the line search.
     """
     g = flatten(gradient)
     if not torch.isfinite(g).all():

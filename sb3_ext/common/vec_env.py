@@ -1,369 +1,25 @@
-"""Gymnasium's vector environments as Stable-Baselines3 ``VecEnv``\\ s.
-
-* ``GymnasiumVecEnv`` - any ``gymnasium.vector.VectorEnv`` behind SB3's interface, with ``DummyVecEnv``'s conventions.
-* ``make_vec_env`` - SB3's ``make_vec_env``, which steps all copies at once where the environment has a form that can.
-"""
+"""``make_vec_env``: SB3's, which steps all environments at once where the environment has a form that can."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import os
-import re
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from gymnasium.envs.registration import EnvSpec, load_env_creator
-from gymnasium.utils.env_checker import data_equivalence
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
+from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common import env_util
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
-from stable_baselines3.common.vec_env.util import dict_to_obs, obs_space_info
 
-TRUNCATED = "TimeLimit.truncated"
+from sb3_ext.common.gymnasium_vec_env import GymnasiumVecEnv
+
+__all__ = ["GymnasiumVecEnv", "make_vec_env"]
+
 BACKENDS = (None, "auto", "envpool")
-# What a batched info holds besides the copies' own entries: SAME_STEP's report of the episode that ended, and the one
-# key that SB3's conventions define.
-_RESERVED = frozenset({"final_obs", "_final_obs", "final_info", "_final_info", TRUNCATED})
-
-
-class GymnasiumVecEnv(VecEnv):
-    """A ``gymnasium.vector.VectorEnv`` of n copies as an SB3 ``VecEnv``, step for step what ``DummyVecEnv`` shows.
-
-    ``step`` gives observations ``[n, …]`` (a dict or tuple of such arrays for Dict and Tuple spaces), rewards float32
-    ``[n]``, dones bool ``[n]`` and a list of n info dicts. A copy that is done has been reset: its observation is the
-    first of the next episode, the last one is ``info["terminal_observation"]``, ``info["TimeLimit.truncated"]`` tells a
-    time limit from a terminal state, and ``reset_infos`` has the info of the reset.
-
-    That is exact in every autoreset mode for ``SyncVectorEnv``, ``AsyncVectorEnv`` and each environment whose
-    ``metadata["independent_copies"]`` is true (a seed per copy, and ``reset(options={"reset_mask": mask})`` at any time),
-    and for everything in ``SAME_STEP`` mode. Any other environment in ``NEXT_STEP`` mode (Gymnasium's
-    ``CartPoleVectorEnv``, or vector wrappers, few of which know of ``reset_mask``) resets only inside its next step, and
-    that step is shown: a done copy keeps its terminal observation; its next step ignores the action and returns the
-    reset's observation with reward 0, done False and ``info["reset_step"] = True``.
-
-    ``seed`` gives copy i the seed ``seed + i``; an environment whose copies share one generator gets ``seed``.
-
-    Attributes of ``SyncVectorEnv`` and ``AsyncVectorEnv`` are the copies' own; those of another vector environment are its
-    own, repeated for each index, and its methods are called once.
-
-    Args:
-        vector_env: the vector environment.
-
-    Raises:
-        TypeError: ``vector_env`` is not a ``gymnasium.vector.VectorEnv``.
-        ValueError: its ``metadata["autoreset_mode"]`` is missing or unknown, or it is one whose done copies could never be
-            reset rightly (``DISABLED`` without independent copies).
-
-    >>> import gymnasium as gym
-    >>> env = GymnasiumVecEnv(gym.make_vec("CartPole-v1", num_envs=4, vectorization_mode="sync"))
-    >>> _ = env.seed(0)
-    >>> env.reset().shape
-    (4, 4)
-    """
-
-    def __init__(self, vector_env: VectorEnv) -> None:
-        mode = _autoreset_mode(vector_env)
-        base = vector_env.unwrapped
-        self.vector_env = vector_env
-        self.spec = vector_env.spec
-        self._copies = base if isinstance(base, (SyncVectorEnv, AsyncVectorEnv)) else None
-        self._independent = self._copies is not None or bool(vector_env.metadata.get("independent_copies", False))
-        # Only these make new arrays at every step for certain; everything else is copied, for callers keep observations.
-        self._fresh = self._copies is vector_env and self._copies.copy
-        self._end_episodes = self._how_episodes_end(mode)
-        self._resetting: list[int] = []  # copies whose next step will be their reset
-        self._keys, _, self._dtypes = obs_space_info(vector_env.single_observation_space)  # refuses nested spaces
-        super().__init__(vector_env.num_envs, vector_env.single_observation_space, vector_env.single_action_space)
-        self.metadata = dict(vector_env.metadata)
-        shape = self.action_space.shape
-        self._action_shape = None if shape is None else (self.num_envs, *shape)
-
-    def _how_episodes_end(self, mode: AutoresetMode) -> Callable[..., VecEnvObs]:
-        """The method that deals with done copies, given what the vector environment can do."""
-        env = self.vector_env
-        if mode is AutoresetMode.SAME_STEP:
-            return self._take_final
-        if mode is AutoresetMode.NEXT_STEP and isinstance(self._copies, AsyncVectorEnv) and not self._copies.shared_memory:
-            raise ValueError(
-                f"{env} is an AsyncVectorEnv(shared_memory=False) in NEXT_STEP mode, whose workers forget that they were "
-                "reset and would reset again in the next step. Expected shared_memory=True or "
-                "autoreset_mode=AutoresetMode.SAME_STEP."
-            )
-        # Vector wrappers may lose or refuse the mask: RecordEpisodeStatistics would clear every copy's statistics.
-        if self._independent and env is env.unwrapped:
-            return self._reset_alone
-        remedy = (
-            "Use make_vec_env, a SyncVectorEnv of single environments (wrapped singly, or by SB3's VecEnvWrappers), or "
-            "autoreset_mode=AutoresetMode.SAME_STEP where the environment offers it."
-        )
-        if mode is AutoresetMode.DISABLED:
-            raise ValueError(
-                f"{env} has autoreset_mode DISABLED and copies that can't be reset alone. Expected a bare SyncVectorEnv, "
-                f"AsyncVectorEnv or environment with metadata['independent_copies'] = True. {remedy}"
-            )
-        warnings.warn(
-            f"{env} resets a copy only inside its next step, so every episode begins with a step whose action is ignored "
-            f"and whose reward is 0 (info['reset_step'] is True). {remedy}",
-            UserWarning,
-            stacklevel=3,
-        )
-        return self._wait_for_next_step
-
-    def reset(self) -> VecEnvObs:
-        seeds = self._seeds if self._independent else self._seeds[0]
-        # Typed int by Gymnasium's base class, but environments with a generator per copy take a list.
-        obs, info = self.vector_env.reset(seed=seeds, options=deepcopy(self._options[0]) or None)  # type: ignore[arg-type]
-        self.reset_infos[:] = [{} for _ in range(self.num_envs)]  # in place, as ever: make_vec_env shares the list
-        _unbatch(info, self.reset_infos)
-        self._resetting = []
-        self._reset_seeds()
-        self._reset_options()
-        return self._own(obs)
-
-    def set_options(self, options: list[dict] | dict | None = None) -> None:
-        """Options of the next reset: one dict, or a list of n equal ones (a vector environment takes one for all copies)."""
-        if isinstance(options, list):
-            if len(options) != self.num_envs:
-                raise ValueError(f"Expected one dict of options or a list of {self.num_envs}, got {len(options)} of them.")
-            for index, other in enumerate(options):
-                if not data_equivalence(options[0], other, exact=True):
-                    raise ValueError(
-                        f"A gymnasium vector environment takes the same options for all copies; got {options[0]} for copy 0 "
-                        f"and {other} for copy {index}. Give one dict, or use SB3's DummyVecEnv."
-                    )
-        super().set_options(options)
-
-    def step_async(self, actions: np.ndarray) -> None:
-        if self._action_shape is not None:
-            actions = np.asarray(actions)
-            if actions.shape != self._action_shape:
-                raise ValueError(
-                    f"Expected actions of shape {self._action_shape}, one row for each of the {self.num_envs} copies; "
-                    f"got shape {actions.shape}."
-                )
-        self._actions = actions
-
-    def step_wait(self) -> VecEnvStepReturn:
-        obs, rewards, terminated, truncated, info = self.vector_env.step(self._actions)
-        obs = self._own(obs)
-        dones = np.logical_or(terminated, truncated)
-        infos: list[dict[str, Any]] = [{TRUNCATED: flag} for flag in (dones & np.logical_not(terminated)).tolist()]
-        _unbatch(info, infos)
-        if self._resetting:
-            self._mark_reset_steps(infos)
-        if dones.any():
-            obs = self._end_episodes(obs, dones, info, infos)
-        return obs, np.array(rewards, dtype=np.float32), dones, infos
-
-    def _take_final(self, obs: VecEnvObs, dones: np.ndarray, info: dict[str, Any], infos: list[dict]) -> VecEnvObs:
-        """SAME_STEP: the copies are reset already, and ``info`` of a done copy is the reset's."""
-        if "final_obs" not in info:
-            raise ValueError(
-                f"{self.vector_env} declares autoreset_mode SAME_STEP, but gave no info['final_obs'] for copies "
-                f"{np.flatnonzero(dones).tolist()} that are done; its info has {sorted(info)}."
-            )
-        done = np.flatnonzero(dones)
-        for index, terminal in zip(done.tolist(), _rows(info["final_obs"], done), strict=True):
-            flag = infos[index].pop(TRUNCATED)
-            self.reset_infos[index] = infos[index]
-            infos[index] = {TRUNCATED: flag, "terminal_observation": terminal}
-            if "episode" in self.reset_infos[index]:
-                # Gymnasium's RecordEpisodeStatistics puts the ended episode's statistics beside the reset's info.
-                infos[index]["episode"] = self.reset_infos[index].pop("episode")
-        _unbatch(info.get("final_info", {}), infos, dones)
-        return obs
-
-    def _reset_alone(self, obs: VecEnvObs, dones: np.ndarray, info: dict[str, Any], infos: list[dict]) -> VecEnvObs:
-        """Independent copies in NEXT_STEP or DISABLED mode: reset the done ones now."""
-        self._keep_terminal(obs, dones, infos)
-        obs, reset_info = self.vector_env.reset(options={"reset_mask": dones.copy()})
-        for index in np.flatnonzero(dones).tolist():
-            self.reset_infos[index] = {}
-        _unbatch(reset_info, self.reset_infos, dones)
-        return self._own(obs)
-
-    def _wait_for_next_step(self, obs: VecEnvObs, dones: np.ndarray, info: dict[str, Any], infos: list[dict]) -> VecEnvObs:
-        """Native NEXT_STEP: nothing can be reset before the next step."""
-        self._resetting = self._keep_terminal(obs, dones, infos)
-        return obs
-
-    def _mark_reset_steps(self, infos: list[dict[str, Any]]) -> None:
-        for index in self._resetting:
-            self.reset_infos[index] = {key: value for key, value in infos[index].items() if key != TRUNCATED}
-            infos[index]["reset_step"] = True
-        self._resetting = []
-
-    def _keep_terminal(self, obs: VecEnvObs, dones: np.ndarray, infos: list[dict]) -> list[int]:
-        done = np.flatnonzero(dones)
-        for index, terminal in zip(done.tolist(), _rows(obs, done), strict=True):
-            infos[index]["terminal_observation"] = terminal
-        return done.tolist()
-
-    def _own(self, obs: Any) -> VecEnvObs:
-        """``obs`` as arrays that the vector environment will not write to, of the observation space's dtypes."""
-        if self._fresh:
-            return obs
-        parts = {None: obs} if self._keys == [None] else obs
-        return dict_to_obs(self.observation_space, {key: np.array(parts[key], self._dtypes[key]) for key in self._keys})
-
-    def close(self) -> None:
-        self.vector_env.close()
-
-    def get_images(self) -> Sequence[np.ndarray | None]:
-        """The frames of ``vector_env.render()``, one uint8 ``[height, width, 3]`` for each copy."""
-        if self.render_mode != "rgb_array":
-            warnings.warn(f"Images need render_mode='rgb_array'; this environment's is {self.render_mode!r}.", stacklevel=2)
-            return [None] * self.num_envs
-        frames: Any = self.vector_env.render()
-        return list(frames) if frames is not None else [None] * self.num_envs
-
-    def has_attr(self, attr_name: str) -> bool:
-        if self._copies is not None:  # without fetching a value, which from another process may not be possible
-            return all(self._call_copies("has_wrapper_attr", (attr_name,)))
-        return any(hasattr(layer, attr_name) for layer in self._layers())
-
-    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        if self._copies is not None:
-            self._require(attr_name, indices)
-            return self._call_copies("get_wrapper_attr", (attr_name,), indices=indices)
-        value = getattr(self._layer(attr_name), attr_name)
-        return [value for _ in self._get_indices(indices)]
-
-    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        if self._copies is not None:
-            self._call_copies("set_wrapper_attr", (attr_name, value), indices=indices)
-            return
-        given = sorted(set(self._get_indices(indices)))
-        if given != list(range(self.num_envs)):
-            raise ValueError(
-                f"{self.vector_env} has one {attr_name!r} for all {self.num_envs} copies, so it can't be set for copies "
-                f"{given} alone. Set it for all (indices=None), or use a SyncVectorEnv."
-            )
-        setattr(self._layer(attr_name) if self.has_attr(attr_name) else self.vector_env, attr_name, value)
-
-    def env_method(self, method_name: str, *method_args, indices: VecEnvIndices = None, **method_kwargs) -> list[Any]:
-        if self._copies is not None:
-            self._require(method_name, indices)
-            return self._call_copies(method_name, method_args, method_kwargs, indices)
-        result = getattr(self._layer(method_name), method_name)(*method_args, **method_kwargs)
-        return [result for _ in self._get_indices(indices)]
-
-    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        if isinstance(self._copies, SyncVectorEnv):
-            return [env_util.is_wrapped(self._copies.envs[index], wrapper_class) for index in self._get_indices(indices)]
-        if isinstance(self._copies, AsyncVectorEnv):
-            # A wrapper can't leave its process; its name can: "<Monitor<TimeLimit<…>>>".
-            descriptions = self._call_copies("__str__", indices=indices)
-            return [wrapper_class.__name__ in re.findall(r"<(\w+)", description) for description in descriptions]
-        wrapped = any(isinstance(layer, wrapper_class) for layer in self._layers())
-        return [wrapped for _ in self._get_indices(indices)]
-
-    def _layers(self) -> Iterator[VectorEnv]:
-        layer = self.vector_env
-        while isinstance(layer, VectorWrapper):
-            yield layer
-            layer = layer.env
-        yield layer
-
-    def _layer(self, name: str) -> VectorEnv:
-        """The outermost of the vector environment and its wrappers that has attribute ``name``."""
-        for layer in self._layers():
-            if hasattr(layer, name):
-                return layer
-        raise AttributeError(f"{self.vector_env} has no attribute {name!r}.")
-
-    def _require(self, name: str, indices: VecEnvIndices) -> None:
-        # Asked first, because an exception in a worker of AsyncVectorEnv ends the worker.
-        if not all(self._call_copies("has_wrapper_attr", (name,), indices=indices)):
-            raise AttributeError(f"The copies of {self.vector_env} have no attribute {name!r}.")
-
-    def _call_copies(
-        self, name: str, args: tuple = (), kwargs: dict | None = None, indices: VecEnvIndices = None
-    ) -> list[Any]:
-        """Call method ``name`` of the copies ``indices`` only, which ``VectorEnv.call`` can't."""
-        chosen = list(self._get_indices(indices))
-        if isinstance(self._copies, SyncVectorEnv):
-            return [self._copies.envs[index].get_wrapper_attr(name)(*args, **(kwargs or {})) for index in chosen]
-        assert isinstance(self._copies, AsyncVectorEnv)
-        self._copies._assert_is_running()
-        pipes = [self._copies.parent_pipes[index] for index in chosen]
-        for pipe in pipes:
-            pipe.send(("_call", (name, args, kwargs or {})))
-        replies = [pipe.recv() for pipe in pipes]
-        # It counts failures against num_envs; the copies that were not asked did not fail.
-        self._copies._raise_if_errors([success for _, success in replies] + [True] * (self.num_envs - len(chosen)))
-        return [reply for reply, _ in replies]
-
-
-def _autoreset_mode(vector_env: Any) -> AutoresetMode:
-    if not isinstance(vector_env, VectorEnv):
-        raise TypeError(
-            f"GymnasiumVecEnv expects a gymnasium.vector.VectorEnv, got {type(vector_env).__name__}. Make one with "
-            "gym.make_vec(id, num_envs=n); put single environments in SB3's DummyVecEnv."
-        )
-    mode = vector_env.metadata.get("autoreset_mode")
-    try:
-        return AutoresetMode(mode)
-    except ValueError:
-        raise ValueError(
-            f"{vector_env} has metadata['autoreset_mode'] = {mode!r}; expected one of {list(AutoresetMode)}. "
-            "Declare there when the environment resets its copies."
-        ) from None
-
-
-def _rows(batch: Any, done: np.ndarray) -> list[Any]:
-    """The observations of the copies ``done`` (indices), one by one, copied."""
-    if isinstance(batch, dict):
-        columns = {key: _rows(value, done) for key, value in batch.items()}
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    if isinstance(batch, tuple):
-        return list(zip(*(_rows(value, done) for value in batch), strict=True))
-    rows = batch[done]  # an array of n observations, or (SAME_STEP) an array of n objects that are observations
-    return list(deepcopy(rows) if rows.dtype == object else rows)
-
-
-def _unbatch(batched: dict[str, Any], infos: list[dict[str, Any]], only: np.ndarray | None = None) -> None:
-    """Write each copy's share of Gymnasium's dict of arrays into ``infos[i]``.
-
-    ``batched["_key"]``, bool ``[n]``, says which copies have ``batched["key"]``; without it all have. ``only``, bool
-    ``[n]``, restricts the copies written to. Values are arrays ``[n, …]`` or dicts of the same form; what is neither is
-    shared by all copies.
-    """
-    for key, value in batched.items():
-        if key in _RESERVED or (key[:1] == "_" and key[1:] in batched):
-            continue
-        mask = batched.get("_" + key)
-        if only is not None:
-            mask = only if mask is None else mask & only
-        targets = infos
-        if mask is not None and not mask.all():
-            targets = [infos[index] for index in np.flatnonzero(mask).tolist()]
-        else:
-            mask = None
-        for target, entry in zip(targets, _entries(value, len(infos), mask), strict=True):
-            target[key] = entry
-
-
-def _entries(value: Any, n: int, mask: np.ndarray | None) -> list[Any]:
-    """The values of the copies in ``mask`` (all if None), in order: Python scalars where ``value`` is one-dimensional."""
-    if isinstance(value, dict):
-        nested: list[dict[str, Any]] = [{} for _ in range(n)]
-        _unbatch(value, nested)
-        return nested if mask is None else [nested[index] for index in np.flatnonzero(mask).tolist()]
-    if not isinstance(value, np.ndarray) or value.shape[:1] != (n,):
-        return [value] * (n if mask is None else int(mask.sum()))
-    if value.dtype == object:  # objects that the environment may go on changing
-        return list(deepcopy(value if mask is None else value[mask]))
-    if value.ndim == 1:
-        return value.tolist() if mask is None else value[mask].tolist()
-    return list(value.copy() if mask is None else value[mask])
 
 
 def make_vec_env(
@@ -380,20 +36,29 @@ def make_vec_env(
     wrapper_kwargs: dict[str, Any] | None = None,
     backend: str | None = None,
 ) -> VecEnv:
-    """``n_envs`` monitored copies of an environment, seeded, in whichever form with SB3's behaviour is fastest.
+    """Return ``n_envs`` monitored and seeded environments, in the fastest form that behaves as SB3's ``make_vec_env``.
 
-    An environment whose registration has a vector form that takes ``autoreset_mode`` is stepped all copies at once, as
-    ``VecMonitor(GymnasiumVecEnv(…))``, and ``monitor_dir`` then gets one file for all copies. Everything else, and every
-    request that this form can't fulfil (a ``wrapper_class``, a ``vec_env_cls``, other ``monitor_kwargs`` than
+    An environment whose registration has a vector form that takes ``autoreset_mode`` is stepped in that form, as
+    ``VecMonitor(GymnasiumVecEnv(…))``, and ``monitor_dir`` then gets one file for all environments. All others, and every
+    argument that this form can't fulfil (a ``wrapper_class``, a ``vec_env_cls``, other ``monitor_kwargs`` than
     ``info_keywords``), goes to SB3's ``make_vec_env``. Both give the same trajectories.
 
     Args:
-        env_id: an id (``"sparse/Maze1-v0"``, or ``"module:id"`` to import ``module`` first), an ``EnvSpec``, or what makes a
-            single environment.
-        backend: ``None`` as above. ``"envpool"``: EnvPool's C++ environments, or an error that says why not; the tasks are
-            the same, the episodes drawn from a seed are others (``sb3_ext.common.envpool`` tells what was compared), and
-            nothing is rendered. ``"auto"``: EnvPool where it can be used, else as with ``None``, and a line is printed that
-            says which. The rest is as in SB3's ``make_vec_env``.
+        env_id: an id (``"sparse/Maze1-v0"``, or ``"module:id"`` to import ``module`` first), an ``EnvSpec``, or a function
+            that makes a single environment.
+        n_envs: number of parallel environments.
+        seed: as in SB3.
+        start_index: as in SB3.
+        monitor_dir: as in SB3.
+        wrapper_class: as in SB3.
+        env_kwargs: as in SB3.
+        vec_env_cls: as in SB3.
+        vec_env_kwargs: as in SB3.
+        monitor_kwargs: as in SB3.
+        wrapper_kwargs: as in SB3.
+        backend: ``None`` as above. ``"envpool"``: EnvPool's C++ environments, or an error with the reason why not; the tasks
+            are the same, the episodes of a seed are others (``sb3_ext.common.envpool`` lists the differences), and nothing is
+            rendered. ``"auto"``: EnvPool if it can be used, else as with ``None``; the form is printed.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {backend!r}.")
@@ -403,7 +68,7 @@ def make_vec_env(
         "vec_env_kwargs": vec_env_kwargs,
         "monitor_kwargs": {key: value for key, value in (monitor_kwargs or {}).items() if key != "info_keywords"},
     }
-    special = {name: value for name, value in special.items() if value}  # what only single environments can fulfil
+    special = {name: value for name, value in special.items() if value}  # arguments that only single environments can fulfil
     vectorized, reason = _make_pooled(env_id, n_envs, env_kwargs or {}, special, backend)
     if vectorized is None and n_envs > 1 and not special:
         vectorized = _make_native(env_id, n_envs, env_kwargs or {})
@@ -437,7 +102,7 @@ def make_vec_env(
 def _make_pooled(
     env_id: Any, n_envs: int, env_kwargs: dict[str, Any], special: dict[str, Any], backend: str | None
 ) -> tuple[VectorEnv | None, str]:
-    """The task in an EnvPool, or None and why not (with ``backend="envpool"`` an error)."""
+    """Return the task in an EnvPool, or None and the reason why not (an error with ``backend="envpool"``)."""
     if backend is None:
         return None, ""
     from sb3_ext.common.envpool import make_envpool
@@ -457,7 +122,7 @@ def _name(env_id: Any) -> str:
 
 
 def _make_native(env_id: Any, n_envs: int, env_kwargs: dict[str, Any]) -> VectorEnv | None:
-    """The environment's own vector form in SAME_STEP mode, or None if it has none that equals ``n_envs`` single ones."""
+    """Return the environment's own vector form in SAME_STEP mode, or None if none equals ``n_envs`` single environments."""
     spec = _find_spec(env_id)
     if spec is None or spec.vector_entry_point is None or spec.additional_wrappers:
         return None
@@ -466,7 +131,7 @@ def _make_native(env_id: Any, n_envs: int, env_kwargs: dict[str, Any]) -> Vector
     required: dict[str, Any] = {"num_envs": n_envs, "autoreset_mode": AutoresetMode.SAME_STEP}
     try:
         signature.bind(**{**spec.kwargs, **env_kwargs, **required})
-    except TypeError:  # arguments of gym.make (disable_env_checker, …), or wrong ones: gym.make will say so
+    except TypeError:  # arguments of gym.make (disable_env_checker, …), or wrong ones: gym.make raises the error
         return None
     # gym.make reads None as the registered limit and -1 as no limit, and shows other render modes through wrappers.
     steps, images = env_kwargs.get("max_episode_steps", 1), env_kwargs.get("render_mode") in (None, "rgb_array")
@@ -494,7 +159,7 @@ def _make_single(spec: EnvSpec, **kwargs: Any) -> gym.Env:
 
 
 def _with_images(make: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
-    """``make(**kwargs)``, by default with images where the environment can draw them (SB3's rule)."""
+    """Return ``make(**kwargs)``, by default with ``render_mode="rgb_array"`` if the environment has it, as in SB3."""
     try:
         return make(**{"render_mode": "rgb_array", **kwargs})
     except TypeError:

@@ -1,4 +1,4 @@
-"""SB3's rollout buffers for decisions that last several steps."""
+"""Rollout buffers for decisions that last several steps."""
 
 from __future__ import annotations
 
@@ -19,27 +19,29 @@ from sb3_ext.common.gae import discounted_sum
 def semi_mdp_advantages(
     rewards: Tensor, values: Tensor, last_values: Tensor, decided: Tensor, done: Tensor, gamma: float, gae_lambda: float
 ) -> Tensor:
-    """Generalized advantages of decisions that last k steps each (options: Sutton, Precup & Singh 1999, §3).
+    """Return generalized advantages of decisions that last k steps each (options: Sutton, Precup & Singh 1999, §3).
 
         R = Σ_{i<k} γ^i r_{t+i},   δ = R + γ^k V(s_{t+k}) − V(s_t),   Â_t = δ + γ^k λ Â_{t+k}
 
-    γ counts steps, λ counts decisions; where the episode ends within the k steps nothing comes after the end. With k = 1
-    throughout it is ordinary GAE. Linear in T: with G_t the λ-return from step t on, whoever decided there,
+    γ counts steps, λ counts decisions; if the episode ends within the k steps there is no further term. With k = 1
+    throughout it is ordinary GAE. Linear in T: with G_t the λ-return from step t on, a decision or not,
     G_t = r_t + γ (1 − done_t) ((1 − λ) V_{t+1} + λ G_{t+1} if t + 1 is a decision else G_{t+1}), and Â_t = G_t − V_t.
 
     Args:
-        rewards, values: ``[T, B]``; only the values of decisions are used.
-        last_values: ``[B]``, of the observations after the last step, where every copy decides anew.
+        rewards: ``[T, B]``.
+        values: ``[T, B]``; only the values of decisions are used.
+        last_values: ``[B]``, of the observations after the last step, where every environment decides anew.
         decided: bool ``[T, B]``, where a decision begins: all of row 0, and the step after an episode's last.
         done: bool ``[T, B]``, where an episode ended.
-        gamma, gae_lambda: in [0, 1].
+        gamma: discount of a step, in [0, 1].
+        gae_lambda: λ, in [0, 1].
 
     Returns:
         ``[T, B]``: advantages of the decisions, 0 elsewhere.
     """
     next_values = torch.cat([values[1:], last_values[None]])
     decides_next = torch.cat([decided[1:], torch.ones_like(decided[:1])])
-    # What of V_{t+1} enters directly; after the last step there is no G, so all of it.
+    # The share of V_{t+1} that enters directly: all of it after the last step, where there is no G.
     share = (1 - gae_lambda) * decides_next.to(values.dtype)
     share[-1] = 1.0
     discount = gamma * (~done).to(values.dtype)
@@ -48,12 +50,12 @@ def semi_mdp_advantages(
 
 
 class OptionRolloutBuffer(RolloutBuffer):
-    """``RolloutBuffer`` with an entry for each step and copy, of which :meth:`get` yields the decisions.
+    """``RolloutBuffer`` with an entry for each step and environment, of which :meth:`get` yields the decisions.
 
-    Its actions are what was decided, integers ``[n]`` in a minibatch.
+    Its actions are the decisions, integers ``[n]`` in a minibatch. Arguments are SB3's.
 
     Attributes:
-        decided: bool ``[T, B]``, where a decision begins; to be set beside calling ``add``.
+        decided: bool ``[T, B]``, where a decision begins; its row is set before each call of ``add``.
     """
 
     decided: np.ndarray
@@ -72,7 +74,7 @@ class OptionRolloutBuffer(RolloutBuffer):
         self.returns = self.advantages + self.values
 
     def get(self, batch_size: int | None = None) -> Generator[RolloutBufferSamples, None, None]:
-        """Minibatches of decisions, of at most ``batch_size`` and, there being ever another number of them, of equal size."""
+        """Yield minibatches of at most ``batch_size`` decisions, of equal size because the number of decisions varies."""
         assert self.full, "The rollout is not complete."
         if not self.generator_ready:
             keep = np.flatnonzero(self.swap_and_flatten(self.decided))
@@ -91,4 +93,4 @@ class OptionRolloutBuffer(RolloutBuffer):
 
 
 class OptionDictRolloutBuffer(OptionRolloutBuffer, DictRolloutBuffer):  # type: ignore[misc]
-    """The same for Dict observations."""
+    """:class:`OptionRolloutBuffer` for Dict observations."""

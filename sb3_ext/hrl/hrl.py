@@ -14,12 +14,14 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecEnv
 from torch.utils._pytree import tree_map
 
 from irwrappers import IntrinsicReward, make_intrinsic_reward
 from irwrappers.serialization import check_same_spaces
 from irwrappers.validation import check_choice, check_range
+from sb3_ext.common.original_space import original_observation_space
+from sb3_ext.common.sb3_arguments import sb3_arguments
 from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.hrl.buffers import OptionDictRolloutBuffer, OptionRolloutBuffer
 from sb3_ext.hrl.option_rollout import collect_choices
@@ -27,46 +29,70 @@ from sb3_ext.hrl.options import PPO_ARGUMENTS, Options, OptionTraining, Primitiv
 
 SelfHRL = TypeVar("SelfHRL", bound="HRL")
 
-DEFAULT_COPIES = 64  # of an environment given by its id
+DEFAULT_N_ENVS = 64  # for an environment given by its id
 
 
 class HRL(PPO):
-    """PPO over options and single actions. Each option is first trained, by PPO too, on one channel of an intrinsic reward.
+    """PPO over options and single actions. Each option is trained before by PPO on one channel of an intrinsic reward.
 
-    A run has three parts: the reward is fitted (ALLO's walks), the options are trained one after the other, and PPO learns to
-    choose. Options act without sampling and run ``option_steps`` steps, or to the end of the episode. Each environment step
-    counts in ``num_timesteps`` in all three, and callbacks see those of the last two. While options are trained ``predict``
-    uses the choices of a policy that has learned nothing yet.
+    A run has three parts: the intrinsic reward is fitted (ALLO's random walks), the options are trained one after the other,
+    and PPO learns to choose. Options act without sampling and run ``option_steps`` steps, or to the end of the episode. Each
+    environment step counts in ``num_timesteps`` in all three, and callbacks see those of the last two. While options are
+    trained ``predict`` uses a policy over the choices that has not been trained yet.
 
     A choice that lasts k steps is one transition of a semi-Markov decision process
-    (:func:`~sb3_ext.hrl.semi_mdp_advantages`); ``batch_size`` counts choices, ``n_steps`` environment steps. At the end of a
-    rollout every option is interrupted and its copy chooses anew: the value that the last observation is bootstrapped with
-    is then the value of what really happens next.
+    (:func:`~sb3_ext.hrl.semi_mdp_advantages`). At the end of a rollout every option is interrupted and every environment gets
+    a new choice, so the last observation is bootstrapped with the value of choosing there.
 
-    ``predict`` has a state, as recurrent policies have: pass on what it returns, as ``evaluate_policy`` does, or every call
-    chooses anew. It returns actions of the environment; ``model.policy`` is the policy over the choices.
+    ``predict`` has a state, as in recurrent policies: pass on what it returns, as ``evaluate_policy`` does, or every call
+    makes a new choice. It returns actions of the environment; ``model.policy`` is the policy over the choices.
 
     The authors' program differs: one random action instead of the single actions (here for continuous actions only), an
     option that also ends where its critic is negative, and a discount for each choice instead of each step. It spends four
     fifths of all steps on the options.
 
+    A run saved while options were trained continues with the weights of the option in training; its optimiser and the scale
+    of its reward are initialised again.
+
     Args:
         policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or an ``ActorCriticPolicy`` class: of the choices and,
             with weights of its own, of every option.
-        env: an environment, an SB3 ``VecEnv`` or a registered id, of which 64 copies are made.
+        env: an environment, an SB3 ``VecEnv`` or a registered id, of which 64 environments are made.
+        learning_rate: as in PPO.
+        n_steps: environment steps of each environment in a rollout.
+        batch_size: choices in a minibatch.
+        n_epochs: as in PPO.
+        gamma: discount of each environment step, in [0, 1].
+        gae_lambda: λ of each choice, in [0, 1].
+        clip_range: as in PPO.
+        clip_range_vf: as in PPO.
+        normalize_advantage: as in PPO.
+        ent_coef: as in PPO.
+        vf_coef: as in PPO.
+        max_grad_norm: as in PPO.
+        use_sde: must be False: choices are discrete.
+        sde_sample_freq: unused.
+        rollout_buffer_class: a subclass of ``sb3_ext.hrl.buffers.OptionRolloutBuffer``. Default: by the observation space.
+        rollout_buffer_kwargs: further arguments of the rollout buffer.
+        target_kl: as in PPO.
+        stats_window_size: as in PPO.
+        tensorboard_log: as in PPO.
+        policy_kwargs: as in PPO, of the policy over the choices and of every option.
+        verbose: as in PPO.
+        seed: seed of weights, environments and actions.
+        device: as in PPO.
+        _init_setup_model: as in PPO.
         intrinsic_reward: a name (``irwrappers.make_intrinsic_reward``), an instance, ``{name: arguments}`` or a list of these;
-            there is an option for each of its channels. intrinsic_reward_kwargs: for a name.
-        option_steps: how long an option runs.
-        option_fraction: share of ``total_timesteps`` that trains options, in equal parts and whole rollouts, of which every
-            option gets at least one.
-        fit_fraction: at most this share goes into fitting the intrinsic reward before.
-        option_kwargs: PPO's hyperparameters for the options, where they differ from those for the choices. ``batch_size``
-            here counts steps; default: a quarter of a rollout.
-        primitive_actions: the other choices. ``"each"`` action of a Discrete space, one ``"random"`` action, ``"none"``, or
-            ``"auto"``: each for Discrete spaces, random for others.
-
-    The others are SB3's. A run saved while options were trained goes on with the weights of the option in training; its
-    optimiser and the scale of its reward begin anew.
+            there is an option for each of its channels.
+        intrinsic_reward_kwargs: arguments for a name.
+        option_steps: environment steps that an option runs.
+        option_fraction: share of ``total_timesteps`` that trains options, in equal parts and whole rollouts; every option
+            gets at least one rollout.
+        fit_fraction: largest share of ``total_timesteps`` that fitting the intrinsic reward takes.
+        option_kwargs: PPO's hyperparameters for the options; others are those for the choices. ``batch_size`` counts
+            environment steps here; default: a quarter of a rollout.
+        primitive_actions: single actions among the choices: ``"each"`` action of a Discrete space, one ``"random"`` action,
+            ``"none"``, or ``"auto"``: each for Discrete spaces, random for others.
 
     Raises:
         ValueError: for an argument out of range, an unknown one in ``option_kwargs``, a reward built for other spaces.
@@ -87,19 +113,16 @@ class HRL(PPO):
         n_epochs: int = 5,
         gamma: float = 0.99,
         gae_lambda: float = 0.95,
-        intrinsic_reward: Any = "allo",
-        intrinsic_reward_kwargs: dict[str, Any] | None = None,
-        option_steps: int = 10,
-        option_fraction: float = 0.4,
-        fit_fraction: float = 0.1,
-        option_kwargs: dict[str, Any] | None = None,
-        primitive_actions: Primitive = "auto",
         clip_range: float | Schedule = 0.2,
         clip_range_vf: float | Schedule | None = None,
         normalize_advantage: bool = True,
         ent_coef: float = 0.01,
         vf_coef: float = 0.5,
         max_grad_norm: float = 0.5,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
         target_kl: float | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -108,6 +131,14 @@ class HRL(PPO):
         seed: int | None = None,
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
+        *,
+        intrinsic_reward: Any = "allo",
+        intrinsic_reward_kwargs: dict[str, Any] | None = None,
+        option_steps: int = 10,
+        option_fraction: float = 0.4,
+        fit_fraction: float = 0.1,
+        option_kwargs: dict[str, Any] | None = None,
+        primitive_actions: Primitive = "auto",
     ) -> None:
         check_range("option_steps", option_steps, 1, integer=True)
         check_range("option_fraction", option_fraction, 0, 1, open_low=True)
@@ -116,32 +147,18 @@ class HRL(PPO):
         unknown = set(option_kwargs or {}) - set(PPO_ARGUMENTS)
         if unknown:
             raise ValueError(f"option_kwargs takes {', '.join(PPO_ARGUMENTS)}; got {', '.join(map(repr, sorted(unknown)))}.")
-        with warnings.catch_warnings():  # that batch_size does not divide a rollout: here it counts choices
-            warnings.filterwarnings("ignore", "You have specified a mini-batch size")
-            super().__init__(
-                policy,
-                make_vec_env(env, n_envs=DEFAULT_COPIES) if isinstance(env, str) else env,  # type: ignore[arg-type]
-                learning_rate=learning_rate,
-                n_steps=n_steps,
-                batch_size=batch_size,
-                n_epochs=n_epochs,
-                gamma=gamma,
-                gae_lambda=gae_lambda,
-                clip_range=clip_range,
-                clip_range_vf=clip_range_vf,
-                normalize_advantage=normalize_advantage,
-                ent_coef=ent_coef,
-                vf_coef=vf_coef,
-                max_grad_norm=max_grad_norm,
-                target_kl=target_kl,
-                stats_window_size=stats_window_size,
-                tensorboard_log=tensorboard_log,
-                policy_kwargs=policy_kwargs,
-                verbose=verbose,
-                seed=seed,
-                device=device,
-                _init_setup_model=False,
+        if use_sde:
+            raise ValueError("HRL does not support gSDE (use_sde=True): its choices are discrete.")
+        if rollout_buffer_class is not None and not issubclass(rollout_buffer_class, OptionRolloutBuffer):
+            raise ValueError(
+                "HRL learns from choices: rollout_buffer_class must be a subclass of sb3_ext.hrl.buffers.OptionRolloutBuffer, "
+                f"got {rollout_buffer_class.__name__}."
             )
+        if isinstance(env, str):
+            env = make_vec_env(env, n_envs=DEFAULT_N_ENVS)
+        with warnings.catch_warnings():  # SB3 compares batch_size with the steps of a rollout, but it counts choices
+            warnings.filterwarnings("ignore", "You have specified a mini-batch size")
+            super().__init__(**sb3_arguments(PPO, locals()) | dict(_init_setup_model=False))
         self.intrinsic_reward_spec = intrinsic_reward
         self.intrinsic_reward_kwargs = intrinsic_reward_kwargs or {}
         self.option_steps = option_steps
@@ -153,7 +170,7 @@ class HRL(PPO):
         self._options_begin = 0  # num_timesteps at which the training of the first option began
         self._training: OptionTraining | None = None
         if self.env is not None:
-            self.original_observation_space = _original_space(self.env)
+            self.original_observation_space = original_observation_space(self.env)
         if _init_setup_model:
             self._setup_model()
 
@@ -174,9 +191,10 @@ class HRL(PPO):
         policies = [make().to(self.device) for _ in range(reward.n_rewards)]
         self.options = Options(policies, self.action_space, self.option_steps, self.primitive_actions)
         self.options.train(False)
-        is_dict = isinstance(self.observation_space, spaces.Dict)
-        self.rollout_buffer_class = OptionDictRolloutBuffer if is_dict else OptionRolloutBuffer
-        # SB3 builds policy and buffer for the model's action space, which stays the environment's for everyone else.
+        if self.rollout_buffer_class is None:
+            is_dict = isinstance(self.observation_space, spaces.Dict)
+            self.rollout_buffer_class = OptionDictRolloutBuffer if is_dict else OptionRolloutBuffer
+        # SB3 builds policy and buffer for the model's action space; afterwards it is the environment's again.
         action_space, self.action_space = self.action_space, self.options.space
         try:
             super()._setup_model()
@@ -185,7 +203,7 @@ class HRL(PPO):
 
     @property
     def n_options(self) -> int:
-        """K, one for each channel of the intrinsic reward."""
+        """K, the number of options: one for each channel of the intrinsic reward."""
         return self.intrinsic_reward.n_rewards
 
     def _setup_learn(
@@ -197,7 +215,7 @@ class HRL(PPO):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         assert self.env is not None
-        spaces_now = (_original_space(self.env), self.action_space)
+        spaces_now = (original_observation_space(self.env), self.action_space)
         check_same_spaces((self.original_observation_space, self.action_space), spaces_now, "the model was built")
         total_timesteps, callback = super()._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
@@ -236,7 +254,7 @@ class HRL(PPO):
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
-        """A rollout of the option in training or, when all are trained, of the choices."""
+        """Collect a rollout of the option in training or, when all are trained, of choices."""
         if self.n_trained_options == self.n_options:
             assert isinstance(rollout_buffer, OptionRolloutBuffer)
             return collect_choices(self, env, callback, rollout_buffer, n_rollout_steps)
@@ -246,7 +264,7 @@ class HRL(PPO):
         return self._training.collect_rollouts(callback)
 
     def train(self) -> None:
-        """PPO's update, of the option whose rollout was collected or of the choices."""
+        """Update by PPO the option whose rollout was collected, or the policy over the choices."""
         if self._training is None:
             super().train()
         elif self._training.train():
@@ -268,8 +286,8 @@ class HRL(PPO):
         if self.n_trained_options < self.n_options and self.num_timesteps >= self._total_timesteps:
             warnings.warn(
                 f"The run of {self._total_timesteps} steps ended when {self.n_trained_options} of {self.n_options} options "
-                f"were trained: each takes at least one rollout of {self.n_envs} copies. Go on with "
-                "learn(…, reset_num_timesteps=False), or take more steps, fewer copies or smaller n_steps.",
+                f"were trained: each takes at least one rollout of {self.n_envs} environments. Continue "
+                "with learn(…, reset_num_timesteps=False), or use more steps, fewer environments or a smaller n_steps.",
                 UserWarning,
                 stacklevel=2,
             )
@@ -285,23 +303,23 @@ class HRL(PPO):
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """The environment's actions, and the state to pass to the next call.
+        """Return the environment's actions, and the state to pass to the next call.
 
         Args:
-            observation: one, or those of n copies.
-            state: int arrays (choice ``[n]``, steps it still has ``[n]``) as the last call returned them, or None: all choose.
-            episode_start: bool ``[n]``, copies that begin an episode and choose.
-            deterministic: choose the most likely; options never sample, ``primitive_actions="random"`` always does.
+            observation: one, or those of n environments.
+            state: int arrays (choice ``[n]``, its remaining steps ``[n]``) that the last call returned; None: choose anew.
+            episode_start: bool ``[n]``, environments at the start of an episode, which choose anew.
+            deterministic: use the most likely choice; options never sample, ``primitive_actions="random"`` always does.
 
         Raises:
-            ValueError: a state of another number of copies.
+            ValueError: for a state of another number of environments.
         """
         self.policy.set_training_mode(False)
         observations, is_batch = self.policy.obs_to_tensor(observation)
         n = len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
         choices, remaining = np.zeros((2, n), dtype=np.int64) if state is None else map(np.array, state)
         if remaining.shape != (n,):
-            raise ValueError(f"The state is of {len(remaining)} copies and the observations of {n}; pass state=None to begin.")
+            raise ValueError(f"Expected a state of {n} environments, got {len(remaining)}; pass state=None to begin.")
         if episode_start is not None:
             remaining[np.asarray(episode_start, dtype=bool)] = 0
         rows = np.flatnonzero(remaining == 0)
@@ -318,9 +336,3 @@ class HRL(PPO):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer", "options", "intrinsic_reward"], []
-
-
-def _original_space(env: VecEnv) -> spaces.Space:
-    """That of the observations beneath ``VecNormalize``."""
-    normalize = unwrap_vec_normalize(env)
-    return env.observation_space if normalize is None else normalize.venv.observation_space

@@ -1,4 +1,4 @@
-"""A rollout of choices: SB3's loop, in which a copy chooses only where what it chose before is over."""
+"""Rollouts of choices: SB3's loop, in which an environment gets a new choice only when its last one has ended."""
 
 from __future__ import annotations
 
@@ -18,10 +18,17 @@ if TYPE_CHECKING:
 
 
 def collect_choices(model: HRL, env: VecEnv, callback: BaseCallback, buffer: OptionRolloutBuffer, n_steps: int) -> bool:
-    """Fill ``buffer`` with ``n_steps`` steps of every copy, all of which choose at the first.
+    """Fill ``buffer`` with ``n_steps`` steps of every environment, with a new choice for each at the first.
+
+    Args:
+        model: the algorithm, whose policy chooses and whose options act.
+        env: the parallel environments.
+        callback: called after each step.
+        buffer: filled in place.
+        n_steps: steps of each environment.
 
     Returns:
-        False when the callback stopped it.
+        False if the callback stopped training.
     """
     model.policy.set_training_mode(False)
     buffer.reset()

@@ -1,4 +1,4 @@
-"""Options: policies that run for several steps, beside single actions, and SB3's PPO training one of them."""
+"""Options (policies that run for several steps) and single actions to choose from, and the training of an option by PPO."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Primitive = Literal["auto", "each", "random", "none"]
 
-# The hyperparameters of PPO that an option's training takes from the model, unless ``option_kwargs`` has them.
+# The hyperparameters of PPO that the training of an option takes from the model, unless ``option_kwargs`` has them.
 PPO_ARGUMENTS = (
     "learning_rate", "n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "clip_range", "clip_range_vf",
     "normalize_advantage", "ent_coef", "vf_coef", "max_grad_norm", "target_kl",
@@ -30,18 +30,18 @@ PPO_ARGUMENTS = (
 
 
 class Options(nn.ModuleList):
-    """What can be chosen: 0 … K − 1 run an option for ``option_steps`` steps, the others take one single action.
+    """The choices: 0 … K − 1 run an option for ``option_steps`` steps, the others take one single action.
 
     Args:
         policies: the K options, over the environment's own actions. They act without sampling.
-        action_space: the environment's.
-        option_steps: steps that an option runs.
+        action_space: action space of the environment.
+        option_steps: environment steps that an option runs.
         primitive_actions: ``"each"``: a choice for each action of a Discrete space; ``"random"``: one choice, a uniformly
             random action; ``"none"``; ``"auto"``: each for Discrete spaces, random for others.
 
     Attributes:
-        space: of the choices.
-        durations: int ``[n_choices]``, how many steps each lasts.
+        space: Discrete space of the choices.
+        durations: int ``[n_choices]``, steps that each choice lasts.
 
     Raises:
         ValueError: ``"each"`` for an action space that is not Discrete.
@@ -70,7 +70,7 @@ class Options(nn.ModuleList):
 
     @torch.no_grad()
     def act(self, choices: np.ndarray, observations: Any) -> np.ndarray:
-        """The environment's actions ``[B, …]`` for choices ``[B]`` at observations ``[B, …]`` (tensors)."""
+        """Return the environment's actions ``[B, …]`` for choices ``[B]`` at observations ``[B, …]`` (tensors)."""
         space = self.action_space
         actions = np.empty((len(choices), *space.shape), dtype=space.dtype)  # type: ignore[misc]
         single = choices >= len(self)
@@ -79,7 +79,7 @@ class Options(nn.ModuleList):
                 actions[single] = random_actions(space, int(single.sum()), space.np_random)
             else:
                 actions[single] = choices[single] - len(self)
-        # A loop over options: each sees only its own copies, where one batched call would evaluate all K on every copy.
+        # A loop over options: one batched call would evaluate all K options in every environment.
         for k in np.unique(choices[~single]).tolist():
             rows = np.flatnonzero(choices == k)
             acts = self[k]._predict(tree_map(lambda x, rows=rows: x[rows], observations), deterministic=True).cpu().numpy()
@@ -88,19 +88,19 @@ class Options(nn.ModuleList):
 
 
 class OptionTraining:
-    """SB3's PPO on one option, paid by one channel of the intrinsic reward alone, in the environment's own episodes.
+    """Training of one option by SB3's PPO on one channel of the intrinsic reward alone, in the environment's own episodes.
 
     Args:
-        model: the option's owner, whose steps, logs and episode statistics these are.
-        index: of option and channel.
-        end: the value of the owner's ``num_timesteps`` at which it is trained.
+        model: the algorithm, whose step count, logger and episode statistics are used.
+        index: number of the option and of its channel.
+        end: value of the algorithm's ``num_timesteps`` at which training ends.
     """
 
     def __init__(self, model: HRL, index: int, end: int) -> None:
         assert model.env is not None
         arguments = {name: getattr(model, name) for name in PPO_ARGUMENTS}
         n_steps = model.option_kwargs.get("n_steps", model.n_steps)
-        # Not the model's own batch_size, which counts choices: a rollout has several times more steps.
+        # The model's own batch_size counts choices, and a rollout has several times more steps.
         arguments["batch_size"] = max(2, n_steps * model.n_envs // 4)
         arguments |= model.option_kwargs
         self.model, self.name, self.end = model, model.intrinsic_reward.channel_names[index], end
@@ -112,7 +112,7 @@ class OptionTraining:
             gamma=arguments["gamma"],
             episodic=True,
             warmup_steps=0,
-            seed=int(np.random.randint(2**31 - 1)),  # SB3's own generator, which the model's seed has set
+            seed=int(np.random.randint(2**31 - 1)),  # the global generator, which SB3 has seeded with the model's seed
             device=model.device,
         )
         policy_class: Any = model.policy_class
@@ -123,7 +123,7 @@ class OptionTraining:
         self.ppo.ep_info_buffer, self.ppo.ep_success_buffer = model.ep_info_buffer, model.ep_success_buffer
 
     def collect_rollouts(self, callback: BaseCallback) -> bool:
-        """SB3's; False when the callback stopped it."""
+        """Collect a rollout as SB3 does; return False if the callback stopped training."""
         relay = _Relay(self.model, callback)
         relay.init_callback(self.ppo)
         ppo = self.ppo
@@ -134,7 +134,7 @@ class OptionTraining:
         return proceed
 
     def train(self) -> bool:
-        """An update; True when the option is trained."""
+        """Update the option by PPO; return True if its training has ended."""
         ppo = self.ppo
         ppo._n_updates = self.model._n_updates
         done = min(ppo.num_timesteps, ppo._total_timesteps)
@@ -146,7 +146,7 @@ class OptionTraining:
 
 
 class _Relay(BaseCallback):
-    """Counts the steps of an option's training in the model that owns it, and lets the user's callback see them."""
+    """Callback that counts the steps of an option's training in the algorithm and calls the user's callback."""
 
     def __init__(self, owner: HRL, callback: BaseCallback) -> None:
         super().__init__()

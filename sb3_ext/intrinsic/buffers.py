@@ -1,4 +1,4 @@
-"""SB3's rollout buffers with what the second value head learns from."""
+"""SB3's rollout buffers with values and returns of a second value head."""
 
 from __future__ import annotations
 
@@ -12,7 +12,18 @@ from torch import Tensor
 
 
 class IntrinsicRolloutSamples(NamedTuple):
-    """A minibatch: SB3's fields, then V_int at the time of acting and its target, all ``[n, …]``."""
+    """Minibatch with SB3's fields and those of the intrinsic value head, all ``[n, …]``.
+
+    Attributes:
+        observations: as in SB3.
+        actions: as in SB3.
+        old_values: extrinsic values at the time of acting.
+        old_log_prob: as in SB3.
+        advantages: weighted sum of extrinsic and intrinsic advantages.
+        returns: targets of the extrinsic value head.
+        old_intrinsic_values: intrinsic values at the time of acting.
+        intrinsic_returns: targets of the intrinsic value head.
+    """
 
     observations: Any
     actions: Tensor
@@ -25,7 +36,12 @@ class IntrinsicRolloutSamples(NamedTuple):
 
 
 class IntrinsicRolloutBuffer(RolloutBuffer):
-    """``RolloutBuffer`` and two more arrays ``[T, B]``, written when the rollout is complete."""
+    """SB3's ``RolloutBuffer`` with two more arrays ``[T, B]``, which are written when the rollout is complete.
+
+    Attributes:
+        intrinsic_values: values of the intrinsic head.
+        intrinsic_returns: its targets.
+    """
 
     intrinsic_values: np.ndarray
     intrinsic_returns: np.ndarray
@@ -47,4 +63,4 @@ class IntrinsicRolloutBuffer(RolloutBuffer):
 
 
 class IntrinsicDictRolloutBuffer(IntrinsicRolloutBuffer, DictRolloutBuffer):  # type: ignore[misc]
-    """The same for Dict observations."""
+    """:class:`IntrinsicRolloutBuffer` for Dict observations."""

@@ -1,4 +1,4 @@
-"""One bonus out of the channels of an intrinsic reward."""
+"""An intrinsic reward and the weights with which its channels are added up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from irwrappers import IntrinsicReward, make_intrinsic_reward
 from irwrappers.intrinsic.features import FeatureDifference
 
 
-def make_bonus(
+def make_weighted_reward(
     reward: Any,
     kwargs: dict[str, Any] | None,
     weights: Sequence[float] | None,
@@ -21,9 +21,17 @@ def make_bonus(
     action_space: spaces.Space,
     who: str,
 ) -> tuple[IntrinsicReward, Tensor]:
-    """The reward that ``make_intrinsic_reward`` builds and the weights ``[n_rewards]`` with which ``who`` adds its channels.
+    """Return the reward that ``make_intrinsic_reward`` builds, and the weights ``[n_rewards]`` of its channels.
 
-    Torch's generator is not moved: what is drawn afterwards is the same with and without the reward.
+    Torch's generator keeps its state: later random numbers are the same with and without the reward.
+
+    Args:
+        reward: a name, an instance, ``{name: arguments}`` or a list of these.
+        kwargs: arguments for a name.
+        weights: one for each channel, or None for 1 each.
+        observation_space: of the original observations.
+        action_space: of the environment.
+        who: name of the caller's class, for error messages.
 
     Raises:
         ValueError: for wrong weights, for none where the channels would cancel, and for a reward built for other spaces.
@@ -32,9 +40,9 @@ def make_bonus(
         made = make_intrinsic_reward(reward, observation_space, action_space, **(kwargs or {}))
     if (made.observation_space, made.action_space) != (observation_space, action_space):
         raise ValueError(
-            f"The intrinsic reward was built for {made.observation_space} and {made.action_space}; {who} gives it "
-            f"{observation_space} and {action_space} (original observations, images as SB3 transposes them). Build it for "
-            "these, or give its name."
+            f"The intrinsic reward was built for {made.observation_space} and {made.action_space}; {who} "
+            f"needs {observation_space} and {action_space} (original observations, images as SB3 transposes them). Build it "
+            "for these, or give its name."
         )
     if weights is None:
         for part in made.modules():

@@ -17,7 +17,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import explained_variance, obs_as_tensor
-from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
@@ -26,10 +26,11 @@ from irwrappers.transitions import TransitionRecorder
 from irwrappers.validation import check_range
 from sb3_ext.common import ppo_losses
 from sb3_ext.common.gae import generalized_advantage_estimation
+from sb3_ext.common.original_space import original_observation_space
 from sb3_ext.common.sb3_arguments import default_n_steps, sb3_arguments
 from sb3_ext.common.threads import few_threads
 from sb3_ext.intrinsic.buffers import IntrinsicDictRolloutBuffer, IntrinsicRolloutBuffer, IntrinsicRolloutSamples
-from sb3_ext.intrinsic.channels import make_bonus
+from sb3_ext.intrinsic.channels import make_weighted_reward
 from sb3_ext.intrinsic.policies import CnnPolicy, IntrinsicActorCriticPolicy, MlpPolicy, MultiInputPolicy
 from sb3_ext.intrinsic.returns import ReturnStd
 
@@ -39,30 +40,27 @@ WARMUP_SHARE = 10  # the warm-up takes at most one part in so many of a run
 
 
 class IntrinsicPPO(PPO):
-    """PPO on c_E·Â_E + c_I·Â_I, the advantages of the environment's reward and of an intrinsic one, with a value head and a
-    discount each.
+    """PPO on extrinsic and intrinsic rewards, with a value head and a discount for each: its advantages are c_E·Â_E + c_I·Â_I.
 
-    The extrinsic return ends with the episode. The intrinsic return does not: the state after the last of an episode is the
-    first of the next, so dying costs nothing but the novelty it takes away. Intrinsic rewards are divided by the running
-    deviation of their return. After a rollout they are computed first, then the reward model learns from the rollout.
+    The extrinsic return ends with the episode. The intrinsic return does not: the state after the last one of an episode is
+    the first of the next, so the end of an episode costs no more than the novelty it prevents. Intrinsic rewards are divided
+    by the running deviation of their return. They are computed after a rollout, before the reward model learns from it.
 
-    The reward model sees original observations, those beneath any ``VecNormalize``, whose statistics never meet the bonus.
-    A coefficient of 0 takes its side out altogether: with ``intrinsic_coef=0`` this is SB3's PPO, weight for weight; with
-    ``extrinsic_coef=0`` nothing learns from the environment's reward.
+    The reward model sees original observations, those beneath any ``VecNormalize``, whose statistics exclude the intrinsic
+    reward. A coefficient of 0 removes its reward altogether: with ``intrinsic_coef=0`` this is SB3's PPO, weight for weight;
+    with ``extrinsic_coef=0`` nothing learns from the environment's reward.
 
     Arguments up to ``_init_setup_model`` are those of SB3's PPO, in its order and with its meaning, so that ``PPO(…)`` becomes
-    ``IntrinsicPPO(…)`` without other changes; what is added can only be given by keyword.
+    ``IntrinsicPPO(…)`` without other changes; the others are keyword-only.
 
     Args:
         policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a subclass of
             :class:`IntrinsicActorCriticPolicy`.
         env: environment, ``VecEnv`` or registered id.
         learning_rate: of Adam; a number or a schedule of the remaining progress.
-        n_steps: steps of each environment in a rollout. Default: ``max(1, 2048 // n_envs)``, that is 2048 transitions
-            between updates however many environments there are; with one environment this is PPO's default. PPO's own
-            default lets the rollout grow with the environments, and an intrinsic reward then leads the policy too rarely:
-            8 environments would give 16384 transitions an update.
-        batch_size: transitions in a minibatch. Where the default rollout is no multiple of it, the last minibatch of an
+        n_steps: steps of each environment in a rollout. Default: ``max(1, 2048 // n_envs)``, 2048 transitions in all: a
+            rollout that grows with the environments, as in PPO, updates the policy too rarely to follow an intrinsic reward.
+        batch_size: transitions in a minibatch. If the default rollout is no multiple of it, the last minibatch of an
             epoch is smaller.
         n_epochs: passes over a rollout.
         gamma: discount of the extrinsic return (0.999 in RND's paper).
@@ -77,14 +75,14 @@ class IntrinsicPPO(PPO):
         sde_sample_freq: steps after which that noise is sampled anew; -1 for once a rollout.
         rollout_buffer_class: SB3's ``RolloutBuffer`` or ``DictRolloutBuffer``, or a subclass of
             ``sb3_ext.intrinsic.buffers.IntrinsicRolloutBuffer``. Default: by the observation space.
-        rollout_buffer_kwargs: its further arguments.
+        rollout_buffer_kwargs: further arguments of the rollout buffer.
         target_kl: an update stops where the approximate KL divergence exceeds 1.5 times this; None for no limit.
         stats_window_size: episodes over which ``rollout/…`` is averaged.
         tensorboard_log: folder of the TensorBoard log, or None.
         policy_kwargs: arguments of the policy.
         verbose: 0 for no output, 1 for information, 2 for debugging.
-        seed: of the policy, the environments and the intrinsic reward.
-        device: of the networks.
+        seed: seed of the policy, the environments and the intrinsic reward.
+        device: device of the networks.
         _init_setup_model: whether the networks are built at once.
         intrinsic_gamma: discount of the intrinsic return (0.99 in the paper).
         extrinsic_coef: c_E, weight of the extrinsic advantage (2 in the paper).
@@ -92,14 +90,13 @@ class IntrinsicPPO(PPO):
             progress.
         intrinsic_reward: a name (``irwrappers.make_intrinsic_reward``), an instance, ``{name: arguments}`` or a list of these.
         intrinsic_reward_kwargs: arguments for a name.
-        intrinsic_weights: of the reward's channels, each divided by the deviation of its own return. Default: 1 each; the
-            signed pairs of ALLO, ExactLaplacian and RandomNetworkReward would cancel and need them.
-        warmup_steps: before training the reward model may take this many random steps, in all environments together, to set
-            up its observation normalisation: at most a tenth of the run and no more than it asks for itself. They count in
-            ``num_timesteps``.
+        intrinsic_weights: weights of the reward's channels, each divided by the deviation of its own return. Default: 1 each;
+            the signed pairs of ALLO, ExactLaplacian and RandomNetworkReward would cancel and need them.
+        warmup_steps: largest number of random steps, in all environments together, that initialise the reward model's
+            observation normalisation: at most a tenth of the run. They count in ``num_timesteps``.
 
-    ``rollout/ep_rew_mean`` is the extrinsic return; ``intrinsic/…`` has the mean raw reward, the deviation of its return and
-    what the model logs.
+    ``rollout/ep_rew_mean`` is the extrinsic return; ``intrinsic/…`` are the mean raw reward, the deviation of its return and
+    the logs of the reward model.
 
     Raises:
         ValueError: for an argument out of range, and for NaN or infinite observations and rewards.
@@ -163,7 +160,7 @@ class IntrinsicPPO(PPO):
         arguments["n_steps"] = default_n_steps(env.num_envs if isinstance(env, VecEnv) else 1) if n_steps is None else n_steps
         self.n_steps_given = n_steps
         with warnings.catch_warnings():
-            if n_steps is None:  # of no interest where nobody chose the size of the rollout
+            if n_steps is None:  # the user can do nothing about the size of a rollout that is the default
                 warnings.filterwarnings("ignore", message="You have specified a mini-batch size")
             super().__init__(**arguments)
         self.intrinsic_gamma = intrinsic_gamma
@@ -174,7 +171,7 @@ class IntrinsicPPO(PPO):
         self.intrinsic_weights = intrinsic_weights
         self.warmup_steps = warmup_steps
         if self.env is not None:
-            self.original_observation_space = _original_space(self.env)
+            self.original_observation_space = original_observation_space(self.env)
         if _init_setup_model:
             self._setup_model()
 
@@ -188,7 +185,7 @@ class IntrinsicPPO(PPO):
         if self.n_steps_given is None:  # a saved model may be loaded with another number of environments
             self.n_steps = default_n_steps(self.n_envs)
         super()._setup_model()
-        reward, weights = make_bonus(
+        reward, weights = make_weighted_reward(
             self.intrinsic_reward_spec,
             self.intrinsic_reward_kwargs,
             self.intrinsic_weights,
@@ -213,7 +210,7 @@ class IntrinsicPPO(PPO):
 
     @property
     def is_intrinsic(self) -> bool:
-        """Whether there is an intrinsic side."""
+        """Whether the intrinsic reward is used."""
         return callable(self.intrinsic_coef) or self.intrinsic_coef > 0
 
     # ------------------------------------------------------------------ rollouts
@@ -222,10 +219,11 @@ class IntrinsicPPO(PPO):
         self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
     ) -> tuple[int, BaseCallback]:
         assert self.env is not None
-        if _original_space(self.env) != self.original_observation_space:
+        if original_observation_space(self.env) != self.original_observation_space:
             raise ValueError(
                 f"The reward model was built for original observations {self.original_observation_space}, those of the "
-                f"environment are {_original_space(self.env)}. Put VecNormalize in the same place as then, outermost."
+                f"environment are {original_observation_space(self.env)}. "
+                "Put VecNormalize where it was when the model was built, outermost."
             )
         total_timesteps = int(total_timesteps)  # learn(1e6) is a float
         starts_anew = reset_num_timesteps or self._last_obs is None
@@ -234,11 +232,11 @@ class IntrinsicPPO(PPO):
             self.intrinsic_reward.forget()
         if self.is_intrinsic and self.intrinsic_reward.needs_fit:
             share = (total_timesteps - self.num_timesteps) // WARMUP_SHARE
-            self._warm_up(min(self.warmup_steps, max(share, self.n_envs)))  # of every copy a step at least
+            self._warm_up(min(self.warmup_steps, max(share, self.n_envs)))  # one step of each environment at least
         return total_timesteps, callback
 
     def _warm_up(self, budget: int) -> None:
-        """Random steps for the reward model, and back to the beginning of an episode."""
+        """Fit the reward model on random steps, then reset the environments."""
         assert self.env is not None
         try:
             self.num_timesteps += self.intrinsic_reward.fit(self.env, budget, seed=self.seed)
@@ -257,16 +255,16 @@ class IntrinsicPPO(PPO):
         recorder = TransitionRecorder(env, self._last_obs)
         if not super().collect_rollouts(recorder, callback, rollout_buffer, n_rollout_steps):
             return False
-        self._take_in_extrinsic(np.stack(recorder.rewards))
-        rewards = self._price(recorder.transitions(self.device))
+        self._scale_extrinsic_advantages(np.stack(recorder.rewards))
+        rewards = self._compute_intrinsic_rewards(recorder.transitions(self.device))
         self._add_intrinsic_advantages(rewards)
         return True
 
-    def _take_in_extrinsic(self, rewards: np.ndarray) -> None:
-        """For subclasses: the environment's rewards ``[T, B]`` of a rollout, before the advantages are summed."""
+    def _scale_extrinsic_advantages(self, rewards: np.ndarray) -> None:
+        """Do nothing; subclasses scale extrinsic advantages by a rollout's rewards ``[T, B]``, before they are summed."""
 
-    def _price(self, transitions: Transitions) -> Tensor:
-        """Intrinsic rewards ``[T, B]`` on the scale of their return; the reward model then learns from the rollout."""
+    def _compute_intrinsic_rewards(self, transitions: Transitions) -> Tensor:
+        """Return intrinsic rewards ``[T, B]``, divided by the deviation of their return, then train the reward model."""
         rewards = self.intrinsic_reward.compute(transitions)
         rewards = rewards.masked_fill(~transitions.mask[..., None], 0)
         if not rewards.isfinite().all():
@@ -283,14 +281,14 @@ class IntrinsicPPO(PPO):
 
     @torch.no_grad()
     def _add_intrinsic_advantages(self, rewards: Tensor) -> None:
-        """Â_I and the targets of V_int from rewards ``[T, B]``; ``advantages`` become c_E·Â_E + c_I·Â_I."""
+        """Compute Â_I and the targets of V_int from rewards ``[T, B]``; ``advantages`` become c_E·Â_E + c_I·Â_I."""
         buffer = self.rollout_buffer
         flat = tree_map(lambda x: x.reshape(-1, *x.shape[2:]), buffer.observations)
-        # No more at a time than a training step takes.
+        # In chunks of a minibatch, so that the rollout needs no more memory than a training step.
         chunks = [slice(start, start + self.batch_size) for start in range(0, rewards.numel(), self.batch_size)]
         values = torch.cat([self._intrinsic_values(tree_map(itemgetter(chunk), flat)) for chunk in chunks])
         values = values.view(rewards.shape)
-        # The next state is that of the next row, also where an episode ended: the return goes on after the reset.
+        # The next state is that of the next row even if an episode ended: the intrinsic return continues after the reset.
         next_values = torch.cat([values[1:], self._intrinsic_values(self._last_obs)[None]])
         never = torch.zeros_like(rewards, dtype=torch.bool)
         advantages = generalized_advantage_estimation(
@@ -315,7 +313,7 @@ class IntrinsicPPO(PPO):
     # ------------------------------------------------------------------ training
 
     def train(self) -> None:
-        """PPO's update, with a value loss for each head."""
+        """Update the policy by PPO, with a value loss for each head."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         clip_range = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
@@ -345,7 +343,7 @@ class IntrinsicPPO(PPO):
     def _loss(
         self, batch: IntrinsicRolloutSamples, clip_range: float, clip_range_vf: float | None, logs: dict[str, list[float]]
     ) -> Tensor:
-        """L_CLIP + entropy + both value losses of a minibatch; those of a side that is switched off are left out."""
+        """Return PPO's loss of a minibatch, with the value loss of each reward whose coefficient is not 0."""
         actions = batch.actions.long().flatten() if isinstance(self.action_space, spaces.Discrete) else batch.actions
         values, intrinsic_values, log_prob, entropy = self.policy.evaluate_both(batch.observations, actions)
         advantages = batch.advantages
@@ -402,9 +400,3 @@ class IntrinsicPPO(PPO):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer", "intrinsic_reward", "intrinsic_return"], []
-
-
-def _original_space(env: VecEnv) -> spaces.Space:
-    """That of the observations beneath ``VecNormalize``."""
-    normalize = unwrap_vec_normalize(env)
-    return env.observation_space if normalize is None else normalize.venv.observation_space

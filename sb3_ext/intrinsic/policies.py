@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 
 class IntrinsicActorCriticPolicy(ActorCriticPolicy):
-    """``ActorCriticPolicy`` and V_int, a second linear head on the critic's features (arXiv 1810.12894, §2.3).
+    """SB3's ``ActorCriticPolicy`` with an intrinsic value head V_int on the critic's features (arXiv 1810.12894, §2.3).
 
-    ``forward``, ``evaluate_actions`` and ``predict_values`` are SB3's and give the extrinsic value. The head comes last, after
-    everything SB3 draws, and without moving the random generator: the rest has the weights that SB3's policy has.
+    ``forward``, ``evaluate_actions`` and ``predict_values`` are SB3's and give the extrinsic value. The head is initialised
+    last and leaves the random generator as it was, so all other weights are those of SB3's policy. Arguments are SB3's.
     """
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -28,7 +28,7 @@ class IntrinsicActorCriticPolicy(ActorCriticPolicy):
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def evaluate_both(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """(extrinsic values ``[n]``, intrinsic values ``[n]``, log-probabilities ``[n]``, entropy ``[n]`` or None)."""
+        """Return extrinsic values, intrinsic values, log-probabilities, and entropy (or None), each ``[n]``."""
         features = self.extract_features(obs)
         if self.share_features_extractor:
             latent_pi, latent_vf = self.mlp_extractor(features)
@@ -40,20 +40,32 @@ class IntrinsicActorCriticPolicy(ActorCriticPolicy):
         return values.flatten(), intrinsic_values.flatten(), distribution.log_prob(actions), distribution.entropy()
 
     def predict_intrinsic_values(self, obs: PyTorchObs) -> Tensor:
-        """V_int ``[n]``."""
+        """Return the intrinsic values ``[n]``."""
         features = super(ActorCriticPolicy, self).extract_features(obs, self.vf_features_extractor)
         return self.intrinsic_value_net(self.mlp_extractor.forward_critic(features)).flatten()
 
 
 class CnnPolicy(IntrinsicActorCriticPolicy):
-    """For images: SB3's ``NatureCNN`` before actor and critic."""
+    """Policy with an intrinsic value head for images: SB3's ``NatureCNN`` before actor and critic.
+
+    Args:
+        *args: arguments of :class:`IntrinsicActorCriticPolicy`.
+        features_extractor_class: as in SB3.
+        **kwargs: keyword arguments of :class:`IntrinsicActorCriticPolicy`.
+    """
 
     def __init__(self, *args: Any, features_extractor_class: type = NatureCNN, **kwargs: Any) -> None:
         super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)  # type: ignore[misc]
 
 
 class MultiInputPolicy(IntrinsicActorCriticPolicy):
-    """For Dict observations: SB3's ``CombinedExtractor``."""
+    """Policy with an intrinsic value head for Dict observations: SB3's ``CombinedExtractor``.
+
+    Args:
+        *args: arguments of :class:`IntrinsicActorCriticPolicy`.
+        features_extractor_class: as in SB3.
+        **kwargs: keyword arguments of :class:`IntrinsicActorCriticPolicy`.
+    """
 
     def __init__(self, *args: Any, features_extractor_class: type = CombinedExtractor, **kwargs: Any) -> None:
         super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)  # type: ignore[misc]

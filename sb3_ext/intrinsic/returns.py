@@ -1,4 +1,4 @@
-"""The scale of a reward: the running deviation, or the range, of its return."""
+"""Scales of rewards: the running deviation, or the range, of their return."""
 
 from __future__ import annotations
 
@@ -9,18 +9,25 @@ from irwrappers import RunningStd
 
 
 def accumulated(rewards: Tensor, before: Tensor | None, gamma: float) -> Tensor:
-    """Return R_t = r_t + γ R_{t−1} for rewards ``[T, B, …]``, which follow ``before`` ``[B, …]``, or nothing."""
+    """Return R_t = r_t + γ R_{t−1} ``[T, B, …]``.
+
+    Args:
+        rewards: ``[T, B, …]``.
+        before: R before the first step ``[B, …]``; None, or another shape: 0.
+        gamma: γ.
+    """
     running = torch.zeros_like(rewards[0]) if before is None or before.shape != rewards.shape[1:] else before
     returns = []
-    for reward in rewards:  # over time, which is sequential; copies are side by side
+    for reward in rewards:  # a loop over time, because the recurrence is sequential
         running = reward + gamma * running
         returns.append(running)
     return torch.stack(returns)
 
 
 class ReturnStd(nn.Module):
-    """Standard deviation of R_t = r_t + γ R_{t−1}, accumulated along time in each copy and through the ends of episodes
-    (arXiv 1810.12894, §2.4), over all steps and copies seen, for each reward channel.
+    """Running standard deviation of R_t = r_t + γ R_{t−1} for each reward channel, over all steps and environments.
+
+    R is accumulated along time in each environment, through the ends of episodes (arXiv 1810.12894, §2.4).
 
     Args:
         n_rewards: number of channels.
@@ -35,30 +42,30 @@ class ReturnStd(nn.Module):
 
     @property
     def std(self) -> Tensor:
-        """``[n_rewards]``."""
+        """Standard deviation ``[n_rewards]``."""
         return self.running.std
 
     def forget(self) -> None:
-        """Begin the running returns at zero, as after a reset of the environment; the deviation stays."""
+        """Set the running returns to 0, as after a reset of the environment; the deviation stays."""
         self._returns = None
 
     @torch.no_grad()
     def update(self, rewards: Tensor) -> None:
-        """Take in rewards ``[T, B, n_rewards]`` that follow those of the call before."""
+        """Update the deviation with rewards ``[T, B, n_rewards]``, the steps after those of the last call."""
         returns = accumulated(rewards, self._returns, self.gamma)
         self._returns = returns[-1]
         self.running.update(returns)
 
     def normalize(self, rewards: Tensor) -> Tensor:
-        """``rewards / std``."""
+        """Return ``rewards`` divided by the deviation."""
         return self.running.normalize(rewards)
 
 
 class ReturnRange(nn.Module):
-    """How far R_t = r_t + γ R_{t−1}, accumulated as in :class:`ReturnStd`, has been from its lowest to its highest or to 0.
+    """Range of R_t = r_t + γ R_{t−1}, accumulated as in :class:`ReturnStd`, from its lowest to its highest value or 0.
 
-    A reward of 1 for success, met once or often, has about the range 1. A deviation would be next to nothing at its first
-    success, and noise divided by it large.
+    A reward of 1 for success has a range of about 1, however rare it is. Its deviation is tiny at the first success, and
+    noise that is divided by it large.
 
     Args:
         gamma: discount.
@@ -75,12 +82,12 @@ class ReturnRange(nn.Module):
         self._returns: Tensor | None = None  # [B]; not saved
 
     def forget(self) -> None:
-        """Begin the running returns at zero, as after a reset of the environment; the range stays."""
+        """Set the running returns to 0, as after a reset of the environment; the range stays."""
         self._returns = None
 
     @torch.no_grad()
     def update(self, rewards: Tensor) -> None:
-        """Take in rewards ``[T, B]`` that follow those of the call before."""
+        """Update the range with rewards ``[T, B]``, the steps after those of the last call."""
         returns = accumulated(rewards.to(self.lowest), self._returns, self.gamma)
         self._returns = returns[-1]
         self.lowest.copy_(torch.minimum(self.lowest, returns.min()))
@@ -88,5 +95,5 @@ class ReturnRange(nn.Module):
 
     @property
     def scale(self) -> float:
-        """The range; 1 while every reward was 0."""
+        """The range, or 1 while all rewards were 0."""
         return float(self.highest - self.lowest) or 1.0

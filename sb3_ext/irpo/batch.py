@@ -1,4 +1,4 @@
-"""From a rollout to what IRPO's updates need: returns, advantages and surrogate batches for K policies at once.
+"""Returns, advantages and surrogate batches of a rollout, for K policies at once.
 
 Layout: ``[T, …]`` time first; ``[K, M]`` one row for each policy over its M = T · n transitions (invalid ones masked).
 """
@@ -25,10 +25,14 @@ EXTRINSIC, INTRINSIC = 0, 1  # the two heads of critics and advantages
 
 
 class PolicyBatch(NamedTuple):
-    """One collection as the K policies see it: each its own copies, or (``rollout.n_policies == 1``) all of them all copies.
+    """A rollout as a batch for each of the K policies: its own environments, or all of them if one policy collected it.
 
-    states: distinct observations, preprocessed. pairs: distinct (observation, action) pairs. valid: ``[K, M]``.
-    rewards, done: ``[T, K, n]``. old_log_prob: ``[K, R]`` of each pair under the policy that collected it.
+    Attributes:
+        rollout: the rollout; ``rollout.n_policies`` is K, or 1 where every policy learns from all transitions.
+        states: distinct observations, preprocessed.
+        pairs: distinct (observation, action) pairs.
+        valid: bool ``[K, M]``, the transitions that count.
+        old_log_prob: ``[K, R]``, log-probability of each pair under the policy that collected it.
     """
 
     rollout: EpisodeRollout
@@ -55,7 +59,7 @@ class PolicyBatch(NamedTuple):
         return x.unflatten(-1, (len(self.rollout.rewards), -1)).movedim(-2, 0)
 
     def surrogate(self, advantages: Tensor) -> SurrogateBatch:
-        """The surrogate of each policy with these advantages ``[K, M]``."""
+        """Return the surrogate batch of each policy for advantages ``[K, M]``."""
         share = self.valid.to(advantages.dtype) / self.valid.sum(1, keepdim=True)
         observations, actions = self.pairs.rows
         return SurrogateBatch(
@@ -63,19 +67,19 @@ class PolicyBatch(NamedTuple):
         )
 
     def mean_episode_return(self, rewards: Tensor, gamma: float) -> Tensor:
-        """Mean over the whole episodes of each policy of Σ_t γ^t r_t; ``rewards`` ``[T, K, n]`` → ``[K]``."""
+        """Return the mean of Σ_t γ^t r_t over the whole episodes of each policy: ``rewards`` ``[T, K, n]`` → ``[K]``."""
         done = self.per_policy(self.rollout.done)
         to_go = discounted_sum(rewards, gamma * (~done).to(rewards.dtype))
         starts = torch.cat([torch.ones_like(done[:1]), done[:-1]]) & self.per_policy(self.rollout.valid)
         return (to_go * starts).sum((0, 2)) / starts.sum((0, 2))
 
     def returns_to_go(self, gamma: float) -> Tensor:
-        """Raw discounted extrinsic returns ``[K, M]``: no critic, no normalisation."""
+        """Return the discounted extrinsic returns ``[K, M]``, without critic or normalisation."""
         rewards, done = self.per_policy(self.rollout.rewards), self.per_policy(self.rollout.done)
         return self.flat(discounted_sum(rewards, gamma * (~done).to(rewards.dtype)))
 
     def as_one_policy(self) -> PolicyBatch:
-        """All transitions as those of one policy; for a batch that one policy collected."""
+        """Return the batch with all transitions in one row, for a rollout that one policy collected."""
         if self.rollout.n_policies == 1:
             states, pairs = self.states.first(), self.pairs.first()
             return PolicyBatch(self.rollout, states, pairs, self.valid[:1], self.old_log_prob[:1])
@@ -89,18 +93,24 @@ class PolicyBatch(NamedTuple):
         return PolicyBatch(rollout, merged(self.states), merged(self.pairs), self.merged(self.valid), old_log_prob)
 
     def merged(self, x: Tensor) -> Tensor:
-        """``[K, M]`` of each policy's copies → ``[1, K · M]`` as in :meth:`as_one_policy`; the mean where all share all."""
+        """Rearrange ``[K, M]`` to ``[1, K · M]`` as in :meth:`as_one_policy`; the mean over K if all have all rows."""
         if self.rollout.n_policies == 1:
             return x.mean(0, keepdim=True)
         return self.unflat(x).flatten()[None]
 
     def rewarded(self) -> Tensor:
-        """bool ``[K]``: whether the environment paid anything at all in this batch."""
+        """Return bool ``[K]``: whether the batch of each policy contains any extrinsic reward."""
         return ((self.flat(self.per_policy(self.rollout.rewards)) != 0) & self.valid).any(1)
 
 
 def make_policy_batch(rollout: EpisodeRollout, policy: IRPOPolicy, params: Params) -> PolicyBatch:
-    """``params``: the K policies, ``[K, ...]``; with a rollout of one policy they are K copies of it."""
+    """Return the batch of each policy from a rollout.
+
+    Args:
+        rollout: of K policies, or of one.
+        policy: the module whose ``actor`` evaluates ``params``.
+        params: the K policies ``[K, ...]`` that collected the rollout; equal ones if one policy did.
+    """
     n_policies = len(next(iter(params.values())))
     groups = rollout.n_policies
 
@@ -119,7 +129,7 @@ def make_policy_batch(rollout: EpisodeRollout, policy: IRPOPolicy, params: Param
 
 
 def _preprocess(policy: IRPOPolicy, rows: Any) -> Any:
-    """SB3's preprocessing of ``[G, R, ...]``."""
+    """Preprocess observations ``[G, R, ...]`` as SB3 does."""
     leading: list[int] = []
 
     def merge(x: Tensor) -> Tensor:
@@ -131,7 +141,12 @@ def _preprocess(policy: IRPOPolicy, rows: Any) -> Any:
 
 
 class Advantages(NamedTuple):
-    """Heads (extrinsic, intrinsic): ``normalized`` advantages and λ-return ``targets`` ``[2, K, M]``."""
+    """Advantages and targets of the two heads, extrinsic first.
+
+    Attributes:
+        normalized: advantages ``[2, K, M]``, normalised if that was asked for.
+        targets: λ-returns ``[2, K, M]``.
+    """
 
     normalized: Tensor
     targets: Tensor
@@ -148,12 +163,15 @@ def estimate_advantages(
     normalize: bool,
     next_states: GroupedRows | None,
 ) -> Advantages:
-    """GAE of both heads for every policy.
+    """Return the generalised advantages of both heads for every policy.
 
     Args:
+        batch: of the K policies.
         intrinsic_rewards: ``[T, K, n]``, policy k's own channel.
         critic: preprocessed rows ``[K, R, ...]`` → values ``[2, K, R]``.
         gammas: extrinsic and intrinsic discount.
+        gae_lambda: λ of both heads.
+        normalize: whether advantages get mean 0 and deviation 1 over each policy's batch.
         next_states: rows of the next observations to bootstrap truncated episodes from; ``None`` counts truncation as the
             end (the paper's form).
     """
@@ -182,7 +200,7 @@ def estimate_advantages(
 
 
 def _normalize(x: Tensor, valid: Tensor) -> Tensor:
-    """Zero mean and unit (unbiased) deviation over the valid entries of each policy."""
+    """Normalise to mean 0 and (unbiased) deviation 1 over the valid entries of each policy."""
     count = valid.sum(-1, keepdim=True)
     mean = (x * valid).sum(-1, keepdim=True) / count
     variance = (((x - mean) * valid) ** 2).sum(-1, keepdim=True) / (count - 1).clamp(min=1)

@@ -13,11 +13,11 @@ from sb3_ext.common.optimizers import clip_each_
 from sb3_ext.common.repeated_rows import GroupedRows, minibatches
 from sb3_ext.irpo.policies import IRPOPolicy
 
-ROWS_AT_A_TIME = {"cpu": 1024}  # by all critics: what they compute stays in the cache
+ROWS_AT_A_TIME = {"cpu": 1024}  # rows that all critics evaluate in one call: activations then fit into the cache
 
 
 def critic_values(policy: IRPOPolicy, rows: Any) -> Tensor:
-    """Of inputs ``[K, R, ...]``: ``[2, K, R]``."""
+    """Return the values ``[2, K, R]`` of preprocessed observations ``[K, R, ...]``."""
     values = vmap(vmap(policy.critic), in_dims=(0, None))
     critics = policy.critics.as_dict()
     return torch.cat([values(critics, _columns(rows, part)) for part in _slices(rows)], 2)
@@ -32,9 +32,18 @@ def update_critics(
     max_grad_norm: float | None,
     generator: torch.Generator,
 ) -> float:
-    """One pass of all critics over their targets ``[2, K, M]``; returns their mean squared error before each step.
+    """Make one pass of all critics over their targets, and return their mean squared error before each step.
 
-    Their losses add up, so one backward pass gives each its own gradient, which is clipped by its own norm.
+    The losses of the critics are summed, so one backward pass gives each its own gradient, which is clipped by its own norm.
+
+    Args:
+        policy: its ``critics`` are changed in place, by its optimiser.
+        states: distinct preprocessed observations of K groups.
+        targets: ``[2, K, M]``, extrinsic first.
+        valid: bool ``[K, M]``, the transitions that count.
+        n_minibatches: disjoint minibatches of the pass.
+        max_grad_norm: clip of each critic's gradient, or None.
+        generator: of the order of the transitions.
     """
     total = torch.zeros((), device=targets.device)
     for rows, weights, target in minibatches(states, targets, valid, n_minibatches, generator):
@@ -57,5 +66,5 @@ def _slices(rows: Any) -> list[slice]:
 
 
 def _columns(rows: Any, part: slice) -> Any:
-    """Some of the rows ``[K, R, ...]`` of each policy."""
+    """Return the rows ``part`` of ``[K, R, ...]`` for each policy."""
     return tree_map(lambda x: x[:, part], rows)

@@ -1,6 +1,6 @@
-"""What returns say: whether one policy is better than another, and who acts next.
+"""Decisions from returns: whether one policy is better than another, and which policy acts next.
 
-Nothing here knows of networks or environments. A return is that of a whole episode from reset, with :func:`discount`.
+These rules use no networks and no environments. A return is that of a whole episode from reset, with :func:`discount`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 Verdict = Literal["move", "follow", "alone"]
-N_ERRORS = 2.0  # standard errors of a difference of mean returns that count as beyond doubt
+N_ERRORS = 2.0  # standard errors by which mean returns must differ for a policy to count as better
 MIN_EPISODES = 4  # of each policy before their returns are compared
 SHORTEST_RUN, LONGEST_RUN = 4, 16  # rollouts of the base policy alone
 PATIENCE = 8  # rollouts without an improvement after which the base policy stagnates
@@ -23,19 +23,19 @@ NEGLIGIBLE_GAIN = 0.01  # of the spread of all returns seen: less than this is n
 def discount(gamma: float, episode_steps: int) -> float:
     """Return the discount of the returns that are compared: ``gamma``, or 1 − 1/``episode_steps`` where that is more.
 
-    With a discount of 0.99 a success after 500 steps is worth less than one part in a hundred of it, and a policy that does
-    nothing is preferred to one that pays for its actions and succeeds. The end of an episode must count in a comparison of
-    whole episodes; so must a shorter way there, which a plain sum would not see.
+    With a discount of 0.99 a reward after 500 steps counts less than a hundredth of its value, and a policy that does
+    nothing is preferred to one that succeeds but has action costs. The end of an episode must count in a comparison of
+    whole episodes; so must a shorter path to it, to which an undiscounted sum is blind.
 
     Args:
-        gamma: of the policies' own returns.
-        episode_steps: at which an episode ends at the latest.
+        gamma: discount with which the policies are trained.
+        episode_steps: largest number of steps of an episode.
     """
     return max(gamma, 1 - 1 / episode_steps)
 
 
 def varies(returns: Sequence[float]) -> bool:
-    """Return whether the returns differ at all: where they do not, a policy gradient is noise."""
+    """Return whether the returns differ at all; if they do not, a policy gradient is noise."""
     return len(returns) > 1 and float(np.ptp(returns)) > 1e-9 * max(1.0, float(np.abs(returns).max()))
 
 
@@ -44,7 +44,7 @@ def exceeds(returns: Sequence[float], others: Sequence[float], n_errors: float, 
 
     Args:
         returns: of the one policy.
-        others: of the other policy. With fewer than four returns on either side the answer is False.
+        others: of the other policy. With fewer than four returns of either policy the result is False.
         n_errors: Welch's statistic that the difference must reach.
         margin: the difference must also be larger than this.
     """
@@ -58,9 +58,10 @@ def exceeds(returns: Sequence[float], others: Sequence[float], n_errors: float, 
 def verdict(base: Sequence[float], exploratory: Sequence[float]) -> Verdict:
     """Return what the base policy does after an exploratory policy has acted.
 
-    * ``"move"``: to the exploratory policy, whose returns are higher beyond doubt.
-    * ``"follow"``: its gradient. It has met a reward, on too few episodes to be sure, and the base policy has met none.
-    * ``"alone"``: nothing; it goes on by itself.
+    * ``"move"``: take over the weights of the exploratory policy, whose returns are significantly higher.
+    * ``"follow"``: step along its gradient. It has received a reward, in too few episodes for significance, and the base
+      policy has received none.
+    * ``"alone"``: continue without change.
 
     Args:
         base: returns of the base policy.
@@ -75,23 +76,27 @@ def verdict(base: Sequence[float], exploratory: Sequence[float]) -> Verdict:
 
 @dataclass
 class Schedule:
-    """Decides which policy acts next: the base policy, or which of the exploratory ones.
+    """Schedule of turns: whether the base policy acts next, or which of the exploratory policies.
 
-    While the returns of the base policy do not vary there is nothing for it to learn from: the exploratory policies take
-    turns, and the base policy acts only once in ``base_every`` rounds of them. Otherwise it goes on alone for a *run* of
+    While the returns of the base policy do not vary it cannot learn from them: the exploratory policies take turns, and the
+    base policy acts only once in ``base_every`` rounds of them. Otherwise it trains alone for a *run* of
     rollouts, after which one exploratory policy has a turn. The run doubles, up to ``longest_run``, while the base policy
     improves, halves where it has not improved for eight rollouts, and is the shortest again after a move.
 
     Attributes:
         n_exploratory: number of exploratory policies.
-        longest_run: of the base policy alone, in rollouts.
-        shortest_run: of the base policy alone where its returns vary; exploring takes about a fifth of the steps then.
+        longest_run: largest length of a run, in rollouts.
+        shortest_run: smallest length of a run, in rollouts; exploration then takes about a fifth of the steps.
         base_every: rounds of exploratory turns to one turn of a base policy whose returns do not vary.
-        run: length of the current run in rollouts. left: rollouts of it still to come.
-        waiting: exploratory turns since the base policy last acted. following: the exploratory policy whose turn is next.
+        run: length of the current run in rollouts.
+        left: rollouts of the run still to come.
+        waiting: exploratory turns since the base policy last acted.
+        following: number of the exploratory policy whose turn is next.
         previous: returns of the base policy that it must exceed to have improved.
-        current: its returns since. rollouts: how many rollouts these are of.
-        lowest, highest: of all returns seen.
+        current: returns of the base policy since those.
+        rollouts: number of rollouts from which ``current`` is.
+        lowest: smallest of all returns seen.
+        highest: largest of all returns seen.
     """
 
     n_exploratory: int
@@ -123,11 +128,11 @@ class Schedule:
             self.lowest, self.highest = min(self.lowest, *returns), max(self.highest, *returns)
 
     def after_base(self, returns: Sequence[float], n_rollouts: int, informative: bool) -> None:
-        """Take in a turn of the base policy.
+        """Update the schedule after a turn of the base policy.
 
         Args:
             returns: of the turn.
-            n_rollouts: how many rollouts the turn had.
+            n_rollouts: number of rollouts of the turn.
             informative: whether the returns of the base policy vary.
         """
         self._see(returns)
@@ -144,18 +149,18 @@ class Schedule:
         if exceeds(self.current, self.previous, 1.0, margin):
             self.run = min(2 * self.run, self.longest_run)
         elif self.previous and self.rollouts < PATIENCE:
-            return  # too early to say
+            return  # too few rollouts to tell stagnation from noise
         elif self.previous:
             self.run = max(self.shortest_run, self.run // 2)
         self.previous, self.current, self.rollouts = self.current, [], 0
 
     def after_exploration(self, returns: Sequence[float], moved: bool, informative: bool) -> None:
-        """Take in a turn of an exploratory policy.
+        """Update the schedule after a turn of an exploratory policy.
 
         Args:
             returns: of the turn.
-            moved: whether the base policy moved there.
-            informative: whether the returns of the base policy, after that, vary.
+            moved: whether the base policy took over its weights.
+            informative: whether the returns of the base policy vary, after that.
         """
         self._see(returns)
         self.waiting += 1

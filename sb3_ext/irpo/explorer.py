@@ -1,4 +1,4 @@
-"""Exploratory policies: PPO on an intrinsic reward beside the extrinsic one, acting in the environment of an IRPO."""
+"""Exploratory policies of IRPO: PPO on an intrinsic reward beside the extrinsic one."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ class _PrefixedLogger:
 
 
 class Explorer(IntrinsicPPO):
-    """An exploratory policy of an :class:`IRPO`: its arguments, environment, steps and logger are that algorithm's.
+    """Exploratory policy of an :class:`IRPO`, whose arguments, environment, step count and logger it uses.
 
-    It begins as a copy of the base policy and goes on from where it ended in each of its turns. Its extrinsic advantages are
-    divided by the range of the returns that it has met, as the intrinsic ones are by the deviation of theirs: what a task
-    pays, 0.01 for success or -100 for a fall, must not decide whether it explores.
+    It begins with the weights of the base policy, and each turn continues its last one. Its extrinsic advantages are divided
+    by the range of the returns observed, as the intrinsic ones are by the deviation of theirs: the scale of a task's rewards,
+    0.01 for success or -100 for a fall, must not decide whether it explores.
 
     Args:
-        model: the :class:`IRPO` that it explores for.
-        reward: its intrinsic reward; several channels count the same, each by the deviation of its own returns.
-        name: for logs.
+        model: the :class:`IRPO` to which it belongs.
+        reward: its intrinsic reward; all channels have weight 1, each divided by the deviation of its own returns.
+        name: name of its logs.
     """
 
     def __init__(self, model: Any, reward: IntrinsicReward, name: str) -> None:
@@ -114,10 +114,10 @@ class Explorer(IntrinsicPPO):
 
     @_current_progress_remaining.setter
     def _current_progress_remaining(self, value: float) -> None:
-        """Leave it to that algorithm: SB3's constructor sets 1."""
+        """Ignore the assignment of 1 in SB3's constructor."""
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: Any = None) -> None:
-        """Leave ``rollout/ep_rew_mean`` to the base policy."""
+        """Do nothing: ``rollout/ep_rew_mean`` is the base policy's."""
 
     def begin_turn(self) -> None:
         """Take the progress, the logger and the environment from the algorithm."""
@@ -129,17 +129,17 @@ class Explorer(IntrinsicPPO):
         self.extrinsic_return.forget()
 
     def fit_reward(self, budget: int) -> None:
-        """Let the intrinsic reward take what it needs beforehand, about ``budget`` steps at most."""
+        """Fit the intrinsic reward, if it needs to be, on about ``budget`` random steps at most."""
         if self.intrinsic_reward.needs_fit:
             assert self.env is not None
             self._warm_up(max(budget, self.env.num_envs))
 
-    def _take_in_extrinsic(self, rewards: np.ndarray) -> None:
+    def _scale_extrinsic_advantages(self, rewards: np.ndarray) -> None:
         self.extrinsic_return.update(torch.as_tensor(rewards))
         self.rollout_buffer.advantages /= self.extrinsic_return.scale
 
     def train(self) -> None:
-        """PPO's update, recorded where its gradient may be pulled back."""
+        """Update by PPO, and record the updates if gradients are pulled back through them."""
         self._update_learning_rate(self.policy.optimizer)
         self.record = None
         if self._model.pull_back:
@@ -160,7 +160,7 @@ class Explorer(IntrinsicPPO):
         """Return the ascent direction of E[π/π_old · Â_E] at this policy, clipped as its updates are, by parameter name.
 
         Args:
-            sample: a whole rollout of it, from before its last update or after.
+            sample: a whole rollout, from before its last update or after.
         """
         advantages = ppo_losses.normalized(sample.returns - sample.old_values)
         actions = sample.actions.long().flatten() if isinstance(self.action_space, spaces.Discrete) else sample.actions
@@ -177,15 +177,15 @@ class Explorer(IntrinsicPPO):
     def lead(self, policy: ActorCriticPolicy, pulled_back: bool) -> dict[str, float]:
         """Move ``policy`` along the extrinsic gradient at this one, after its update, by ``FOLLOW_KL`` at most.
 
-        The rollout is that of this policy before its last update and is weighted by importance.
+        The rollout is from before the last update and is corrected by importance weights.
 
         Args:
             policy: the base policy, changed in place.
             pulled_back: whether the gradient is pulled back through that update.
 
         Returns:
-            what to log: ``follow_kl``, the divergence of the step, and where the gradient is pulled back its ``cosine`` with
-            the gradient at this policy and the ratio of their norms.
+            values to log: ``follow_kl``, the divergence of the step, and, if the gradient is pulled back, its ``cosine`` with
+            the gradient at this policy and the ratio of their norms, ``norm_ratio``.
         """
         sample = next(self.rollout_buffer.get())
         gradient = self.extrinsic_gradient(sample)
@@ -203,7 +203,7 @@ class Explorer(IntrinsicPPO):
         return log
 
     def state_dict(self) -> dict[str, Any]:
-        """Return weights, moments of the optimiser, the reward model, the scale of its returns and the number of updates."""
+        """Return weights, optimiser state, intrinsic reward model, scales of returns and number of updates."""
         return {
             "n_updates": self._n_updates,
             "policy": self.policy.state_dict(),
@@ -214,7 +214,7 @@ class Explorer(IntrinsicPPO):
         }
 
     def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
-        """Continue from :meth:`state_dict`."""
+        """Load what :meth:`state_dict` returned."""
         self._n_updates = state["n_updates"]
         self.policy.load_state_dict(state["policy"], strict=strict)
         self.policy.optimizer.load_state_dict(state["optimizer"])
@@ -224,22 +224,22 @@ class Explorer(IntrinsicPPO):
 
 
 class Explorers(list[Explorer]):
-    """The exploratory policies, saved and restored as one.
+    """List of the exploratory policies, saved and loaded together.
 
     Attributes:
-        kept_state: of a model that was loaded without an environment, until it gets one.
+        kept_state: state of a model that was loaded without an environment, until it gets one.
     """
 
     kept_state: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the states of all, by number."""
+        """Return the state of each exploratory policy by its number."""
         if self.kept_state is not None:
             return self.kept_state
         return {str(number): explorer.state_dict() for number, explorer in enumerate(self)}
 
     def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
-        """Continue from :meth:`state_dict`."""
+        """Load what :meth:`state_dict` returned, or keep it until there are exploratory policies."""
         if not self:
             self.kept_state = state
             return
@@ -252,9 +252,9 @@ class Explorers(list[Explorer]):
 def automatic_rewards(observation_space: spaces.Space) -> list[Any]:
     """Return the intrinsic rewards that ``intrinsic_reward="auto"`` stands for.
 
-    Spaces that can be counted have one exploratory policy on RND and one on counts. The others have one on RND and episodic
-    pseudo-counts together: on Maze2 it needed half the steps of two policies with one of them each, and pseudo-counts alone
-    found nothing there.
+    Countable spaces have one exploratory policy on RND and one on counts. The others have one on RND and episodic
+    pseudo-counts together: on Maze2 it needed half the steps of two policies with one reward each, and pseudo-counts alone
+    found no reward there.
     """
     if isinstance(observation_space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
         return ["rnd", "count"]
@@ -264,7 +264,7 @@ def automatic_rewards(observation_space: spaces.Space) -> list[Any]:
 def make_channels(
     reward: Any, kwargs: dict[str, Any], observation_space: spaces.Space, action_space: spaces.Space
 ) -> list[tuple[IntrinsicReward, str]]:
-    """Return a reward, and a name, for each exploratory policy.
+    """Return an intrinsic reward and a name for each exploratory policy.
 
     Args:
         reward: a name, ``"auto"``, an instance, ``{name: arguments}`` or a list of these, each channel of which makes an

@@ -1,9 +1,9 @@
-"""The gradient at an exploratory policy, pulled back through the PPO updates that led there.
+"""Pull the gradient at an exploratory policy back through the PPO updates that led there.
 
     g_j = (∂U_j / ∂θ_j)ᵀ g_{j+1},   θ_{j+1} = U_j(θ_j)
 
-where U_j is one whole step of PPO on minibatch j: the gradient of the clipped loss, its clip to ``max_grad_norm`` and Adam
-with its moments, which are part of what is differentiated. First order, ``pull_back=False``, is g_0 = g_N.
+where U_j is one step of PPO on minibatch j: the gradient of the clipped loss, its clip to ``max_grad_norm`` and Adam with
+its moments, through which the derivative goes too. First order, ``pull_back=False``, is g_0 = g_N.
 """
 
 from __future__ import annotations
@@ -21,17 +21,19 @@ from torch import Tensor, nn
 
 from sb3_ext.common.optimizers import Params, State, clip_by_global_norm, optimizer_from
 
-Loss = Callable[[Any], Tensor]  # of a minibatch, at the weights that the policy has now
+Loss = Callable[[Any], Tensor]  # of a minibatch, at the policy's current weights
 
 
 @dataclass
 class UpdateRecord:
-    """The updates of one call of ``train``.
+    """Record of the updates of one call of ``train``.
 
     Attributes:
-        params: weights before them. state: of the optimiser before them (an Adam of ``sb3_ext.common.optimizers``).
-        optimizer: the optimiser as a pure function.
-        minibatches: one for each update. loss: of a minibatch at the policy's weights.
+        params: weights before the updates, by name.
+        state: state of the optimiser before the updates.
+        optimizer: the optimiser as pure functions (an Adam of ``sb3_ext.common.optimizers``).
+        minibatches: one for each update.
+        loss: loss of a minibatch at the policy's current weights.
         max_grad_norm: clip of each gradient.
     """
 
@@ -49,7 +51,13 @@ def trained_parameters(policy: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def record_updates(policy: Any, loss: Loss, max_grad_norm: float | None) -> UpdateRecord:
-    """Return a record that begins at the policy's weights now, without minibatches yet."""
+    """Return a record without minibatches that begins at the policy's current weights.
+
+    Args:
+        policy: with its ``optimizer``, a ``torch.optim.Adam``.
+        loss: loss of a minibatch at the policy's current weights.
+        max_grad_norm: clip of each gradient, or None.
+    """
     parameters = trained_parameters(policy)
     optimizer, state = optimizer_from(policy.optimizer, parameters, differentiate_second_moment=True)
     copied = {key: _copy(value) if isinstance(value, dict) else value for key, value in state.items()}
@@ -62,7 +70,7 @@ def _copy(tree: Any) -> Params:
 
 @contextmanager
 def _weights(parameters: dict[str, nn.Parameter]) -> Iterator[None]:
-    """Put the weights back after the block."""
+    """Restore the weights after the block."""
     before = _copy(parameters)
     try:
         yield
@@ -79,7 +87,7 @@ def _assign(parameters: dict[str, nn.Parameter], values: Params) -> None:
 def _step(
     record: UpdateRecord, parameters: dict[str, nn.Parameter], state: State, batch: Any, graph: bool
 ) -> tuple[Params, State]:
-    """One update at the policy's weights, as a function of the parameters and of ``state``."""
+    """Return weights and optimiser state after one update, differentiable in both if ``graph``."""
     gradients = torch.autograd.grad(record.loss(batch), list(parameters.values()), create_graph=graph, allow_unused=True)
     named = {
         name: torch.zeros_like(value) if gradient is None else gradient
@@ -91,12 +99,12 @@ def _step(
 def pull_back(record: UpdateRecord, policy: nn.Module, cotangent: Params) -> Params:
     """Return (∂θ_N / ∂θ_0)ᵀ g for the recorded updates, exactly.
 
-    The updates are run again to have their weights (memory: three times the parameters for each update), then differentiated
-    from the last to the first.
+    The updates are repeated to recover their weights (memory: three times the parameters for each update), then
+    differentiated from the last to the first.
 
     Args:
-        record: of the updates.
-        policy: that was updated; its weights are as before afterwards.
+        record: record of the updates.
+        policy: the policy that was updated; its weights are the same afterwards.
         cotangent: g, by parameter name.
     """
     parameters = trained_parameters(policy)
@@ -136,7 +144,7 @@ def pull_back(record: UpdateRecord, policy: nn.Module, cotangent: Params) -> Par
 
 
 def cosine_and_ratio(one: Params, other: Params) -> tuple[float, float]:
-    """Return the cosine between two gradients and the ratio ‖other‖ / ‖one‖; 0 and 0 where one of them is 0."""
+    """Return the cosine between two gradients and the ratio ‖other‖ / ‖one‖; (0, 0) if one of them is 0."""
     product = sum(float((value * other[name]).sum()) for name, value in one.items())
     norm, other_norm = (sum(float(value.square().sum()) for value in tree.values()) ** 0.5 for tree in (one, other))
     if norm == 0 or other_norm == 0:
@@ -156,10 +164,10 @@ def step_to_divergence(
 
     Args:
         parameters: moved in place.
-        direction: of the ascent, by parameter name.
-        divergence: from the weights before, at the weights now.
-        target: the largest divergence that is accepted.
-        max_halvings: of a first step of norm 1; if none is accepted nothing moves.
+        direction: ascent direction, by parameter name.
+        divergence: function that returns the divergence of the current weights from those before.
+        target: largest divergence that is accepted.
+        max_halvings: how often a first step of norm 1 is halved; if no step is accepted the parameters stay.
     """
     norm = sum(float(direction[name].square().sum()) for name in parameters) ** 0.5
     if norm == 0 or not torch.isfinite(torch.tensor(norm)):

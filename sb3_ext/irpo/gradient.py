@@ -22,10 +22,14 @@ Actor = Callable[[Params, Any], Tensor]  # (parameters, observations [R, ...]) -
 
 
 class SurrogateBatch(NamedTuple):
-    """What the surrogate of one policy needs, over R rows (distinct observation-action pairs, or transitions).
+    """Batch of one policy's surrogate objective, over R rows (distinct observation-action pairs, or transitions).
 
-    observations ``[R, ...]``; actions ``[R, n_actions]``; weights ``[R]``: sum of Â over the row's transitions / their number
-    in the batch; shares ``[R]``: the row's share of the batch; old_log_prob ``[R]``: log π of the policy that collected it.
+    Attributes:
+        observations: ``[R, ...]``, preprocessed.
+        actions: ``[R, n_actions]``.
+        weights: ``[R]``, sum of Â over the row's transitions, divided by the number of transitions in the batch.
+        shares: ``[R]``, the row's share of the transitions.
+        old_log_prob: ``[R]``, log π(a | s) of the policy that collected the batch.
     """
 
     observations: Any
@@ -43,11 +47,19 @@ def surrogate_objective(
     surrogate: Surrogate = "ratio",
     ent_coef: float = 0.0,
 ) -> Tensor:
-    """E[π/π_old · Â] (``"ratio"``) or E[log π · Â] (``"log_prob"``), plus ``ent_coef`` times the mean entropy.
+    """Return E[π/π_old · Â] (``"ratio"``) or E[log π · Â] (``"log_prob"``), plus ``ent_coef`` times the mean entropy.
 
     Both have the gradient of J at π = π_old. The ratio's second derivative is E[(∇² log π + ∇log π ∇log πᵀ) Â], the
     log-probability form lacks the second term. For episodes of one step the former is ∇²J; for longer ones ∇²J has products
-    ∇log π_t ∇log π_t′ᵀ of different steps besides, which neither form has (tests/test_irpo_gradient.py).
+    ∇log π_t ∇log π_t′ᵀ of different steps besides, which neither form has.
+
+    Args:
+        params: θ, by parameter name.
+        batch: the rows.
+        actor: the function from parameters and observations to distribution parameters.
+        distribution: the action distribution.
+        surrogate: which of the two forms.
+        ent_coef: coefficient of the entropy.
     """
     outputs = actor(params, batch.observations)
     log_prob = distribution.log_prob(outputs, batch.actions)
@@ -59,7 +71,14 @@ def surrogate_objective(
 
 
 def surrogate_gradient(params: Params, batch: SurrogateBatch, max_grad_norm: float | None = None, **kwargs: Any) -> Params:
-    """Ascent direction of :func:`surrogate_objective`, clipped to a global norm inside the graph."""
+    """Return the gradient of :func:`surrogate_objective` (ascent), clipped to a global norm inside the graph.
+
+    Args:
+        params: θ, by parameter name.
+        batch: the rows.
+        max_grad_norm: clip, or None.
+        **kwargs: further arguments of :func:`surrogate_objective`.
+    """
     return clip_by_global_norm(grad(surrogate_objective)(params, batch, **kwargs), max_grad_norm)
 
 
@@ -76,12 +95,12 @@ def exploratory_update(
 
     Args:
         params: θ̃; with ``"adam"`` also its moments, as entries ``m/<name>`` and ``v/<name>``.
-        batch: of the surrogate, with intrinsic advantages.
+        batch: the rows, with intrinsic advantages.
         learning_rate: α.
         max_grad_norm: clip of the gradient, inside the graph.
         optimizer: ``"sgd"`` (the paper's): θ̃ + α · clip(∇J_R̃(θ̃)); or ``"adam"`` on the same gradient.
-        step: how many updates went before, for Adam's bias correction.
-        kwargs: of :func:`surrogate_gradient`.
+        step: number of updates before this one, for Adam's bias correction.
+        **kwargs: further arguments of :func:`surrogate_gradient`.
     """
     weights = {name: value for name, value in params.items() if not name.startswith(("m/", "v/"))}
     ascent = surrogate_gradient(weights, batch, max_grad_norm, **kwargs)

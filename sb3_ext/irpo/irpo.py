@@ -1,6 +1,6 @@
-"""IRPO: PPO with exploratory policies around it (Intrinsic Reward Policy Optimization, after Cho & Tran, arXiv 2601.21391).
+"""IRPO: PPO with exploratory policies (Intrinsic Reward Policy Optimization, after Cho & Tran, arXiv 2601.21391).
 
-The paper's own algorithm is in ``paper.py``; here is what ``IRPO("MlpPolicy", env)`` does.
+This module is the algorithm of ``IRPO("MlpPolicy", env)``; the paper's own is in ``paper.py``.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecEnv
 
 from irwrappers import IntrinsicReward
 from irwrappers.transitions import frozen_statistics
 from irwrappers.validation import check_range
 from sb3_ext.common.checkpoint import IterationCheckpoint, WeightsToResume
+from sb3_ext.common.original_space import original_observation_space
 from sb3_ext.common.sb3_arguments import default_n_steps, sb3_arguments
 from sb3_ext.common.threads import few_threads
 from sb3_ext.common.vec_env import make_vec_env
@@ -35,34 +36,34 @@ from sb3_ext.irpo.explorer import Explorer, Explorers, make_channels
 from sb3_ext.irpo.follow import mean_kl
 from sb3_ext.irpo.paper import PaperAlgorithm
 from sb3_ext.irpo.paper_settings import PaperSettings, paper_settings
-from sb3_ext.irpo.turns import SeparateGenerators, TurnRecorder, turn_limit, warn_of_endless_episodes
+from sb3_ext.irpo.turns import SeparateGenerators, TurnRecorder, turn_limit, warn_of_endless_episodes, warn_of_short_run
 
 SelfIRPO = TypeVar("SelfIRPO", bound="IRPO")
 
 DEFAULT_N_ENVS = 8  # for an environment given by its id
-RECENT_EPISODES = 16  # of the base policy that are compared with an exploratory policy's, where it changes
-KL_BATCH = 512  # observations on which the divergence of the log is estimated
+RECENT_EPISODES = 16  # of a base policy that learns, whose returns are compared with those of an exploratory policy
+KL_BATCH = 512  # observations on which the logged KL divergence is estimated
 
 
 class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
-    """PPO, and K exploratory policies that look for rewards where its own returns say nothing.
+    """PPO with K exploratory policies, which search for rewards while the base policy's own returns carry no information.
 
-    The base policy is PPO's in everything: rollouts, clipped epochs, critic, optimiser. Each exploratory policy is PPO on an
-    intrinsic reward of its own beside the extrinsic one (:class:`sb3_ext.IntrinsicPPO`), and goes on from where it ended.
-    Training is a sequence of *turns*: one policy acts from reset, in all environments, until each of them has ended an
-    episode (the base policy for a whole run), and learns after every rollout. Returns decide who acts next
-    (``sb3_ext.irpo.evidence``):
+    The base policy is trained as in PPO: rollouts, clipped epochs, critic, optimiser. PPO trains each exploratory policy too,
+    on an intrinsic reward of its own beside the extrinsic one (:class:`sb3_ext.IntrinsicPPO`). Training is a sequence of
+    *turns*: one policy acts from reset, in all environments, until each of them has ended an episode (the base policy for a
+    whole run), and learns after every rollout. Returns decide which policy acts next (``sb3_ext.irpo.evidence``):
 
-    * while all returns of the base policy are the same it does not learn, and the exploratory policies take turns;
-    * otherwise it goes on alone for a run of rollouts that doubles while it improves and halves, to four at least, where it
+    * while all returns of the base policy are equal it does not learn, and the exploratory policies take turns;
+    * otherwise it trains alone for a run of rollouts that doubles while it improves and halves, to four at least, where it
       stagnates; one exploratory policy acts between two runs;
     * it *moves* to an exploratory policy whose returns exceed its own by two standard errors, and *follows* the gradient
-      there, within a divergence of 0.01, where that policy has met a reward and it has met none.
-
-    With ``intrinsic_reward=None`` there are no exploratory policies and this is SB3's PPO, weight for weight.
+      there, within a divergence of 0.01, where that policy has received a reward and the base policy none.
 
     ``IRPO(…, **IRPO.paper_settings(env_id))`` is the algorithm of the paper: exploratory policies that begin at the base
     policy in every iteration, and a base policy that only follows their gradients.
+
+    ``save`` within a turn stores the policy as it is, and the state at the start of the turn beside it: a run loaded from a
+    checkpoint and continued with ``reset_num_timesteps=False`` equals the uninterrupted run.
 
     Args:
         policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a subclass of
@@ -70,45 +71,39 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         env: an environment, an SB3 ``VecEnv``, or a registered id, of which 8 environments are made.
         learning_rate: as in PPO, of the base and the exploratory policies; with ``paper`` of the critics.
         n_steps: as in PPO. None: ``max(1, 2048 // n_envs)``, 2048 transitions in all.
-        batch_size: as in PPO, of a minibatch.
+        batch_size: as in PPO, transitions in a minibatch.
         n_epochs: as in PPO.
-        gamma: discount of the extrinsic return.
+        gamma: discount of the extrinsic return, in [0, 1].
         gae_lambda: as in PPO.
         clip_range: as in PPO.
         clip_range_vf: as in PPO.
         normalize_advantage: as in PPO.
         ent_coef: as in PPO, of the base and the exploratory policies.
         vf_coef: as in PPO.
-        max_grad_norm: as in PPO; with ``paper`` the clip of every gradient, inside the graph.
+        max_grad_norm: as in PPO; with ``paper`` the clip of every gradient, which is differentiated through.
         use_sde: must be False.
         sde_sample_freq: unused.
-        rollout_buffer_class: of the base policy, as in PPO.
+        rollout_buffer_class: as in PPO, of the base policy.
         rollout_buffer_kwargs: as in PPO.
-        target_kl: as in PPO, of the base and the exploratory policies: an update ends when it has gone this far.
+        target_kl: as in PPO, of the base and the exploratory policies: an update stops early beyond 1.5 times this.
         stats_window_size: as in PPO.
         tensorboard_log: as in PPO.
         policy_kwargs: as in PPO.
-        verbose: as in PPO; 1 also says which intrinsic rewards ``"auto"`` chose.
+        verbose: as in PPO; 1 also prints which intrinsic rewards ``"auto"`` chose.
         seed: of weights, environments and actions. Each turn is seeded from (seed, number of the turn).
         device: as in PPO.
         _init_setup_model: as in PPO.
         intrinsic_reward: one exploratory policy for each channel of it: ``"auto"``, a name
-            (``irwrappers.make_intrinsic_reward``), an instance, ``{name: arguments}``, a list of these, or None for none.
-            A list within the list is one exploratory policy with several rewards.
+            (``irwrappers.make_intrinsic_reward``), an instance, ``{name: arguments}`` or a list of these, in which a list is
+            one exploratory policy with several rewards. None: no exploratory policies, SB3's PPO weight for weight.
         intrinsic_reward_kwargs: arguments for a name.
-        intrinsic_gamma: discount of the intrinsic returns.
-        extrinsic_coef: of the extrinsic advantage of an exploratory policy.
-        intrinsic_coef: of its intrinsic advantage; a number or a schedule of the remaining progress.
-        pull_back: pull that gradient back through the exploratory policy's last PPO updates; False: first order.
-        max_episode_steps: steps of each environment after which a turn ends whether or not an episode has, with a warning; its
-            unfinished episodes are bootstrapped and count with what they returned so far. None: the environment's own time
-            limit, or 10 000.
-        paper: settings of the paper's algorithm (:class:`sb3_ext.irpo.paper_settings.PaperSettings`), as a mapping; None: the
-            algorithm described here.
-
-    ``num_timesteps`` counts every environment step, those of exploratory policies included. ``save`` within a turn stores the
-    policy as it is, and the turn's beginning beside it: a run loaded from a checkpoint and continued with
-    ``reset_num_timesteps=False`` is the unbroken run.
+        intrinsic_gamma: discount of the intrinsic returns, in [0, 1].
+        extrinsic_coef: weight of the extrinsic advantage of an exploratory policy.
+        intrinsic_coef: weight of its intrinsic advantage; a number or a schedule of the remaining progress.
+        pull_back: pull followed gradients back through the exploratory policy's last PPO updates; False: first order.
+        max_episode_steps: steps of each environment after which a turn ends with a warning although an episode has not ended;
+            that episode is bootstrapped. None: the environment's own time limit, or 10 000.
+        paper: settings of the paper's algorithm, a mapping or a :class:`sb3_ext.irpo.PaperSettings`; None: as described here.
 
     Raises:
         ValueError: for an argument out of range, before anything runs, and for NaN from the environment.
@@ -188,7 +183,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         arguments["n_steps"] = default_n_steps(env.num_envs if isinstance(env, VecEnv) else 1) if n_steps is None else n_steps
         self.n_steps_given = n_steps
         with warnings.catch_warnings():
-            if n_steps is None:  # of no interest where nobody chose the size of the rollout
+            if n_steps is None:  # the user can do nothing about the size of a rollout that is the default
                 warnings.filterwarnings("ignore", message="You have specified a mini-batch size")
             super().__init__(**arguments)
         self._iteration = 0
@@ -196,10 +191,8 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         self.explorers = Explorers()
         self._schedule = TurnSchedule(0)
         self._base_returns: list[float] = []  # of the base policy, since it last changed
-        self._explored_timesteps = self._learned_timesteps = 0
-        self._n_moves = 0
+        self._explored_timesteps = self._learned_timesteps = self._n_moves = self._n_rollouts = 0
         self._callback_generators = SeparateGenerators()
-        self._n_rollouts = 0
         self._log_interval: int | None = 1
         self._last_kl = 0.0
         self._moved = self._warned = False
@@ -207,13 +200,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
             self._setup_model()
 
     def _check_arguments(
-        self,
-        learning_rate: Any,
-        gamma: float,
-        gae_lambda: float,
-        ent_coef: float,
-        max_grad_norm: float | None,
-        use_sde: bool,
+        self, learning_rate: Any, gamma: float, gae_lambda: float, ent_coef: float, max_grad_norm: float | None, use_sde: bool
     ) -> None:
         check_range("learning_rate", learning_rate, 0)
         for name, value in (("gamma", gamma), ("gae_lambda", gae_lambda), ("intrinsic_gamma", self.intrinsic_gamma)):
@@ -226,9 +213,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         if self.max_episode_steps is not None:
             check_range("max_episode_steps", self.max_episode_steps, 1, integer=True)
         if use_sde:
-            raise ValueError(
-                "IRPO does not support gSDE (use_sde=True): its noise would go on from one policy's turn to the next."
-            )
+            raise ValueError("IRPO does not support gSDE (use_sde=True): its noise would outlast the turn of a policy.")
 
     @staticmethod
     def paper_settings(env_id: str) -> dict[str, Any]:
@@ -272,14 +257,13 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
             self._make_explorers()
 
     def _make_explorers(self) -> None:
-        """Build the exploratory policies, and give them the state that a model loaded without an environment kept."""
+        """Build the exploratory policies, with the state that was kept if the model was loaded without an environment."""
         assert self.env is not None
-        normalize = unwrap_vec_normalize(self.env)
-        original_space = self.env.observation_space if normalize is None else normalize.venv.observation_space
+        original_space = original_observation_space(self.env)
         channels = make_channels(self.intrinsic_reward_spec, self.intrinsic_reward_kwargs, original_space, self.action_space)
         kept = self.explorers.kept_state
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what PPO warns of stands in the base policy's own warning
+            warnings.simplefilter("ignore")  # PPO has warned already when the base policy was built
             self.explorers = Explorers(Explorer(self, reward, name) for reward, name in channels)
         for number, explorer in enumerate(self.explorers):
             explorer.seed = (self._base_seed + number) % 2**31
@@ -301,12 +285,12 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfIRPO:
-        """Learn for ``total_timesteps`` environment steps, those of exploratory policies included; as SB3's."""
+        """Train for ``total_timesteps`` environment steps, those of exploratory policies included. Arguments as in SB3."""
         total_timesteps = int(total_timesteps)
         if not self.explores:
             return PPO.learn(self, total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)  # type: ignore[arg-type]
         self._go_back_to_resume(continues=not reset_num_timesteps)
-        with frozen_statistics(self._vec_normalize_env):  # its reset must not count twice in a run that is continued
+        with frozen_statistics(self._vec_normalize_env):  # the reset must not update the statistics twice in a continued run
             total_timesteps, callback = self._setup_learn(
                 total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
             )
@@ -328,7 +312,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
             try:
                 finished = self._turn(callback) if self.paper is None else self._paper_iteration(callback)
             except BaseException:
-                # Interrupted: as if this iteration had not begun, so that what is saved now resumes exactly.
+                # Restore the state before this iteration, so that a model saved after an interruption resumes exactly.
                 self._restore(self._boundary)
                 self._boundary = None
                 raise
@@ -336,7 +320,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
                 if self.paper is not None:
                     steps = self.num_timesteps
                     self._restore(self._boundary)
-                    self.num_timesteps = steps  # a callback's stop: the steps were taken
+                    self.num_timesteps = steps  # a callback stopped training: its steps count
                 break
             self._boundary = None
             iteration += 1
@@ -348,22 +332,17 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         if self.paper is not None:
             self._fit_intrinsic_reward(total_timesteps, progress_bar)
             return
-        rollout = self.n_steps * self.n_envs
-        if total_timesteps - self.num_timesteps < 10 * rollout:
-            warnings.warn(
-                f"learn({total_timesteps - self.num_timesteps}) holds fewer than ten rollouts of {rollout} transitions "
-                f"(n_steps={self.n_steps}, {self.n_envs} environments): too few for exploratory policies to learn anything. "
-                "Give more timesteps or a smaller n_steps.",
-                stacklevel=3,
-            )
+        warn_of_short_run(total_timesteps - self.num_timesteps, self.n_steps, self.n_envs)
         for explorer in self.explorers:
             explorer.begin_turn()
-            explorer.fit_reward(max(rollout, total_timesteps // 50))  # a reward takes no more than it needs
+            explorer.fit_reward(
+                max(self.n_steps * self.n_envs, total_timesteps // 50)
+            )  # an upper bound: a reward takes no more than it needs
 
     # ------------------------------------------------------------------ a turn
 
     def _turn(self, callback: BaseCallback) -> bool:
-        """Let one policy act and learn, and the base policy draw its conclusions; False: a callback stopped training."""
+        """Let one policy act and learn, then update base policy and schedule; return False if a callback stopped training."""
         assert self.env is not None
         number = self._schedule.next_actor()
         actor: PPO = self if number is None else self.explorers[number]
@@ -390,7 +369,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
                     self._warned = True
                     recorder.cut()
                 if isinstance(actor, Explorer):
-                    self._heed(actor, recorder, last=over)
+                    self._learn_from_exploration(actor, recorder, last=over)
                 else:
                     self._learn_alone(recorder)
                 self._log_turn(actor, recorder)
@@ -407,7 +386,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         return True
 
     def _learn_alone(self, recorder: TurnRecorder) -> None:
-        """A PPO update of the base policy, where its returns vary."""
+        """Update the base policy by PPO if its returns vary."""
         new = recorder.take_new()
         self._base_returns += new
         if varies(self._base_returns) or varies(recorder.unfinished):
@@ -415,31 +394,26 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
             self._learned_timesteps += self.n_steps * self.n_envs
             self._base_returns = self._base_returns[-max(len(new), RECENT_EPISODES) :]
 
-    def _heed(self, explorer: Explorer, recorder: TurnRecorder, last: bool) -> None:
-        """Let an exploratory policy learn from its rollout; after the ``last`` one of its turn draw conclusions."""
+    def _learn_from_exploration(self, explorer: Explorer, recorder: TurnRecorder, last: bool) -> None:
+        """Update an exploratory policy by PPO; after the ``last`` rollout of its turn the base policy may move or follow."""
         self._moved = False
         self.policy.set_training_mode(False)
         explorer.policy.set_training_mode(False)
-        opinion = verdict(self._base_returns, recorder.returns) if last else "alone"
+        decision = verdict(self._base_returns, recorder.returns) if last else "alone"
         self._last_kl = mean_kl(self.policy, explorer.policy, next(explorer.rollout_buffer.get(KL_BATCH)).observations)
         explorer.train()
         self._learned_timesteps += self.n_steps * self.n_envs
-        if opinion == "follow":
+        if decision == "follow":
             self.policy.set_training_mode(False)
             explorer.policy.set_training_mode(False)
-            self._follow(explorer)
-        if opinion == "move":
+            for key, value in explorer.lead(self.policy, self.pull_back).items():
+                self.logger.record(f"exploration/{key}", value)
+        if decision == "move":
             self.policy.load_state_dict(explorer.policy.state_dict())
             self.policy.optimizer.load_state_dict(explorer.policy.optimizer.state_dict())
             self._base_returns = list(recorder.returns)
             self._n_moves += 1
             self._moved = True
-
-    def _follow(self, explorer: Explorer) -> None:
-        """Move the base policy along the extrinsic gradient at an exploratory policy, after its update."""
-        log = explorer.lead(self.policy, self.pull_back)
-        for key, value in log.items():
-            self.logger.record(f"exploration/{key}", value)
 
     def _log_turn(self, actor: PPO, recorder: TurnRecorder) -> None:
         record = self.logger.record
@@ -461,7 +435,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
     # ------------------------------------------------------------------ saving
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
-        """As SB3's; a model that was loaded without an environment gets its exploratory policies now."""
+        """Set the environment as SB3 does, and build the exploratory policies if there was none before."""
         super().set_env(env, force_reset)
         if self.paper is None and self.explores and not self.explorers:
             self._make_explorers()
@@ -472,12 +446,5 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         return ["policy", "policy.optimizer", *(["explorers", "to_resume"] if self.explores else [])], []
 
     def _excluded_save_params(self) -> list[str]:
-        return [
-            *super()._excluded_save_params(),
-            "_generator",
-            "_reward_seeds",
-            "_callback_generators",
-            "explorers",
-            "intrinsic_reward",
-            "intrinsic_std",
-        ]
+        generators = ("_generator", "_reward_seeds", "_callback_generators")
+        return [*super()._excluded_save_params(), *generators, "explorers", "intrinsic_reward", "intrinsic_std"]

@@ -2,7 +2,7 @@
 
     θ̃_k^(j+1) = θ̃_k^(j) + α ∇J_R̃k(θ̃_k^(j)),   ∇J_IRPO(θ) = Σ_k ω_k (∇_θ θ̃_k^(N))ᵀ ∇J_R(θ̃_k^(N))
 
-What an iteration does, as methods of :class:`sb3_ext.IRPO`; its settings are :class:`PaperSettings`.
+The methods of :class:`sb3_ext.IRPO` that run an iteration; the settings are :class:`PaperSettings`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.irpo.batch import EXTRINSIC, INTRINSIC, PolicyBatch
 from sb3_ext.irpo.gradient import SurrogateBatch
 from sb3_ext.irpo.gradient_weights import (
-    blended,
+    blend_gradients,
     direct_run,
     scaled,
     share_of_direct,
@@ -39,18 +39,18 @@ from sb3_ext.irpo.policies import IRPOPolicy
 
 
 class PaperAlgorithm(PaperPieces):
-    """Clone the base policy into K exploratory ones, train each N steps on its own intrinsic reward, and move the base
-    policy along the extrinsic gradient at their ends, pulled back through those steps."""
+    """One iteration: begin K exploratory policies at the base policy, train each for N updates on its own intrinsic reward,
+    and move the base policy along the extrinsic gradients at their ends, pulled back through those updates."""
 
     def _begin_paper(self) -> None:
-        """Set the state that an iteration changes."""
+        """Initialise the state that an iteration changes."""
         self._tracked_returns = np.zeros(0)  # EMA of the mean step reward, one for each exploratory policy
-        self._fit_share = 0.0  # of training, which went into fitting the intrinsic reward
+        self._fit_share = 0.0  # share of training that fitting the intrinsic reward took
         self._carries = False  # whether the next exploratory policies begin where the last ones ended
         self._direct_left = self._direct_run = 0  # iterations on the true gradient still to come, and when they were ordered
 
     def _make_paper_env(self, env_id: str) -> VecEnv:
-        """Enough environments that one episode of full length in each of them makes a batch of each of the K policies."""
+        """Return environments in which one episode of full length in each makes a batch for each of the K policies."""
         probe = gym.make(env_id)
         horizon = probe.spec.max_episode_steps if probe.spec is not None else None
         n_policies = self._make_paper_reward(probe.observation_space, probe.action_space).n_rewards
@@ -65,7 +65,7 @@ class PaperAlgorithm(PaperPieces):
         )
 
     def _setup_paper(self) -> None:
-        """Build the intrinsic reward, and the policy with its exploratory policies and critics."""
+        """Build the intrinsic reward, and the policy with K exploratory policies and their critics."""
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         reward = self._make_paper_reward(self.observation_space, self.action_space)
@@ -88,7 +88,7 @@ class PaperAlgorithm(PaperPieces):
         self._maybe_recommend_cpu("IRPOPolicy")
 
     def _paper_iteration(self, callback: BaseCallback) -> bool:
-        """Run an iteration; False: a callback stopped it, and nothing was learned."""
+        """Run an iteration; return False if a callback stopped training, in which case nothing was learned."""
         rollouts = self._run_iteration(callback)
         if rollouts is None:
             return False
@@ -112,7 +112,7 @@ class PaperAlgorithm(PaperPieces):
         self.intrinsic_reward.to(self.device)
 
     def _run_iteration(self, callback: BaseCallback) -> list[EpisodeRollout] | None:
-        """One base update (Algorithm 1 of the paper) and the rollouts it took; ``None`` when a callback stopped it."""
+        """Make one base update (Algorithm 1 of the paper) and return its rollouts, or None if a callback stopped training."""
         assert self.env is not None
         seed = int(np.random.SeedSequence([self._base_seed, self._iteration]).generate_state(1)[0])
         self._generator = torch.Generator(self.device).manual_seed(seed)
@@ -124,15 +124,17 @@ class PaperAlgorithm(PaperPieces):
         theta = {name: value.clone() for name, value in self.policy.base.as_dict().items()}
         rollouts: list[EpisodeRollout] = []
         base = self._collect({name: value[None] for name, value in theta.items()}, rollouts, callback)
-        if base is None or not (self._explore if self._explores() else self._follow_direct)(theta, base, rollouts, callback):
+        if base is None or not (self._explore if self._iteration_explores() else self._follow_direct)(
+            theta, base, rollouts, callback
+        ):
             return None
         self._iteration += 1
         self._n_updates += 1
         return rollouts
 
     def _explore(self, theta: Params, base: PolicyBatch, rollouts: list[EpisodeRollout], callback: BaseCallback) -> bool:
-        """Send out the exploratory policies and move the base policy along what they bring back; False: stopped."""
-        thetas, batch, paid_for = self._copies(theta), base, None
+        """Train the exploratory policies and update the base policy; return False if a callback stopped training."""
+        thetas, batch, base_advantages = self._repeat(theta), base, None
         if self._carries:
             ended = self.policy.exploratory.as_dict()
             thetas = {name: value + self.paper.carry_over * (ended[name] - value) for name, value in thetas.items()}
@@ -147,7 +149,7 @@ class PaperAlgorithm(PaperPieces):
         for j in range(self.paper.n_exploratory_updates):
             if j % self.paper.updates_per_batch == 0:
                 advantages, intrinsic_return = self._evaluate(batch)
-                paid_for = advantages[EXTRINSIC] if batch is base else paid_for
+                base_advantages = advantages[EXTRINSIC] if batch is base else base_advantages
             surrogates.append(batch.surrogate(advantages[INTRINSIC]))
             inputs.append(thetas | moments)
             updated = self._exploratory_updates(surrogates[-1], j)(inputs[-1])
@@ -161,7 +163,7 @@ class PaperAlgorithm(PaperPieces):
         callback.update_locals(locals())
         callback.on_rollout_end()
 
-        # The extrinsic gradient at the end of exploration; none where nothing was paid, for normalised noise is O(1).
+        # The extrinsic gradients at the ends; 0 where the batch contains no reward, for normalised advantages are O(1) then.
         rewarded = batch.rewarded()
         extrinsic = vmap(partial(self._surrogate_gradient, ent_coef=self.ent_coef))(
             thetas, batch.surrogate(advantages[EXTRINSIC])
@@ -180,8 +182,8 @@ class PaperAlgorithm(PaperPieces):
             step = self._move_base_to(theta, {name: value[returns.argmax()] for name, value in thetas.items()}, base)
         else:
             gradient = weighted_sum(weights, pulled_back)
-            if self.paper.blend is not None and paid_for is not None:
-                gradient = self._blend_in(theta, gradient, base, paid_for)
+            if self.paper.blend is not None and base_advantages is not None:
+                gradient = self._blend_true_gradient(theta, gradient, base, base_advantages)
             step = self._update_base(theta, gradient, base)
         self._carries = found and not bool(rewarded.any())
         base_return = self._log_base(theta, base, step)
@@ -195,23 +197,23 @@ class PaperAlgorithm(PaperPieces):
         return True
 
     def _pull_back(self, inputs: list[Params], surrogates: list[SurrogateBatch], *gradients: Params) -> tuple[Params, ...]:
-        """Gradients at the ends of the exploratory policies, ``[K, ...]`` → those at their beginnings; or as they are."""
+        """Pull gradients ``[K, ...]`` at the ends of the exploratory policies back to their beginnings, or return them."""
         if not self.paper.pull_back:
             return gradients
         updates = [self._exploratory_updates(surrogate, j) for j, surrogate in enumerate(surrogates)]
-        # The moments of an optimiser take no part in the objective.
-        still = {name: torch.zeros_like(value) for name, value in inputs[0].items() if name not in gradients[0]}
-        pulled = backpropagate_through_updates(updates, inputs, *(gradient | still for gradient in gradients))
+        # The objective does not depend on the optimiser's moments.
+        zeros = {name: torch.zeros_like(value) for name, value in inputs[0].items() if name not in gradients[0]}
+        pulled = backpropagate_through_updates(updates, inputs, *(gradient | zeros for gradient in gradients))
         return tuple({name: tree[name] for name in gradients[0]} for tree in pulled)
 
-    def _explores(self) -> bool:
-        """Whether this iteration sends out exploratory policies; a ``blend`` may have changed over to the true gradient."""
+    def _iteration_explores(self) -> bool:
+        """Return whether this iteration trains exploratory policies; with a ``blend`` it may use the true gradient alone."""
         if self.paper.blend == "abrupt":
             return self._progress < self.paper.blend_start
         return self._direct_left == 0
 
     def _follow_direct(self, theta: Params, base: PolicyBatch, rollouts: list[EpisodeRollout], callback: BaseCallback) -> bool:
-        """An iteration on the true gradient of the base policy alone."""
+        """Run an iteration on the true gradient of the base policy alone."""
         advantages, _ = self._evaluate(base)
         callback.update_locals(locals())
         callback.on_rollout_end()
@@ -222,26 +224,29 @@ class PaperAlgorithm(PaperPieces):
         self._log_base(theta, base, step)
         return True
 
-    def _blend_in(self, theta: Params, gradient: Params, base: PolicyBatch, advantages: Tensor) -> Params:
+    def _blend_true_gradient(self, theta: Params, gradient: Params, base: PolicyBatch, advantages: Tensor) -> Params:
+        """Return the blend of the IRPO ``gradient`` with the true one, whose advantages are ``[K, M]``."""
         assert self.paper.blend is not None
         direct, halves = self._direct_gradients(theta, base, advantages)
         share = share_of_direct(self.paper.blend, self._progress, self.paper.blend_start, gradient, direct, halves)
         self.logger.record("train/direct_share", share)
-        return blended(gradient, direct, share)
+        return blend_gradients(gradient, direct, share)
 
     def _direct_gradients(self, theta: Params, base: PolicyBatch, advantages: Tensor) -> tuple[Params, tuple[Params, Params]]:
-        """The true gradient from the base policy's batch, and those of the two halves of its copies.
+        """Return the true gradient from the base policy's batch, and those from the two halves of its environments.
 
         Args:
-            advantages: ``[K, M]`` by the K extrinsic critics (their mean where all saw all); nothing paid: no gradient.
+            theta: θ.
+            base: batch of the base policy; the gradients are 0 while it contains no reward.
+            advantages: ``[K, M]`` of the K extrinsic critics, whose mean is taken where each evaluated all transitions.
         """
-        whole, paid = base.as_one_policy(), float(base.rewarded().any())
-        mean = base.merged(advantages) * paid
-        copies = base.rollout.valid.shape[1]
-        second = (torch.arange(copies, device=mean.device) % 2).expand(len(base.rollout.valid), copies).flatten()
+        whole, rewarded = base.as_one_policy(), float(base.rewarded().any())
+        mean = base.merged(advantages) * rewarded
+        n_envs = base.rollout.valid.shape[1]
+        second = (torch.arange(n_envs, device=mean.device) % 2).expand(len(base.rollout.valid), n_envs).flatten()
         parts = torch.stack([mean, 2 * mean * (1 - second), 2 * mean * second])
         gradients = []
         for part, ent_coef in zip(parts, (self.ent_coef, 0.0, 0.0), strict=True):
             batch = SurrogateBatch(*tree_map(lambda x: x[0], tuple(whole.surrogate(part))))
-            gradients.append(self._surrogate_gradient(theta, batch, ent_coef=ent_coef * paid))
+            gradients.append(self._surrogate_gradient(theta, batch, ent_coef=ent_coef * rewarded))
         return gradients[0], (gradients[1], gradients[2])

@@ -1,4 +1,4 @@
-"""The steps of an iteration of the paper's algorithm, and what they log; ``paper.py`` puts them together."""
+"""The steps of an iteration of the paper's algorithm and their logs; ``paper.py`` composes them."""
 
 from __future__ import annotations
 
@@ -27,15 +27,13 @@ from sb3_ext.irpo.batch import EXTRINSIC, PolicyBatch, estimate_advantages, make
 from sb3_ext.irpo.critics import critic_values, update_critics
 from sb3_ext.irpo.follow import cosine_and_ratio
 from sb3_ext.irpo.gradient import SurrogateBatch, exploratory_update, surrogate_gradient
-from sb3_ext.irpo.gradient_weights import (
-    weights_at,
-)
+from sb3_ext.irpo.gradient_weights import weights_at
 from sb3_ext.irpo.policies import IRPOPolicy
-from sb3_ext.irpo.policy_rollouts import collect_policies, shared_out
+from sb3_ext.irpo.policy_rollouts import collect_policies, split_rollout
 
 
 class PaperPieces(OnPolicyAlgorithm):
-    """Collect with a policy, evaluate its batch, update exploratory policies and the base policy: one method each."""
+    """Methods that collect with a policy, evaluate its batch, and update exploratory policies and the base policy."""
 
     policy: IRPOPolicy
     intrinsic_reward: IntrinsicReward
@@ -44,7 +42,7 @@ class PaperPieces(OnPolicyAlgorithm):
     intrinsic_reward_spec: Any
     intrinsic_reward_kwargs: dict[str, Any]
     normalize_advantage: bool
-    paper: Any  # PaperSettings, or None where it does not run
+    paper: Any  # PaperSettings, or None where IRPO does not run the paper's algorithm
     _base_seed: int
     _iteration: int
 
@@ -55,22 +53,25 @@ class PaperPieces(OnPolicyAlgorithm):
 
     @property
     def _n_channels(self) -> int:
-        """K."""
+        """K, the number of channels of the intrinsic reward."""
         return self.intrinsic_reward.n_rewards
 
     @property
     def _progress(self) -> float:
-        """Share of training done, 0 to 1."""
+        """Share of training that is done, 0 to 1."""
         return 1 - self._current_progress_remaining
 
     def _now(self, setting: float | Schedule) -> float:
         return setting(self._current_progress_remaining) if callable(setting) else setting
 
     def _collect(self, params: Params, rollouts: list[EpisodeRollout], callback: BaseCallback) -> PolicyBatch | None:
-        """A batch of each policy in ``params`` ``[P, ...]``, whose rollout is appended to ``rollouts``; ``None``: stopped.
+        """Collect a batch of each policy in ``params`` ``[P, ...]``; return None if a callback stopped training.
 
-        P is K, or 1 for the base policy: each of the K then learns from its own share of the copies where these hold half a
-        batch, otherwise from all of them.
+        Args:
+            params: K policies, or the base policy (P = 1): each of the K policies then learns from its own part of the
+                environments if these have half a batch each, otherwise from all of them.
+            rollouts: list to which the rollout is appended.
+            callback: called after each step.
         """
         assert self.env is not None
         on_step = partial(self._on_step, callback)
@@ -80,11 +81,11 @@ class PaperPieces(OnPolicyAlgorithm):
         rollouts.append(rollout)
         if len(next(iter(params.values()))) == self._n_channels:
             return make_policy_batch(rollout, self.policy, params)
-        rollout = shared_out(rollout, self._n_channels, self.paper.batch_size)
-        return make_policy_batch(rollout, self.policy, self._copies({n: v[0] for n, v in params.items()}))
+        rollout = split_rollout(rollout, self._n_channels, self.paper.batch_size)
+        return make_policy_batch(rollout, self.policy, self._repeat({n: v[0] for n, v in params.items()}))
 
     def _on_step(self, callback: BaseCallback, step: dict[str, Any]) -> bool:
-        """Count a step of all copies and tell the callback; False: it wants to stop."""
+        """Count a step of all environments and call the callback; return False if it stopped training."""
         assert self.env is not None
         self.num_timesteps += self.env.num_envs
         callback.update_locals(step)
@@ -95,8 +96,8 @@ class PaperPieces(OnPolicyAlgorithm):
         return True
 
     def _evaluate(self, batch: PolicyBatch) -> tuple[Tensor, Tensor]:
-        """Advantages ``[2, K, M]`` (taken before the critics and the reward learn from the batch) and each policy's mean
-        intrinsic return ``[K]``."""
+        """Return advantages ``[2, K, M]`` and each policy's mean intrinsic return ``[K]``, both computed before the critics
+        and the intrinsic reward learn from the batch."""
         rollout = batch.rollout
         transitions = rollout.transitions(self.action_space)
         self.intrinsic_reward.forget()  # a rollout is whole episodes from reset
@@ -114,7 +115,7 @@ class PaperPieces(OnPolicyAlgorithm):
         if self.paper.bootstrap_truncated:
             next_rollout = copy.copy(rollout)
             next_rollout.observations = rollout.next_observations
-            next_states = make_policy_batch(next_rollout, self.policy, self._copies(self.policy.base.as_dict())).states
+            next_states = make_policy_batch(next_rollout, self.policy, self._repeat(self.policy.base.as_dict())).states
         advantages = estimate_advantages(
             batch,
             rewards,
@@ -140,12 +141,12 @@ class PaperPieces(OnPolicyAlgorithm):
         )
         return advantages.normalized, batch.mean_episode_return(rewards, self.intrinsic_gamma)
 
-    def _copies(self, params: Params) -> Params:
-        """K copies, ``[K, ...]``."""
+    def _repeat(self, params: Params) -> Params:
+        """Return ``params`` repeated K times, ``[K, ...]``."""
         return {name: value.expand(self._n_channels, *value.shape).clone() for name, value in params.items()}
 
     def _own_channels(self, rewards: Tensor, n_policies: int) -> Tensor:
-        """``[T, E, K]`` → ``[T, K, n]``: channel k on the copies of policy k, or every channel on those of the base policy."""
+        """Select from rewards ``[T, E, K]`` channel k in the environments of policy k, or in all of the base policy's."""
         grouped = rewards.unflatten(1, (n_policies, -1))
         if n_policies == 1:
             return grouped[:, 0].movedim(-1, 1)
@@ -170,8 +171,8 @@ class PaperPieces(OnPolicyAlgorithm):
         )
 
     def _exploratory_updates(self, surrogate: SurrogateBatch, step: int) -> Callable[[Params], Params]:
-        """Update number ``step`` of all K policies, ``[K, ...]`` → ``[K, ...]``: θ̃ + α clip(∇J_R̃), or Adam's, whose moments
-        are entries ``m/…`` and ``v/…`` beside the weights."""
+        """Return update number ``step`` of all K policies, ``[K, ...]`` → ``[K, ...]``: θ̃ + α clip(∇J_R̃), or that of Adam,
+        whose moments are entries ``m/…`` and ``v/…`` beside the weights."""
         update = partial(
             exploratory_update,
             learning_rate=self.paper.exploratory_learning_rate,
@@ -186,20 +187,22 @@ class PaperPieces(OnPolicyAlgorithm):
         return lambda thetas: vmap(update)(thetas, surrogate)
 
     def _weights(self, returns: Tensor) -> tuple[Tensor, float]:
-        """ω ``[K]`` and the temperature it was taken at."""
+        """Return ω ``[K]`` and its temperature."""
         temperature = 0.0
         if self.paper.weighting == "softmax":
             temperature = self._now(self.paper.temperature)
         elif self.paper.weighting == "ema":
             explored = (self._progress - self._fit_share) / max(1 - self._fit_share, 1e-9)
-            temperature = 1 - max(explored, 0) / self.paper.temperature_decay  # a second learn() needs no fit
+            temperature = (
+                1 - max(explored, 0) / self.paper.temperature_decay
+            )  # negative in a second learn(), which needs no fit
             returns = torch.as_tensor(self._tracked_returns, dtype=returns.dtype, device=returns.device)
         elif self.paper.weighting == "uniform":
             temperature = math.inf
         return weights_at(returns, temperature), max(temperature, 0.0)
 
     def _base_kl(self, theta: Params, base: PolicyBatch) -> Callable[[Params], Tensor]:
-        """The mean KL divergence of the policy θ from another, over the base policy's batch."""
+        """Return the function params → mean KL(π_θ ‖ π_params) over the base policy's batch."""
         whole = base.as_one_policy()
         states = tree_map(lambda x: x[0], whole.states.rows)
         share = whole.states.add_up(whole.valid.to(next(iter(theta.values())).dtype))[0] / whole.valid.sum()
@@ -213,10 +216,11 @@ class PaperPieces(OnPolicyAlgorithm):
 
     @torch.no_grad()
     def _move_base_to(self, theta: Params, params: Params, base: PolicyBatch) -> TrustRegionResult:
+        """Return a step from θ to ``params``, whatever its divergence."""
         return TrustRegionResult(params, float(self._base_kl(theta, base)(params)), 0, True)
 
     def _update_base(self, theta: Params, gradient: Params, base: PolicyBatch) -> TrustRegionResult:
-        """θ after a trust-region (or plain) step along the ascent direction ``gradient``; KL over the base policy's batch."""
+        """Return a trust-region (or SGD) step from θ along the ascent direction ``gradient``; KL over ``base``."""
         if self.paper.base_update == "sgd":
             params = {name: value + self.paper.base_learning_rate * gradient[name] for name, value in theta.items()}
             return self._move_base_to(theta, params, base)
@@ -233,7 +237,7 @@ class PaperPieces(OnPolicyAlgorithm):
 
     @torch.no_grad()
     def _deploy(self, theta: Params, thetas: Params, extrinsic: Params, returns: Tensor, base: bool) -> None:
-        """Store θ and the exploratory policies after their extrinsic step; the base one or the best of these is to act."""
+        """Store θ and the exploratory policies after their extrinsic step, and deploy θ or the best of these."""
         after = {name: value + self.paper.exploratory_learning_rate * extrinsic[name] for name, value in thetas.items()}
         self.policy.base.assign(theta)
         self.policy.exploratory.assign(after)
@@ -245,7 +249,7 @@ class PaperPieces(OnPolicyAlgorithm):
     # ------------------------------------------------------------------ logs
 
     def _log_base(self, theta: Params, base: PolicyBatch, step: TrustRegionResult) -> float:
-        """Record the base policy before and in its step; returns its mean discounted return."""
+        """Log the base policy and its step; return its mean discounted return."""
         base = base.as_one_policy()
         direct_batch = SurrogateBatch(*tree_map(lambda x: x[0], tuple(base.surrogate(base.returns_to_go(self.gamma)))))
         direct = self._surrogate_gradient(theta, direct_batch, max_grad_norm=None)
@@ -264,7 +268,7 @@ class PaperPieces(OnPolicyAlgorithm):
     def _log_pull_back(
         self, theta: Params, thetas: Params, extrinsic: Params, pulled_back: Params, base: PolicyBatch, rewarded: Tensor
     ) -> None:
-        """Record how far the exploratory policies went, and what the updates there do to the gradient at their ends."""
+        """Log the divergence of the exploratory policies, and how pulling back changes the gradients at their ends."""
         record, kl = self.logger.record, self._base_kl(theta, base)
         for k, name in enumerate(self.intrinsic_reward.channel_names):
             with torch.no_grad():

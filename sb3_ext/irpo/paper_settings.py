@@ -1,4 +1,4 @@
-"""Settings of the paper's algorithm (Cho & Tran, arXiv 2601.21391), checked, and its table of tasks."""
+"""Settings of the paper's algorithm (Cho & Tran, arXiv 2601.21391) and its table of tasks."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from sb3_ext.irpo.gradient_weights import BLENDS, Blend
 
 @dataclass(frozen=True)
 class PaperSettings:
-    """What ``IRPO(paper=…)`` takes beside IRPO's own arguments. Defaults are the paper's where it gives one.
+    """Settings of ``IRPO(paper=…)`` beside IRPO's own arguments. Defaults are the paper's where it gives one.
 
     Attributes:
         batch_size: B, transitions of each collection of each policy: each of its n environments runs whole episodes from
-            reset until it has ⌈B / n⌉ steps. What is collected beyond B is used too.
+            reset until it has ⌈B / n⌉ steps. Transitions beyond B are used too.
         n_exploratory_updates: N, intrinsic updates of each exploratory policy. An iteration collects 1 + K·N batches. The
             authors' program counts the extrinsic step in its N = 5 and so makes 4.
         exploratory_learning_rate: α of those updates.
         exploratory_optimizer: ``"sgd"``, the paper's, or ``"adam"``, whose moments begin at zero in every iteration.
-        exploratory_ent_coef: entropy bonus of the exploratory updates.
+        exploratory_ent_coef: coefficient of the entropy in the exploratory updates.
         pull_back: pull the extrinsic gradients back through the exploratory updates, (∇_θ θ̃_k)ᵀ g; False: use g as it is, the
             first-order form.
         bootstrap_truncated: bootstrap episodes that a time limit cut; the paper counts them as terminal.
@@ -34,25 +34,26 @@ class PaperSettings:
             paper); ``"ema"``: the authors' program, softmax then arg-max of an exponential average of step rewards with τ
             falling 1 → 0 over the first ``temperature_decay`` of training after the fit; ``"argmax"``; ``"uniform"``.
         temperature: τ of ``"softmax"``, a number or a schedule of the remaining progress.
-        temperature_decay: share of training, of ``"ema"``.
-        ema_decay: β of ``"ema"``.
+        temperature_decay: share of training over which the temperature of ``"ema"`` falls.
+        ema_decay: decay of the average of ``"ema"`` in a batch.
         base_update: ``"trust_region"`` or ``"sgd"``.
-        base_learning_rate: of ``"sgd"``.
+        base_learning_rate: learning rate of ``base_update="sgd"``.
         target_kl: δ of the trust region in nats, a number or a schedule of the remaining progress.
         cg_max_steps: conjugate-gradient steps of the trust region.
-        cg_damping: added to the diagonal of its Fisher matrix.
-        line_search_shrinking_factor: by which its line search shrinks the step.
-        line_search_max_iter: how often at most.
-        deploy: what ``predict`` uses: ``"best_exploratory"``, the exploratory policy with the best return, one step along its
+        cg_damping: number added to the diagonal of its Fisher matrix.
+        line_search_shrinking_factor: factor by which its line search shrinks the step.
+        line_search_max_iter: largest number of steps of its line search.
+        deploy: policy of ``predict``: ``"best_exploratory"``, the exploratory policy with the best return, one step along its
             extrinsic gradient further (with a ``blend`` the base policy, where that did better); or ``"base"``.
-        fit_fraction: at most this share of ``total_timesteps`` goes into fitting the intrinsic reward (ALLO's walks).
+        fit_fraction: largest share of ``total_timesteps`` that fitting the intrinsic reward takes (ALLO's random walks).
         updates_per_batch: intrinsic updates made from each batch of an exploratory policy; those after its first weigh it by
             π/π_old (``surrogate="ratio"``). An iteration then collects 1 + K·⌈N / updates_per_batch⌉ batches. Paper: 1.
-        carry_over: while the base policy meets no reward, the exploratory policies begin at θ + carry_over · (where they ended
-            before − θ) in place of θ, at one batch more each, and θ moves to the first of them that meets one. Paper: 0.
-        blend: of the true gradient into IRPO's: ``None`` (paper), ``"abrupt"``, ``"exponential"``, ``"agreement"`` or
-            ``"switch"`` (``sb3_ext.irpo.gradient_weights``).
-        blend_start: share of training at which ``"abrupt"`` has changed over and ``"exponential"`` is half-way.
+        carry_over: while the base policy receives no reward, the exploratory policies begin at θ + carry_over · (their last
+            weights − θ) in place of θ, which takes one more batch of each, and θ moves to the first that receives one.
+            Paper: 0.
+        blend: rule by which the true gradient is blended into IRPO's: ``None`` (paper), ``"abrupt"``, ``"exponential"``,
+            ``"agreement"`` or ``"switch"`` (``sb3_ext.irpo.gradient_weights``).
+        blend_start: share of training at which ``"abrupt"`` changes and ``"exponential"`` is half-way.
     """
 
     batch_size: int = 8192
@@ -97,7 +98,7 @@ class PaperSettings:
         if self.updates_per_batch > 1 and self.surrogate != "ratio":
             raise ValueError(
                 f"updates_per_batch={self.updates_per_batch} weighs a batch by π/π_old, which surrogate={self.surrogate!r} "
-                'does not hold; use surrogate="ratio".'
+                'does not contain; use surrogate="ratio".'
             )
         if self.blend is not None:
             check_choice("blend", self.blend, BLENDS)
@@ -123,7 +124,7 @@ PAPER_TASKS = {f"sparse/{name}-v0": rest for names, *rest in _TASKS for name in 
 def paper_settings(env_id: str) -> dict[str, Any]:
     """Return the arguments with which IRPO is the paper's algorithm, at the paper's settings for ``env_id``.
 
-    What is not the paper's: ALLO's network (3 × 128 units, 3000 steps, for 4 × 512 and 50 000), which finds the same
+    One setting differs: ALLO's network has 3 × 128 units and 3000 steps, not 4 × 512 and 50 000, and finds the same
     eigenfunctions on the grids (tested against the exact ones).
 
     Args:

@@ -1,8 +1,8 @@
-"""Policies of IRPO: a base actor θ, K exploratory actors, 2K critics, and the deployed actor that users see.
+"""Policies of IRPO: a base actor θ, K exploratory actors, 2K critics, and the deployed actor of ``predict``.
 
 The module's own weights *are* the deployed policy, so ``predict``, ``evaluate_actions``, ``get_distribution`` and export
-are Stable-Baselines3's, unchanged. What training needs beside it is held stacked, one leading axis over policies, so that
-K policies are evaluated by one batched call (``torch.func.vmap``).
+are Stable-Baselines3's, unchanged. The weights that are trained are stacked beside it, with a leading axis over policies, so
+that K policies are evaluated by one batched call (``torch.func.vmap``).
 """
 
 from __future__ import annotations
@@ -23,7 +23,12 @@ from sb3_ext.common.optimizers import Params
 
 
 class TensorStore(nn.Module):
-    """A dict of named tensors (names may hold dots) that is saved, moved and loaded with the module it belongs to."""
+    """Dict of named tensors that is saved, moved and loaded with the module it belongs to.
+
+    Args:
+        tensors: by name; names may contain dots.
+        trainable: whether they are parameters; False: buffers.
+    """
 
     def __init__(self, tensors: Params, trainable: bool) -> None:
         super().__init__()
@@ -35,16 +40,18 @@ class TensorStore(nn.Module):
                 self.register_buffer(self._names[name], tensor.detach().clone())
 
     def as_dict(self) -> Params:
+        """Return the tensors by name."""
         return {name: getattr(self, stored) for name, stored in self._names.items()}
 
     @torch.no_grad()
     def assign(self, tensors: Params) -> None:
+        """Copy values into the tensors, by name."""
         for name, stored in self._names.items():
             getattr(self, stored).copy_(tensors[name])
 
 
 class _Actor(nn.Module):
-    """Preprocessed observations ``[n, ...]`` → parameters of the action distribution ``[n, P]``."""
+    """Actor as a module: preprocessed observations ``[n, ...]`` → parameters of the action distribution ``[n, P]``."""
 
     def __init__(self, policy: ActorCriticPolicy) -> None:
         super().__init__()
@@ -59,7 +66,7 @@ class _Actor(nn.Module):
 
 
 class _Critic(nn.Module):
-    """Preprocessed observations ``[n, ...]`` → values ``[n]``."""
+    """Critic as a module: preprocessed observations ``[n, ...]`` → values ``[n]``."""
 
     def __init__(self, policy: ActorCriticPolicy) -> None:
         super().__init__()
@@ -72,13 +79,24 @@ class _Critic(nn.Module):
 
 
 class IRPOPolicy(ActorCriticPolicy):
-    """Actor 64-64 tanh, critics 256-256 tanh by default; features extractors are never shared between the two.
+    """Policy of the paper's IRPO: an actor, its K exploratory versions and two critics for each of these.
 
     Args:
-        n_exploratory: K. The other arguments are those of SB3's ``ActorCriticPolicy``; the optimiser is the critics'.
+        observation_space: of the environment.
+        action_space: of the environment.
+        lr_schedule: learning rate of the critics.
+        net_arch: as in SB3. Default: actor 64-64, critics 256-256; for images none.
+        n_exploratory: K, number of exploratory policies.
+        share_features_extractor: must be False: actors and critics are updated by different rules.
+        **kwargs: keyword arguments of SB3's ``ActorCriticPolicy``; the optimiser is that of the critics.
 
     Attributes:
-        base: θ. exploratory: the K policies of the last iteration, ``[K, ...]``. critics: ``[2, K, ...]``, extrinsic first.
+        base: weights of the base policy, θ.
+        exploratory: weights of the K exploratory policies of the last iteration, ``[K, ...]``.
+        critics: weights ``[2, K, ...]``, extrinsic first.
+
+    Raises:
+        ValueError: for ``use_sde`` or a shared features extractor.
     """
 
     def __init__(
@@ -129,20 +147,20 @@ class IRPOPolicy(ActorCriticPolicy):
         self.optimizer = self.optimizer_class(self.critics.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def preprocess(self, observations: Any) -> Any:
-        """Raw observations ``[n, ...]`` → what the features extractors take (one-hot, scaled images), as SB3 does."""
+        """Preprocess observations ``[n, ...]`` for the features extractors (one-hot, scaled images) as SB3 does."""
         return preprocess_obs(observations, self.observation_space, normalize_images=self.normalize_images)
 
     def actor(self, params: Params, observations: Any) -> Tensor:
-        """Distribution parameters ``[n, P]`` of one policy with weights ``params`` on preprocessed observations."""
+        """Return the distribution parameters ``[n, P]`` of a policy with weights ``params`` for preprocessed observations."""
         return functional_call(_Actor(self), {f"policy.{name}": value for name, value in params.items()}, (observations,))
 
     def critic(self, params: Params, observations: Any) -> Tensor:
-        """Values ``[n]`` of one critic with weights ``params`` on preprocessed observations."""
+        """Return the values ``[n]`` of a critic with weights ``params`` for preprocessed observations."""
         return functional_call(_Critic(self), {f"policy.{name}": value for name, value in params.items()}, (observations,))
 
     @torch.no_grad()
     def deploy(self, actor: Params, critic: Params) -> None:
-        """Make these weights the policy that ``predict`` uses."""
+        """Copy the weights of an actor and a critic into the policy that ``predict`` uses."""
         own = dict(self.named_parameters())
         for name, value in (*actor.items(), *critic.items()):
             own[name].copy_(value)
@@ -151,14 +169,26 @@ class IRPOPolicy(ActorCriticPolicy):
 
 
 class CnnPolicy(IRPOPolicy):
-    """IRPO's policy for images; SB3's ``NatureCNN`` before the actor and before each critic."""
+    """Policy of the paper's IRPO for images: SB3's ``NatureCNN`` before the actor and before each critic.
+
+    Args:
+        *args: arguments of :class:`IRPOPolicy`.
+        features_extractor_class: as in SB3.
+        **kwargs: keyword arguments of :class:`IRPOPolicy`.
+    """
 
     def __init__(self, *args: Any, features_extractor_class: type = NatureCNN, **kwargs: Any) -> None:
         super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
 
 
 class MultiInputPolicy(IRPOPolicy):
-    """IRPO's policy for dict observations; SB3's ``CombinedExtractor``."""
+    """Policy of the paper's IRPO for Dict observations: SB3's ``CombinedExtractor``.
+
+    Args:
+        *args: arguments of :class:`IRPOPolicy`.
+        features_extractor_class: as in SB3.
+        **kwargs: keyword arguments of :class:`IRPOPolicy`.
+    """
 
     def __init__(self, *args: Any, features_extractor_class: type = CombinedExtractor, **kwargs: Any) -> None:
         super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)

@@ -1,4 +1,4 @@
-"""Rollouts of IRPO's policies: side by side in one vectorised environment, or in turn."""
+"""Rollouts of several policies, side by side in one vectorised environment or one after the other."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sb3_ext.common.episode_rollout import EpisodeRollout, collect_episodes, con
 from sb3_ext.common.optimizers import Params
 from sb3_ext.irpo.policies import IRPOPolicy
 
-NOISE_CHUNK = 64  # steps of action noise drawn at a time
+NOISE_CHUNK = 64  # steps for which action noise is sampled in one call
 
 Graph = Callable[..., Tensor]
 _graphs: WeakKeyDictionary[IRPOPolicy, dict[Hashable, Graph]] = WeakKeyDictionary()
@@ -35,10 +35,17 @@ def collect_policies(
     batch_size: int,
     generator: torch.Generator,
 ) -> EpisodeRollout | None:
-    """Whole episodes of each policy in ``params`` ``[P, ...]``; ``None``: ``on_step`` returned False.
+    """Collect whole episodes of each policy; return None if ``on_step`` returned False.
 
-    The policies step side by side where P divides the copies, otherwise in turn, each until its copies have
-    ⌈``batch_size`` / copies⌉ steps. ``generator`` draws the actions.
+    The policies act side by side if P divides the number of environments, otherwise one after the other in all of them.
+
+    Args:
+        env: the parallel environments.
+        policy: the module whose ``actor`` evaluates ``params``.
+        params: weights of the P policies, ``[P, ...]``.
+        on_step: called after each step with ``new_obs, rewards, dones, infos, actions``; False stops the collection.
+        batch_size: transitions of each policy: each of its n environments runs until it has ⌈batch_size / n⌉ steps.
+        generator: of the action noise.
     """
     n_policies = len(next(iter(params.values())))
     if env.num_envs % n_policies == 0:
@@ -53,8 +60,14 @@ def collect_policies(
     return concatenate_policies(rollouts)
 
 
-def shared_out(rollout: EpisodeRollout, n_policies: int, batch_size: int) -> EpisodeRollout:
-    """One policy's rollout as one of ``n_policies``, if the copies of each of them then hold at least half a batch."""
+def split_rollout(rollout: EpisodeRollout, n_policies: int, batch_size: int) -> EpisodeRollout:
+    """Split one policy's rollout among ``n_policies`` by environments, if each then has at least half a batch.
+
+    Args:
+        rollout: of one policy. It is returned as it is if it can't be split.
+        n_policies: number of parts.
+        batch_size: transitions of a whole batch.
+    """
     if rollout.valid.shape[1] % n_policies == 0:
         shares = rollout.valid.unflatten(1, (n_policies, -1)).sum((0, 2))
         if int(shares.min()) >= batch_size / 2:
@@ -71,7 +84,7 @@ def _collect_together(
     generator: torch.Generator,
 ) -> EpisodeRollout | None:
     n_policies, distribution = len(next(iter(params.values()))), policy.distribution
-    copies = env.num_envs // n_policies
+    n_envs = env.num_envs // n_policies  # of each policy
     noise: list[Tensor] = []
     graph: Graph | None = None
     # Buffers of features extractors; the two stores hold the weights of policies, which come in ``params``.
@@ -82,8 +95,8 @@ def _collect_together(
     def act(observations: Any) -> tuple[np.ndarray, np.ndarray]:
         nonlocal graph
         if not noise:
-            drawn = distribution.draw_noise((NOISE_CHUNK, n_policies, copies), generator, policy.device)
-            noise.extend(reversed(drawn))
+            steps = distribution.draw_noise((NOISE_CHUNK, n_policies, n_envs), generator, policy.device)
+            noise.extend(reversed(steps))
         inputs = policy.preprocess(obs_as_tensor(observations, policy.device))
         if graph is None:
             graph = _sampling_graph(policy, params, buffers, inputs, noise[-1])
@@ -95,16 +108,16 @@ def _collect_together(
         act,
         on_step,
         n_policies=n_policies,
-        min_steps=math.ceil(batch_size / copies),
+        min_steps=math.ceil(batch_size / n_envs),
         device=policy.device,
     )
 
 
 def _sampling_graph(policy: IRPOPolicy, *example: Any) -> Graph:
-    """From the leaves of ``(params, buffers, inputs, noise)`` to actions, by their tensor operations alone.
+    """Return the traced function from the leaves of ``(params, buffers, inputs, noise)`` to actions.
 
-    Without the layers of Python above them a step takes half the time. Writing the operations down takes longer than a
-    small batch, so the graph is kept for the next rollouts of these shapes.
+    A step takes half the time without the Python code above the tensor operations. Tracing takes longer than a small batch,
+    so the graph is kept for the next rollouts of these shapes.
     """
     leaves, spec = tree_flatten(example)
 

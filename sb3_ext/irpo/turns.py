@@ -1,4 +1,4 @@
-"""One policy acting from reset: what its episodes returned, and what stays apart from the callbacks of the user."""
+"""A turn of one policy, which acts from reset: the returns of its episodes, and the user's callbacks kept apart."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def turn_limit(env: VecEnv, max_episode_steps: int | None) -> int:
     """Return the steps of each environment after which a turn ends at the latest.
 
     Args:
-        env: whose own time limit it is where nothing is given.
-        max_episode_steps: as given to the algorithm.
+        env: the environment, whose own time limit is the default.
+        max_episode_steps: the algorithm's argument, or None.
     """
     if max_episode_steps is not None:
         return max_episode_steps
@@ -36,16 +36,27 @@ def warn_of_endless_episodes(limit: int) -> None:
     """Warn that a turn ended after ``limit`` steps of each environment with episodes unfinished."""
     warnings.warn(
         f"Some environments ended no episode within {limit} steps. Their turn ends there: the episode is bootstrapped and "
-        "counts with what it returned so far. Give the environment a time limit (gymnasium.make(…, max_episode_steps=…)) "
+        "counts with its return so far. Give the environment a time limit (gymnasium.make(…, max_episode_steps=…)) "
         "or set max_episode_steps of IRPO.",
         stacklevel=6,
     )
 
 
-class SeparateGenerators:
-    """Within a ``with`` block the global random generators of Python, NumPy and torch are other ones.
+def warn_of_short_run(total_timesteps: int, n_steps: int, n_envs: int) -> None:
+    """Warn that a run of ``total_timesteps`` is too short for exploratory policies, if it holds fewer than ten rollouts."""
+    rollout = n_steps * n_envs
+    if total_timesteps < 10 * rollout:
+        warnings.warn(
+            f"learn({total_timesteps}) holds fewer than ten rollouts of {rollout} transitions (n_steps={n_steps}, {n_envs} "
+            "environments): too few for exploratory policies to learn. Give more timesteps or a smaller n_steps.",
+            stacklevel=4,
+        )
 
-    They go on from where the last block left them; those outside are after it as they were before.
+
+class SeparateGenerators:
+    """Context manager that replaces the state of the global random generators of Python, NumPy and torch.
+
+    Within a block they continue from the state at the end of the last block; afterwards they have the state from before it.
     """
 
     def __init__(self) -> None:
@@ -76,25 +87,25 @@ class SeparateGenerators:
 
 
 class TurnRecorder:
-    """Stands between SB3's rollout loop and the user's callback, and keeps the returns of the episodes.
+    """Callback of SB3's rollout loop that records the returns of episodes and passes every event on to the user's callback.
 
-    What a callback draws at random (an evaluation with sampled actions) leaves no trace in training, so a run that is
-    resumed, whose callbacks act at other moments, is the unbroken run.
+    Random numbers that a callback uses (an evaluation with sampled actions) do not change training, so a resumed run, whose
+    callbacks act at other times, equals the uninterrupted run.
 
     Args:
-        callback: the user's.
+        callback: the user's callback.
         env: the environment, before its ``VecNormalize`` is frozen.
         gamma: discount of the returns.
-        generators: with which callbacks draw.
+        generators: random generators that callbacks use.
 
     Attributes:
-        returns: discounted returns of the episodes that ended, on the environment's own rewards.
-        ended: bool ``[n_envs]``, the copies in which one ended.
-        n_steps: steps of each copy so far.
+        returns: discounted returns of the episodes that ended, of the environment's own rewards.
+        ended: bool ``[n_envs]``, the environments in which an episode ended.
+        n_steps: steps of each environment so far.
         rewarded: whether any reward was not 0.
 
     Raises:
-        ValueError: for NaN or infinite rewards and observations, at the step that gave them.
+        ValueError: for NaN or infinite rewards and observations, at the step in which they occur.
     """
 
     def __init__(self, callback: BaseCallback, env: VecEnv, gamma: float, generators: SeparateGenerators) -> None:
@@ -115,7 +126,7 @@ class TurnRecorder:
 
     @contextmanager
     def _outside(self) -> Iterator[None]:
-        """The user's callback finds ``VecNormalize`` training as it knows it, and moves no generator."""
+        """Call the user's callback with ``VecNormalize.training`` as the user set it and with random generators of its own."""
         with self._generators:
             if self._normalize is None:
                 yield
@@ -127,22 +138,22 @@ class TurnRecorder:
                 self._normalize.training = frozen
 
     def on_rollout_start(self) -> None:
-        """Pass on."""
+        """Call the user's callback."""
         with self._outside():
             self.callback.on_rollout_start()
 
     def on_rollout_end(self) -> None:
-        """Pass on."""
+        """Call the user's callback."""
         with self._outside():
             self.callback.on_rollout_end()
 
     def update_locals(self, locals_: dict[str, Any]) -> None:
-        """Take in the local variables of the rollout loop, and pass them on."""
+        """Keep the local variables of the rollout loop, and pass them on to the user's callback."""
         self._locals = locals_
         self.callback.update_locals(locals_)
 
     def on_step(self) -> bool:
-        """Take in a step; False: the callback stops training."""
+        """Record a step; return False if the user's callback stopped training."""
         rewards, dones = self._locals["rewards"], self._locals["dones"]
         if self._normalize is not None:
             rewards = self._normalize.get_original_reward()
@@ -166,20 +177,20 @@ class TurnRecorder:
 
     @property
     def unfinished(self) -> list[float]:
-        """Returns so far, all over the same number of steps, in the copies in which no episode has ended."""
+        """Returns so far in the environments in which no episode has ended, all over the same number of steps."""
         return self._running[~self.ended].tolist()
 
     def take_new(self) -> list[float]:
-        """Return the returns that were not taken before."""
+        """Return the returns recorded since the last call."""
         new, self._n_taken = self.returns[self._n_taken :], len(self.returns)
         return new
 
     def cut(self) -> None:
-        """Count the episodes that still run in copies where none has ended as episodes of their own."""
+        """Add the returns so far of the environments in which no episode has ended to ``returns``."""
         self.returns += self.unfinished
 
     def update_statistics(self, normalize: VecNormalize | None) -> None:
-        """Let ``normalize`` take in the turn, whose statistics were frozen while it lasted."""
+        """Update the statistics of ``normalize``, which were frozen during the turn, from all of its steps."""
         if normalize is None or not normalize.training:
             return
         for observations, rewards, dones in self._seen:
