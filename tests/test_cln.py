@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from helpers.walk import assert_same, walks
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
-from walk import assert_same, walks
 
 from sb3_ext import CLN
 from sb3_ext.cln import ConditionalLayerNorm, MlpPolicy, SegmentBuffer

@@ -11,12 +11,12 @@ import pytest
 import torch
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
+from helpers.walk import assert_same, walks
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch.func import functional_call
-from walk import assert_same, walks
 
 from irwrappers import VecIntrinsicReward
 from sb3_ext import LIRPG, LIRPGA2C
@@ -248,12 +248,12 @@ def test_without_a_learned_reward_it_is_sb3s_weight_for_weight(algorithm, sb3, a
 @pytest.mark.parametrize("r_ex_coef", [0.0, 1.0])
 def test_until_the_environment_pays_it_is_sb3s_weight_for_weight_on_its_share_of_a_bonus(algorithm, sb3, r_ex_coef, tmp_path):
     def env(pay=0.0):
-        return VecIntrinsicReward(walks(pay=pay), "count", coef=0.1)
+        return VecIntrinsicReward(walks(pay=pay), "count", intrinsic_coef=0.1)
 
     ours = algorithm("MlpPolicy", env(), seed=5, device="cpu", r_ex_coef=r_ex_coef, **SIZE[algorithm])
     reward = ours.reward_network.head.weight.detach().clone()
     ours.learn(256)
-    paid = VecIntrinsicReward(walks(pay=0.0), "count", coef=0.1 * r_ex_coef)
+    paid = VecIntrinsicReward(walks(pay=0.0), "count", intrinsic_coef=0.1 * r_ex_coef)
     theirs = sb3("MlpPolicy", paid, seed=5, device="cpu", **SIZE[algorithm]).learn(256)
     assert_same(list(theirs.policy.state_dict().values()), list(ours.policy.state_dict().values()))
     assert torch.equal(ours.reward_network.head.weight, reward)
@@ -547,7 +547,7 @@ def test_what_is_frozen_after_construction_stays(algorithm):
 def test_a_bonus_beneath_vecnormalize_leaves_the_extrinsic_reward_in_its_units():
     recorded = []
     for coef in (None, 0.0):
-        env = walks() if coef is None else VecIntrinsicReward(walks(), "constant", coef=coef)
+        env = walks() if coef is None else VecIntrinsicReward(walks(), "constant", intrinsic_coef=coef)
         model = make(LIRPG, VecNormalize(env), n_steps=64).learn(64)
         recorded.append(np.stack(model._recorder.rewards))
     np.testing.assert_allclose(recorded[0], recorded[1], rtol=1e-5)

@@ -10,6 +10,7 @@ from gymnasium.core import ActType, ObsType
 from gymnasium.vector import VectorEnv
 
 from irwrappers.extrinsic.vector import ORIGINAL, VectorReward, VectorStep
+from irwrappers.validation import check_range
 
 UNDELAYED = "undelayed_reward"  # the entry of ``info`` with what the wrapped environment paid in this step
 
@@ -174,6 +175,5 @@ class VectorEpisodicReward(VectorReward[ObsType, ActType]):
 
 
 def _check_delay(delay: Any) -> int:
-    if isinstance(delay, bool) or not isinstance(delay, (int, np.integer)) or delay < 1:
-        raise ValueError(f"delay must be an integer of at least 1 (steps between payments), got {delay!r}.")
+    check_range("delay", delay, 1, integer=True, schedule=False, meaning="steps between rewards")
     return int(delay)

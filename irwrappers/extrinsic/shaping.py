@@ -11,6 +11,7 @@ from gymnasium.core import ActType, ObsType
 from gymnasium.vector import VectorEnv
 
 from irwrappers.extrinsic.vector import ORIGINAL, VectorReward, VectorStep
+from irwrappers.validation import check_range
 
 Potential = Callable[[Any], Any]
 
@@ -116,8 +117,7 @@ class VectorPotentialShaping(VectorReward[ObsType, ActType]):
 def _check_arguments(potential: Any, gamma: Any) -> None:
     if not callable(potential):
         raise ValueError(f"potential must be a function of an observation that gives a number, got {potential!r}.")
-    if isinstance(gamma, bool) or not isinstance(gamma, (int, float, np.number)) or not 0 <= gamma <= 1:
-        raise ValueError(f"gamma must be a number in [0, 1], the discount of the learner, got {gamma!r}.")
+    check_range("gamma", gamma, 0, 1, schedule=False, meaning="the learner's discount factor")
 
 
 def _check_potentials(values: Any, shape: tuple[int, ...], observations: Any) -> np.ndarray:

@@ -11,6 +11,7 @@ from gymnasium.vector import VectorEnv
 
 from irwrappers.extrinsic.success import SUCCESS, Criterion, Episode, Predicate, VectorSuccess
 from irwrappers.extrinsic.vector import ORIGINAL, VectorStep
+from irwrappers.validation import check_range
 
 
 class SuccessSignal(gym.Wrapper[ObsType, ActType, ObsType, ActType], gym.utils.RecordConstructorArgs):
@@ -146,6 +147,5 @@ def _check_horizon(steps: Any, env: Any) -> int:
         raise ValueError(
             f"{env} does not say how long its episodes are at most (spec.max_episode_steps); give max_episode_steps."
         )
-    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
-        raise ValueError(f"max_episode_steps must be an integer of at least 1, got {steps!r}.")
+    check_range("max_episode_steps", steps, 1, integer=True, schedule=False)
     return int(steps)

@@ -9,8 +9,9 @@ import numpy as np
 from gymnasium.core import ActType, ObsType
 from gymnasium.vector import VectorEnv
 
-from irwrappers.extrinsic.success import SUCCESS, Criterion, Episode, Predicate, VectorSuccess, check_number
+from irwrappers.extrinsic.success import SUCCESS, Criterion, Episode, Predicate, VectorSuccess
 from irwrappers.extrinsic.vector import ORIGINAL, VectorStep
+from irwrappers.validation import check_number
 
 
 class SparseReward(gym.Wrapper[ObsType, ActType, ObsType, ActType], gym.utils.RecordConstructorArgs):
@@ -54,7 +55,7 @@ class SparseReward(gym.Wrapper[ObsType, ActType, ObsType, ActType], gym.utils.Re
         terminate_on_success: bool = False,
     ) -> None:
         criterion = Criterion(success, threshold, predicate)
-        check_number("reward", reward, "what a success pays")
+        check_number("reward", reward, "the reward of a success")
         gym.utils.RecordConstructorArgs.__init__(
             self,
             _disable_deepcopy=True,
@@ -119,7 +120,7 @@ class VectorSparseReward(VectorSuccess[ObsType, ActType]):
         terminate_on_success: bool = False,
     ) -> None:
         criterion = Criterion(success, threshold, predicate)
-        check_number("reward", reward, "what a success pays")
+        check_number("reward", reward, "the reward of a success")
         gym.utils.RecordConstructorArgs.__init__(
             self,
             _disable_deepcopy=True,

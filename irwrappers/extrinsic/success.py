@@ -11,6 +11,7 @@ from gymnasium.core import ActType, ObsType
 from gymnasium.vector import VectorEnv
 
 from irwrappers.extrinsic.vector import VectorReward, VectorStep
+from irwrappers.validation import check_number
 
 SUCCESS = "is_success"  # the entry of ``info`` that says whether this episode has succeeded yet
 Predicate = Callable[[Any, Any, Any, Any, Any, Any, dict[str, Any]], Any]
@@ -27,7 +28,7 @@ class Criterion:
         if success is not None and not isinstance(success, str):
             raise ValueError(f"success must be the name of an entry of info, got {success!r}.")
         if threshold is not None:
-            check_number("threshold", threshold, "a reward that means success")
+            check_number("threshold", threshold, "the least reward that means success")
         if predicate is not None and not callable(predicate):
             raise ValueError(
                 "predicate must be a function (obs, action, next_obs, reward, terminated, truncated, info) -> bool, got "
@@ -121,8 +122,3 @@ class VectorSuccess(VectorReward[ObsType, ActType]):
         self._steps += step.stepped
         step.notes[SUCCESS] = self._succeeded
         return first
-
-
-def check_number(name: str, value: Any, meaning: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not np.isfinite(value):
-        raise ValueError(f"{name} must be a finite number, {meaning}; got {value!r}.")

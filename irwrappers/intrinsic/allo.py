@@ -23,7 +23,9 @@ from irwrappers.intrinsic.base import as_vec_env
 from irwrappers.intrinsic.features import FeatureDifference
 from irwrappers.intrinsic.random_network import mlp
 from irwrappers.intrinsic.random_walks import WalkCollector, Walks
+from irwrappers.intrinsic.registry import register
 from irwrappers.unique_rows import unique_rows
+from irwrappers.validation import check_positive, check_range
 
 FIRST_STAGE = 2000  # environment steps of the first stage of walks
 AGREEMENTS = 2  # in a row; one may be chance, and a network that has not trained for long stays where it is, right or wrong
@@ -41,6 +43,7 @@ class _Batch(NamedTuple):
     other_states: Tensor
 
 
+@register("allo")
 class ALLO(FeatureDifference):
     """The smoothest functions on the state space, ordered, learned by an augmented Lagrangian
 
@@ -113,22 +116,15 @@ class ALLO(FeatureDifference):
             raise ValueError(
                 f"{n_rewards} rewards need n_features > {(n_rewards + 1) // 2} (one a pair, one constant), got {n_features}."
             )
-        if not 0 <= discount < 1:
-            raise ValueError(f"discount must be in [0, 1), got {discount}.")
-        positive = dict(
+        check_positive(
             n_walks=n_walks, gradient_steps=gradient_steps, batch_size=batch_size, learning_rate=learning_rate,
             barrier=barrier, max_grad_norm=max_grad_norm, max_dual=max_dual,
         )  # fmt: skip
-        for name, value in positive.items():
-            if not value > 0:
-                raise ValueError(f"{name} must be positive, got {value!r}.")
-        for name, value in dict(dual_learning_rate=dual_learning_rate, barrier_growth=barrier_growth).items():
-            if not value >= 0:
-                raise ValueError(f"{name} must not be negative, got {value!r}.")
-        if not 0 < agreement <= 1:
-            raise ValueError(f"agreement must be a cosine in (0, 1], got {agreement!r}.")
-        if not max_barrier >= barrier:
-            raise ValueError(f"max_barrier must be at least barrier = {barrier}, got {max_barrier}.")
+        check_range("discount", discount, 0, 1, open_high=True, schedule=False)
+        check_range("dual_learning_rate", dual_learning_rate, 0, schedule=False)
+        check_range("barrier_growth", barrier_growth, 0, schedule=False)
+        check_range("max_barrier", max_barrier, barrier, schedule=False, meaning="at least barrier")
+        check_range("agreement", agreement, 0, 1, open_low=True, schedule=False, meaning="a cosine")
         if not all(isinstance(size, (int, np.integer)) and size > 0 for size in hidden_sizes):
             raise ValueError(f"hidden_sizes must be positive integers, got {tuple(hidden_sizes)}.")
         self.n_features = n_features

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from irwrappers.intrinsic.base import IntrinsicReward
+from irwrappers.intrinsic.registry import register
 from irwrappers.transitions import Transitions
 
 
+@register("constant")
 class ConstantReward(IntrinsicReward):
     """1 at every step, so that a longer episode is worth more: the live bonus that LIRPG (arXiv 1804.06459) is compared with.
 

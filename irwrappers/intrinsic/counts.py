@@ -11,9 +11,12 @@ from torch.utils._pytree import tree_leaves
 
 from irwrappers.intrinsic.encoder import Observations, flatten_steps
 from irwrappers.intrinsic.memory import FixedInputs, ResizableBuffers
+from irwrappers.intrinsic.registry import register
 from irwrappers.transitions import Transitions
+from irwrappers.validation import check_range
 
 
+@register("count")
 class StateCount(ResizableBuffers, FixedInputs):
     """``r = 1 / sqrt(N(s′))``, N the number of visits of s′ so far, over all copies and this one included.
 
@@ -47,8 +50,7 @@ class StateCount(ResizableBuffers, FixedInputs):
         warmup_steps: int = 2000,
     ) -> None:
         super().__init__(observation_space, action_space, normalize_observations and hash_bits is not None, warmup_steps)
-        if hash_bits is not None and not 1 <= hash_bits <= 62:
-            raise ValueError(f"hash_bits must be from 1 to 62, or None for exact counts; got {hash_bits!r}.")
+        check_range("hash_bits", hash_bits, 1, 62, integer=True, optional=True, schedule=False, meaning="None counts exactly")
         self.hash_bits = hash_bits
         if hash_bits is not None:
             self.register_buffer("projection", torch.randn(get_flattened_obs_dim(self.normalizer.space), hash_bits))

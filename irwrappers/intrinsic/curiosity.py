@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
@@ -15,10 +14,13 @@ from torch import Tensor
 
 from irwrappers.intrinsic.dynamics import ForwardEnsemble, ForwardModel, InverseModel
 from irwrappers.intrinsic.encoder import Encoder, flatten_steps
-from irwrappers.intrinsic.network_reward import NetworkReward, check_positive, in_chunks
+from irwrappers.intrinsic.network_reward import NetworkReward, in_chunks
+from irwrappers.intrinsic.registry import register
 from irwrappers.transitions import Transitions
+from irwrappers.validation import check_positive, check_range
 
 
+@register("icm")
 class ICM(NetworkReward):
     """Intrinsic curiosity module: r = η/2 ‖φ̂(s′) − φ(s′)‖², with φ̂(s′) a forward model's prediction from φ(s) and a.
 
@@ -54,8 +56,7 @@ class ICM(NetworkReward):
     ) -> None:
         super().__init__(observation_space, action_space, learning_rate, **kwargs)
         check_positive(latent_dim=latent_dim, eta=eta)
-        if not 0 <= beta <= 1:
-            raise ValueError(f"beta must lie in [0, 1], got {beta!r}.")
+        check_range("beta", beta, 0, 1, schedule=False)
         self.eta, self.beta = eta, beta
         space = self.normalizer.space
         self.encoder = Encoder(space, latent_dim, hidden_sizes, features_extractor_class, features_extractor_kwargs)
@@ -84,6 +85,7 @@ class ICM(NetworkReward):
         return (1 - self.beta) * inverse + self.beta * forward, log
 
 
+@register("disagreement")
 class Disagreement(NetworkReward):
     """Variance of an ensemble of forward models: r = E_m ‖f_m(φ(s), a) − E_m f_m(φ(s), a)‖² / d.
 
@@ -116,10 +118,8 @@ class Disagreement(NetworkReward):
     ) -> None:
         super().__init__(observation_space, action_space, **kwargs)
         check_positive(latent_dim=latent_dim)
-        if not isinstance(n_models, (int, np.integer)) or n_models < 2:
-            raise ValueError(f"n_models must be an integer of at least 2, for a variance; got {n_models!r}.")
-        if not 0 < update_proportion <= 1:
-            raise ValueError(f"update_proportion must lie in (0, 1], got {update_proportion!r}.")
+        check_range("n_models", n_models, 2, integer=True, schedule=False, meaning="a variance needs two")
+        check_range("update_proportion", update_proportion, 0, 1, open_low=True, schedule=False)
         self.update_proportion = update_proportion
         space = self.normalizer.space
         encoder = Encoder(space, latent_dim, hidden_sizes, features_extractor_class, features_extractor_kwargs)

@@ -9,9 +9,11 @@ from gymnasium import spaces
 from torch import Tensor
 
 from irwrappers.intrinsic.episodic import EpisodicMemoryReward, Memory
-from irwrappers.intrinsic.network_reward import check_positive
+from irwrappers.intrinsic.registry import register
+from irwrappers.validation import check_positive
 
 
+@register("e3b")
 class E3B(EpisodicMemoryReward):
     """How far φ(s′) lies from what the episode has shown, in the ellipse of its features: ``r = φ(s′)ᵀ C⁻¹ φ(s′)``.
 

@@ -16,10 +16,12 @@ from torch.utils._pytree import tree_leaves, tree_map
 from irwrappers.intrinsic.dynamics import InverseModel
 from irwrappers.intrinsic.encoder import Encoder, flatten_steps
 from irwrappers.intrinsic.memory import ResizableBuffers, look_back, nearest
-from irwrappers.intrinsic.network_reward import NetworkReward, check_finite, check_positive, in_chunks
+from irwrappers.intrinsic.network_reward import NetworkReward, check_finite, in_chunks
+from irwrappers.intrinsic.registry import register
 from irwrappers.intrinsic.rnd import RND
 from irwrappers.intrinsic.running import RunningStd
 from irwrappers.transitions import Transitions
+from irwrappers.validation import check_positive, check_range
 
 Memory = dict[str, Tensor]
 CHUNK = 64  # steps that look back at once: the more, the more memory; the fewer, the more often memories are joined
@@ -128,6 +130,7 @@ class EpisodicMemoryReward(ResizableBuffers, NetworkReward):
         return in_chunks(lambda x: self.encoder(self.normalizer(x)), observations)
 
 
+@register("pseudo_counts")
 class PseudoCounts(EpisodicMemoryReward):
     """Pseudo-counts of an episode's states: the episodic part of Never Give Up, equations (2) and (3) and algorithm 1.
 
@@ -166,8 +169,7 @@ class PseudoCounts(EpisodicMemoryReward):
         check_positive(
             n_neighbors=n_neighbors, epsilon=epsilon, constant=constant, max_similarity=max_similarity, capacity=capacity
         )
-        if cluster_distance < 0:
-            raise ValueError(f"cluster_distance must not be negative, got {cluster_distance!r}.")
+        check_range("cluster_distance", cluster_distance, 0, schedule=False)
         self.n_neighbors = n_neighbors
         self.epsilon = epsilon
         self.cluster_distance = cluster_distance
@@ -207,6 +209,7 @@ class PseudoCounts(EpisodicMemoryReward):
         return rewards, after
 
 
+@register("ngu")
 class NGU(PseudoCounts):
     """Never Give Up: the episodic pseudo-counts, scaled by how new a state is over all episodes, equation (1).
 
@@ -230,8 +233,7 @@ class NGU(PseudoCounts):
         **kwargs: Any,
     ) -> None:
         super().__init__(observation_space, action_space, **kwargs)
-        if max_scale < 1:
-            raise ValueError(f"max_scale is the largest factor of the episodic reward, at least 1; got {max_scale!r}.")
+        check_range("max_scale", max_scale, 1, schedule=False, meaning="the largest factor of the episodic reward")
         self.max_scale = max_scale
         self.lifelong = RND(observation_space, action_space, **(lifelong_kwargs or {}))
         self.error = RunningStd(1)

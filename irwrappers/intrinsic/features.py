@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
@@ -14,6 +13,7 @@ from torch import Tensor
 from irwrappers.intrinsic.base import IntrinsicReward, environment_hook
 from irwrappers.transitions import Transitions
 from irwrappers.unique_rows import unique_rows
+from irwrappers.validation import check_range
 
 
 class FeatureDifference(IntrinsicReward):
@@ -37,8 +37,7 @@ class FeatureDifference(IntrinsicReward):
         indices: Sequence[int] | None = None,
     ) -> None:
         super().__init__(observation_space, action_space)
-        if not isinstance(n_rewards, (int, np.integer)) or n_rewards < 1:
-            raise ValueError(f"n_rewards must be an integer of at least 1, got {n_rewards!r}.")
+        check_range("n_rewards", n_rewards, 1, integer=True, schedule=False)
         self.n_rewards = n_rewards
         self.n_entries = observation_entries(observation_space, type(self).__name__)
         self._given_indices = indices is not None

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from irwrappers.intrinsic.base import as_vec_env
 from irwrappers.intrinsic.features import FeatureDifference
+from irwrappers.intrinsic.registry import register
 
 
 def laplacian_eigenvectors(next_states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -48,6 +49,7 @@ def _constant_first(eigenvalues: np.ndarray, eigenvectors: np.ndarray) -> np.nda
     return eigenvectors
 
 
+@register("laplacian")
 class ExactLaplacian(FeatureDifference):
     """Differences of the exact Laplacian eigenfunctions, for environments that can list their states.
 

@@ -14,9 +14,10 @@ from tqdm.auto import tqdm
 
 from irwrappers.intrinsic.base import IntrinsicReward, as_vec_env
 from irwrappers.intrinsic.encoder import ObservationNormalizer, check_observation_space, flatten_steps
-from irwrappers.intrinsic.network_reward import NetworkReward, check_finite, check_positive
+from irwrappers.intrinsic.network_reward import NetworkReward, check_finite
 from irwrappers.intrinsic.random_walks import random_steps
 from irwrappers.transitions import Transitions
+from irwrappers.validation import check_positive
 
 
 class ResizableBuffers(nn.Module):

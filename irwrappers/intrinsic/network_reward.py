@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
@@ -19,6 +18,7 @@ from irwrappers.intrinsic.base import IntrinsicReward, as_vec_env
 from irwrappers.intrinsic.encoder import ObservationNormalizer, check_observation_space, flatten_steps
 from irwrappers.intrinsic.random_walks import random_steps
 from irwrappers.transitions import Transitions
+from irwrappers.validation import check_positive
 
 FIELDS = ("observations", "actions", "next_observations", "terminated", "truncated")
 
@@ -176,13 +176,6 @@ def check_finite(batch: Any, who: str) -> None:
                     f"{who} cannot learn from {name} that are NaN or infinite: {int((~x.float().isfinite()).sum())} of "
                     f"{x.numel()} numbers are. Mend the environment, or mark such steps invalid (Transitions.valid)."
                 )
-
-
-def check_positive(**values: float) -> None:
-    """Raise ValueError for an argument that isn't a number above 0."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)) or not value > 0:
-            raise ValueError(f"{name} must be a number above 0, got {value!r}.")
 
 
 def _take(flat: Transitions, rows: Tensor, unused: Iterable[str] = ()) -> Transitions:

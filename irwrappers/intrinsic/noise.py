@@ -7,9 +7,12 @@ from gymnasium import spaces
 from torch import Tensor
 
 from irwrappers.intrinsic.base import IntrinsicReward
+from irwrappers.intrinsic.registry import register
 from irwrappers.transitions import Transitions
+from irwrappers.validation import check_range
 
 
+@register("noise")
 class NoiseReward(IntrinsicReward):
     """Independent N(0, 1) numbers at every step, whatever happens; the control in an ablation.
 
@@ -21,8 +24,7 @@ class NoiseReward(IntrinsicReward):
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, n_rewards: int = 6, seed: int = 0) -> None:
         super().__init__(observation_space, action_space)
-        if n_rewards < 1:
-            raise ValueError(f"n_rewards must be at least 1, got {n_rewards}.")
+        check_range("n_rewards", n_rewards, 1, integer=True, schedule=False)
         self.n_rewards = n_rewards
         self.seed = seed
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))

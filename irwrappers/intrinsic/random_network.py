@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from irwrappers.intrinsic.base import as_vec_env
 from irwrappers.intrinsic.features import FeatureDifference
+from irwrappers.intrinsic.registry import register
 from irwrappers.seeding import seeded
 
 
@@ -23,6 +24,7 @@ def mlp(sizes: Sequence[int], activation: type[nn.Module], seed: int) -> nn.Sequ
         return nn.Sequential(*create_mlp(n_inputs, n_outputs, hidden_sizes, activation))
 
 
+@register("random")
 class RandomNetworkReward(FeatureDifference):
     """φ is an untrained tanh network (4 × 512 in the paper). Source: Cho & Tran, arXiv 2601.21391, ablation.
 

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from irwrappers.transitions import OriginalView
+from irwrappers.transitions import EpisodeEnds, OriginalView
 
 
 class Walks(NamedTuple):
@@ -73,13 +73,11 @@ class WalkCollector:
         while self.finished < n_walks and self.timesteps + env.num_envs <= max_timesteps:
             _, observations, _, dones, infos = self._view.step(random_actions(env.action_space, env.num_envs, self._rng))
             self.timesteps += env.num_envs
-            current = np.array(observations)
-            ended = np.flatnonzero(dones)
-            for i in ended:
-                current[i] = self._view.original_terminal(infos[i])
+            ends = EpisodeEnds(dones, infos)
+            current = np.array(ends.next_observations(np.asarray(observations), original=True))
             self._append(current, np.ones(env.num_envs, dtype=bool))
-            if len(ended):
-                self._begin_walks(current, observations, ended)
+            if len(ends.indices):
+                self._begin_walks(current, observations, ends.indices)
         return self.finished < n_walks
 
     def _begin_walks(self, current: np.ndarray, observations: Any, ended: np.ndarray) -> None:

@@ -12,10 +12,13 @@ from torch import Tensor
 
 from irwrappers.intrinsic.encoder import Encoder, flatten_steps
 from irwrappers.intrinsic.memory import FixedInputs, ResizableBuffers, nearest
-from irwrappers.intrinsic.network_reward import check_positive, in_chunks
+from irwrappers.intrinsic.network_reward import in_chunks
+from irwrappers.intrinsic.registry import register
 from irwrappers.transitions import Transitions
+from irwrappers.validation import check_positive
 
 
+@register("re3")
 class RE3(ResizableBuffers, FixedInputs):
     """How far the latest states are from s′, seen through a fixed random encoder: ``r = log(‖y − y_k‖₂ + 1)``.
 

@@ -13,10 +13,12 @@ from irwrappers.intrinsic.dynamics import ForwardModel
 from irwrappers.intrinsic.encoder import flatten_steps
 from irwrappers.intrinsic.episodic import EpisodicMemoryReward, Memory
 from irwrappers.intrinsic.memory import look_back
-from irwrappers.intrinsic.network_reward import check_positive
+from irwrappers.intrinsic.registry import register
 from irwrappers.transitions import Transitions
+from irwrappers.validation import check_positive
 
 
+@register("ride")
 class RIDE(EpisodicMemoryReward):
     """Impact of an action in feature space, less where the episode has been before.
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
@@ -17,8 +16,10 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
 from irwrappers.intrinsic.encoder import Encoder, flatten_steps
-from irwrappers.intrinsic.network_reward import NetworkReward, check_positive, in_chunks
+from irwrappers.intrinsic.network_reward import NetworkReward, in_chunks
+from irwrappers.intrinsic.registry import register
 from irwrappers.transitions import Transitions
+from irwrappers.validation import check_positive, check_range
 
 
 class _Distillation(NetworkReward):
@@ -41,8 +42,7 @@ class _Distillation(NetworkReward):
     ) -> None:
         super().__init__(observation_space, action_space, **kwargs)
         check_positive(n_targets=n_targets, latent_dim=latent_dim)
-        if update_proportion is not None and not 0 < update_proportion <= 1:
-            raise ValueError(f"update_proportion must lie in (0, 1], or be None for 32 / copies; got {update_proportion!r}.")
+        check_range("update_proportion", update_proportion, 0, 1, open_low=True, optional=True, schedule=False)
         self.update_proportion = update_proportion
         if predictor_hidden_sizes is None:
             width = hidden_sizes[-1] if hidden_sizes else latent_dim
@@ -72,6 +72,7 @@ class _Distillation(NetworkReward):
         raise NotImplementedError
 
 
+@register("rnd")
 class RND(_Distillation):
     """Random network distillation: r = ‖f̂(s′) − f(s′)‖² / d, with f a fixed random network of d outputs.
 
@@ -122,6 +123,7 @@ class RND(_Distillation):
         return self.bonus(batch.next_observations).mean(), {}
 
 
+@register("drnd")
 class DRND(_Distillation):
     """Distributional random network distillation: r = α b₁ + (1 − α) b₂.
 
@@ -155,10 +157,8 @@ class DRND(_Distillation):
         features_extractor_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if not isinstance(n_targets, (int, np.integer)) or n_targets < 2:
-            raise ValueError(f"n_targets must be an integer of at least 2, for a distribution; got {n_targets!r}.")
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha must lie in [0, 1], got {alpha!r}.")
+        check_range("n_targets", n_targets, 2, integer=True, schedule=False, meaning="a distribution needs two")
+        check_range("alpha", alpha, 0, 1, schedule=False)
         super().__init__(
             observation_space,
             action_space,

@@ -10,6 +10,7 @@ import numpy as np
 
 from irwrappers.plot.figures import finish, new_figure
 from irwrappers.plot.logs import Series, check_series, read_logs
+from irwrappers.validation import check_range
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,8 +80,7 @@ def moving_mean(values: np.ndarray, window: int | None = None) -> np.ndarray:
     """Means of the last ``window`` values, of fewer at the beginning; a twentieth of all by default."""
     if window is None:
         window = max(1, len(values) // 20)
-    if isinstance(window, bool) or not isinstance(window, (int, np.integer)) or window < 1:
-        raise ValueError(f"window must be an integer of at least 1, got {window!r}.")
+    check_range("window", window, 1, integer=True, schedule=False)
     total = np.concatenate([[0.0], np.cumsum(values)])
     last = np.arange(1, len(values) + 1)
     first = np.maximum(last - window, 0)

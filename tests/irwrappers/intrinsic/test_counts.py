@@ -136,7 +136,7 @@ def test_fit_takes_the_steps_it_says():
 
 @pytest.mark.parametrize("bits", [0, 63, -1])
 def test_hash_bits_out_of_range(bits):
-    with pytest.raises(ValueError, match=f"1 to 62.*got {bits}"):
+    with pytest.raises(ValueError, match=rf"\[1, 62\] or None.*got {bits}"):
         StateCount(GRID, ACTIONS, hash_bits=bits)
 
 
