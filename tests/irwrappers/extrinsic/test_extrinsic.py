@@ -320,7 +320,7 @@ def test_vector_form_equals_wrapped_copies(mode, form, as_dict):
     single, vector = FORMS[form]
     make = lambda wrap=None: SyncVectorEnv([partial(limited, wrap, as_dict)] * 5, autoreset_mode=mode)  # noqa: E731
     if form == "ending" and mode is AutoresetMode.NEXT_STEP:
-        with pytest.raises(ValueError, match=r"NEXT_STEP can't reset a copy .* Expected SAME_STEP or DISABLED"):
+        with pytest.raises(ValueError, match=r"NEXT_STEP can't reset a sub-environment .* Expected SAME_STEP or DISABLED"):
             vector(make())
         return
     assert play_both(vector(make()), make(single), mode, steps=150) > 50
@@ -445,11 +445,11 @@ def test_refuses(wrapper, arguments, message, vector):
 def test_says_so_when_the_success_key_is_missing():
     env = SparseReward(Script((0.0, False, False)), success="succes")
     env.reset()
-    with pytest.raises(ValueError, match=r"'succes' names no entry .* it has \['is_success', 'other'\]"):
+    with pytest.raises(ValueError, match=r"'succes' is not an entry .* which has \['is_success', 'other'\]"):
         env.step(0)
     vector = VectorSparseReward(SyncVectorEnv([limited] * 2), success="succes")
     vector.reset()
-    with pytest.raises(ValueError, match=r"'succes' names no entry .* it has \['is_success', 'score', 'word'\]"):
+    with pytest.raises(ValueError, match=r"'succes' is not an entry .* which has \['is_success', 'score', 'word'\]"):
         vector.step(np.zeros(2, int))
 
 
@@ -459,7 +459,7 @@ def test_says_so_when_a_function_does_not_take_batches():
         vector.reset()
     vector = VectorSparseReward(SyncVectorEnv([limited] * 3), predicate=lambda *step: True)
     vector.reset()
-    with pytest.raises(ValueError, match=r"must give \(3,\) truth values"):
+    with pytest.raises(ValueError, match=r"must return \(3,\) truth values"):
         vector.step(np.zeros(3, int))
 
 

@@ -130,7 +130,7 @@ def test_fit_takes_the_steps_it_says():
     reward = StateCount(env.observation_space, env.action_space, hash_bits=8, warmup_steps=100)
     assert reward.fit(env, 1000, seed=0) == 100 and not reward.needs_fit
     assert reward.fit(env, 1000, seed=0) == 0  # fixed for good
-    with pytest.raises(ValueError, match=r"4 copies.*3 steps"):
+    with pytest.raises(ValueError, match=r"4 environments.*3 steps"):
         StateCount(env.observation_space, env.action_space, hash_bits=8).fit(env, 3)
 
 

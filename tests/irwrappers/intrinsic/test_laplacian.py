@@ -175,7 +175,7 @@ def test_exact_errors_say_what_is_wrong():
         reward.compute(step_of([0, 5], [7, 5]))
     with pytest.raises(ValueError, match="more than 4 states"):
         ExactLaplacian(env.observation_space, env.action_space, n_rewards=8).fit(env)
-    with pytest.raises(ValueError, match="apart"):
+    with pytest.raises(ValueError, match="do not distinguish"):
         ExactLaplacian(env.observation_space, env.action_space, n_rewards=2, indices=(1,)).fit(env)
     pendulum = dummy(lambda: gym.make("Pendulum-v1"), 1)
     with pytest.raises(ValueError, match=r"transition_graph.*ALLO"):
@@ -359,7 +359,7 @@ def test_allo_errors_say_what_is_wrong():
     allo = ALLO(env.observation_space, env.action_space, **QUICK)
     with pytest.raises(RuntimeError, match="fit"):
         allo.compute(step_of([0, 5], [1, 5]))
-    with pytest.raises(ValueError, match=r"2 copies.*1 steps"):
+    with pytest.raises(ValueError, match=r"2 environments.*1 steps"):
         allo.fit(env, 1)
 
 
