@@ -119,10 +119,10 @@ def test_images_are_seen_the_same_with_channels_first_or_last():
     for space, (before, after) in zip((IMAGE, FLIPPED), batches, strict=True):
         torch.manual_seed(0)
         reward = ICM(space, spaces.Discrete(2))
-        paid = [reward.compute(steps(before, after))]
+        computed = [reward.compute(steps(before, after))]
         torch.manual_seed(1)
         reward.update(steps(before, after))
-        rewards.append(torch.cat([*paid, reward.compute(steps(before, after))]))
+        rewards.append(torch.cat([*computed, reward.compute(steps(before, after))]))
     torch.testing.assert_close(*rewards)
 
 

@@ -1,4 +1,4 @@
-"""Facts to merge into tests/test_intrinsic_rewards.py and tests/test_laplacian.py."""
+"""Details of the rewards: steps that do not count, random walks, the Laplacian of walks, distinct rows."""
 
 import copy
 

@@ -74,7 +74,7 @@ def test_every_reward_is_saved_without_pickle(name, tmp_path, monkeypatch):
     np.testing.assert_array_equal(rollout(loaded, actions)[0], rollout(env, actions)[0])
 
 
-def test_loading_around_another_number_of_copies(tmp_path):
+def test_loading_around_another_number_of_environments(tmp_path):
     advanced(maze(3)).save(tmp_path / "file")
     loaded = VecIntrinsicReward.load(tmp_path / "file", maze(5), training=False)
     assert not loaded.training and loaded.bonus.returns.shape == (5, 1) and not loaded.bonus.returns.any()
@@ -191,7 +191,7 @@ def test_from_rl_zoo3_yaml_with_no_bonus_in_evaluation(tmp_path):
     done = run("train", *arguments.split(), cwd=tmp_path)
     assert "intrinsic/" in done.stdout and "coef" in done.stdout
     results = np.load(next(tmp_path.rglob("evaluations.npz")))["results"]
-    assert results.size and np.isin(results, [0, 1]).all()  # the maze pays 0 or 1 an episode
+    assert results.size and np.isin(results, [0, 1]).all()  # the maze's return is 0 or 1
 
 
 def test_third_party_environment_in_one_line():

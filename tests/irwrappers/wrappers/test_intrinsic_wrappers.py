@@ -1,4 +1,4 @@
-"""VecIntrinsicReward and IntrinsicRewardWrapper: what is paid, from which steps, on which scale, and when nothing is."""
+"""VecIntrinsicReward and IntrinsicRewardWrapper: rewards, the steps they are computed from, their scale, and evaluation."""
 
 import warnings
 
@@ -22,7 +22,7 @@ from irwrappers import (
     VecIntrinsicReward,
 )
 
-# What is paid
+# Rewards
 
 
 def test_sum_of_both_parts_and_the_monitor_keeps_the_environments_return():
@@ -90,14 +90,14 @@ def test_a_first_bonus_has_a_scale_and_outliers_are_clipped():
 
 
 def test_schedules():
-    def paid(coef, total_timesteps=None):
+    def ratios(coef, total_timesteps=None):
         env = wrapped(lines(2, length=1000), extrinsic_coef=0, intrinsic_coef=coef, total_timesteps=total_timesteps)
         rewards, _, infos = rollout(env, np.ones((6, 2), dtype=int))
         return (rewards / [[info["reward_intrinsic"] for info in row] for row in infos])[:, 0].tolist()
 
-    assert paid(0.25) == paid("0.25") == [0.25] * 6
-    assert paid("lin_1.0", 8) == pytest.approx([1, 0.75, 0.5, 0.25, 0, 0])  # two copies: 8 steps are over after 4
-    assert paid(lambda progress: progress**2, 4) == pytest.approx([1, 0.25, 0, 0, 0, 0])
+    assert ratios(0.25) == ratios("0.25") == [0.25] * 6
+    assert ratios("lin_1.0", 8) == pytest.approx([1, 0.75, 0.5, 0.25, 0, 0])  # two environments: 8 steps are over after 4
+    assert ratios(lambda progress: progress**2, 4) == pytest.approx([1, 0.25, 0, 0, 0, 0])
     for changing in ("lin_0.1", lambda progress: 1.0):
         with pytest.raises(ValueError, match="total_timesteps"):
             wrapped(intrinsic_coef=changing)
@@ -132,7 +132,7 @@ def test_unknown_names_and_other_spaces():
 
 
 @pytest.mark.parametrize("name", INTRINSIC_REWARDS)
-def test_one_copy_is_paid_as_in_the_gymnasium_wrapper(name):
+def test_one_environment_has_the_rewards_of_the_gymnasium_wrapper(name):
     # Three episodes of ten steps, the reward fitted and learning on the way.
     def make():
         return gym.make("sparse/Maze1-v0", max_episode_steps=10)
@@ -180,15 +180,15 @@ def test_no_bonus_no_learning_and_no_fitting_in_evaluation():
     rewards, _, infos = rollout(env, np.zeros((4, 3), dtype=int))
     assert env.intrinsic_reward.needs_fit and env.num_warmup_steps == 0 and not rewards.any()
     assert infos[0][0]["reward_intrinsic"] == 0 and env.bonus.num_steps == 0
-    paying = wrapped(learn_every=2)
-    paying.training = False
-    rewards, dones, infos = rollout(paying, [[2, 2], [2, 2]])
+    env = wrapped(learn_every=2)
+    env.training = False
+    rewards, dones, infos = rollout(env, [[2, 2], [2, 2]])
     assert rewards.tolist() == [[2, 2], [4, 4]] and dones[1].all() and "intrinsic_episode" not in infos[1][0]
-    assert not paying.intrinsic_reward.learned and not paying.intrinsic_reward.advanced
-    paying.training = True
+    assert not env.intrinsic_reward.learned and not env.intrinsic_reward.advanced
+    env.training = True
     with pytest.raises(RuntimeError, match="reset"):
-        paying.step([0, 0])
-    assert rollout(paying, [[1, 1]])[0].tolist() == [[2, 2]]
+        env.step([0, 0])
+    assert rollout(env, [[1, 1]])[0].tolist() == [[2, 2]]
 
 
 # Warm-up
