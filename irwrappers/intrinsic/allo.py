@@ -176,7 +176,7 @@ class ALLO(FeatureDifference):
     def fit(self, env: VecEnv | gym.Env, total_timesteps: int, seed: int | None = None, progress_bar: bool = False) -> int:
         """Collect random walks until the eigenfunctions are stable, and train on them.
 
-        The walks start anywhere and pass over the goal where the environment knows the reset options ``random_start`` and
+        The walks start anywhere and pass over the goal if the environment has the reset options ``random_start`` and
         ``ignore_goal``; otherwise they are ordinary episodes. They never run across an episode's end.
 
         Args:

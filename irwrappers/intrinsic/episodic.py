@@ -221,7 +221,7 @@ class PseudoCounts(EpisodicMemoryReward):
 
 @register("ngu")
 class NGU(PseudoCounts):
-    """Never Give Up: the episodic pseudo-counts times the lifelong novelty of :class:`RND`, equation (1).
+    """Never Give Up: the episodic pseudo-counts times the lifelong novelty of RND, equation (1).
 
     ``r = r_episodic · min(max(α, 1), L)``, ``α = 1 + (e(s′) − μ_e) / σ_e`` with e the reward of :class:`RND` and μ_e, σ_e its
     running mean and deviation over the states learned from, each taken before learning from it; α is 1 before there are any.

@@ -84,7 +84,7 @@ class FeatureDifference(IntrinsicReward):
 
 
 def observation_entries(space: spaces.Space, who: str) -> int:
-    """Return how many numbers :func:`flatten_observations` makes of one observation; ``who`` asks, for the error message."""
+    """Return how many numbers :func:`flatten_observations` makes of one observation; ``who`` is named in errors."""
     if isinstance(space, spaces.Box) and len(space.shape) == 1:
         return int(space.shape[0])
     if isinstance(space, spaces.Discrete):

@@ -14,7 +14,7 @@ from irwrappers.validation import check_range
 
 @register("noise")
 class NoiseReward(IntrinsicReward):
-    """Independent N(0, 1) samples at every step, whatever happens: the control of an ablation.
+    """Independent N(0, 1) samples at every step, independent of states and actions: the control of an ablation.
 
     Args:
         observation_space: of a single environment.

@@ -37,14 +37,14 @@ def register(name: str) -> Callable[[RewardClass], RewardClass]:
 
     Raises:
         ValueError: another class has this name.
-        TypeError: what is decorated is no subclass of ``IntrinsicReward``.
+        TypeError: the decorated object is not a subclass of ``IntrinsicReward``.
     """
 
     def add(reward: RewardClass) -> RewardClass:
         if not (isinstance(reward, type) and issubclass(reward, IntrinsicReward)):
             raise TypeError(f"@register({name!r}) decorates a subclass of IntrinsicReward, got {reward!r}.")
         known = INTRINSIC_REWARDS.get(name)
-        # A notebook that runs a cell again defines the same class anew.
+        # A notebook that runs a cell again defines the same class once more.
         if known is not None and (known.__module__, known.__qualname__) != (reward.__module__, reward.__qualname__):
             raise ValueError(
                 f"The intrinsic reward {name!r} is {known.__module__}.{known.__qualname__} already; register "

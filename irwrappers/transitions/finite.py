@@ -26,7 +26,7 @@ class FiniteCheck:
         """Check observations ``[B, …]``.
 
         Raises:
-            ValueError: one is not finite; ``when`` ("at step 3", "after reset") says in the message where in the rollout.
+            ValueError: one is not finite; ``when`` ("at step 3", "after reset") is part of the message.
         """
         for key in self._floating:
             value = self._pick(observations, key)

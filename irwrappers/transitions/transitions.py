@@ -42,10 +42,10 @@ class Transitions:
 
     @property
     def n_steps(self) -> int:
-        """T."""
+        """The number of steps, T."""
         return self.terminated.shape[0]
 
     @property
     def n_envs(self) -> int:
-        """B."""
+        """The number of parallel environments, B."""
         return self.terminated.shape[1]

@@ -113,7 +113,7 @@ class IntrinsicBonus:
     # A rollout
 
     def start(self, n_envs: int) -> None:
-        """Start anew with ``n_envs`` environments: forget their episodes and the batch that is being collected."""
+        """Start with ``n_envs`` new environments: drop episodes and the batch that is being collected."""
         self.n_envs = n_envs
         self.returns = torch.zeros(n_envs, self.intrinsic_reward.n_rewards, dtype=torch.float64, device=self.device)
         self._observations: Any = None

@@ -27,7 +27,7 @@ def coefficient_schedule(intrinsic_coef: Coefficient, total_timesteps: int | Non
     linear = isinstance(intrinsic_coef, str) and intrinsic_coef.startswith("lin_")
     if (linear or callable(intrinsic_coef)) and total_timesteps is None:
         raise ValueError(
-            f"intrinsic_coef={intrinsic_coef!r} changes with the progress of training, which the wrapper knows only from "
+            f"intrinsic_coef={intrinsic_coef!r} changes with the progress of training, which is computed from "
             "total_timesteps; give total_timesteps=<environment steps of the training, of all environments together> or a "
             "constant intrinsic_coef."
         )

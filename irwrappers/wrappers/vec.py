@@ -27,7 +27,7 @@ class VecIntrinsicReward(BonusProperties, VecEnvWrapper):
 
     Every step's info has both parts, ``info["reward_extrinsic"]`` and ``info["reward_intrinsic"]`` (normalised, before its
     coefficient), and the last of an episode ``info["intrinsic_episode"] = {"r": sum of the bonuses, "l": steps}``. A
-    ``Monitor`` or ``VecMonitor`` beneath goes on reporting the environment's own returns: put it there.
+    ``Monitor`` or ``VecMonitor`` beneath reports the environment's own returns: put it there.
 
     *Learning.* The reward is computed after each step and learns every ``learn_every`` steps, from the batch ``[learn_every,
     n_envs]`` of them. Before the first reset a reward that needs it (RND's observation statistics, ALLO's walks) is fitted on
