@@ -17,8 +17,9 @@ parser.add_argument("--env", default="MountainCar-v0")
 parser.add_argument("--bonus", default="pseudo_counts")
 given = parser.parse_args()
 
+venv = make_vec_env(given.env, n_envs=16, seed=0)
 # The one line: everything else is PPO on any VecEnv.
-env = VecIntrinsicReward(make_vec_env(given.env, n_envs=16, seed=0), given.bonus, coef=1.0, extrinsic_coef=0.1, seed=0)
+env = VecIntrinsicReward(venv, given.bonus, intrinsic_coef=1.0, extrinsic_coef=0.1, seed=0)
 
 model = PPO("MlpPolicy", env, n_steps=128, batch_size=256, n_epochs=4, gamma=0.99, ent_coef=0.01, seed=0)
 model.learn(given.timesteps)

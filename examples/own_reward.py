@@ -45,7 +45,7 @@ given = parser.parse_args()
 
 env = make_vec_env("sparse/Maze1-v0", n_envs=16, seed=0)
 reward = Corner(env.observation_space, env.action_space)
-model = PPO("MlpPolicy", VecIntrinsicReward(env, reward, coef=0.01), n_steps=128, batch_size=256, n_epochs=4, seed=0)
+model = PPO("MlpPolicy", VecIntrinsicReward(env, reward, intrinsic_coef=0.01), n_steps=128, batch_size=256, n_epochs=4, seed=0)
 model.learn(given.timesteps)
 returns, _ = evaluate_policy(
     model, make_vec_env("sparse/Maze1-v0", n_envs=16, seed=1), n_eval_episodes=100, deterministic=False

@@ -17,7 +17,7 @@ parser.add_argument("--timesteps", type=int, default=1_000_000)
 parser.add_argument("--env", default="sparse/MiniGrid-DoorKey-6x6-v0")
 given = parser.parse_args()
 
-env = VecIntrinsicReward(make_vec_env(given.env, n_envs=16, seed=0), "rnd", coef=0.02, seed=0)
+env = VecIntrinsicReward(make_vec_env(given.env, n_envs=16, seed=0), "rnd", intrinsic_coef=0.02, seed=0)
 model = PPO("MlpPolicy", env, n_steps=128, batch_size=256, n_epochs=4, ent_coef=0.01, seed=0, verbose=1)
 model.learn(given.timesteps, callback=IntrinsicRewardCallback(), log_interval=20)
 model.save("ppo_rnd")

@@ -1,4 +1,4 @@
-"""What the agent is paid: intrinsic rewards for any environment, and wrappers of its own reward."""
+"""Intrinsic rewards for any environment, and wrappers that change when the environment's own reward is given."""
 
 from irwrappers.extrinsic import (
     DelayedReward,
@@ -34,6 +34,7 @@ from irwrappers.intrinsic import (
     StateCount,
     Sum,
     make_intrinsic_reward,
+    register,
 )
 from irwrappers.transitions import Transitions
 from irwrappers.wrappers import IntrinsicRewardCallback, IntrinsicRewardWrapper, VecIntrinsicReward
@@ -76,4 +77,5 @@ __all__ = [
     "VectorSparseReward",
     "VectorSuccessSignal",
     "make_intrinsic_reward",
+    "register",
 ]

@@ -1,4 +1,4 @@
-"""Random numbers drawn apart from those of whoever goes on afterwards."""
+"""Random numbers that do not advance the global generators."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ import torch
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's generators (the CPU's, and ``device``'s) begin at ``seed`` in the block and are as before after it."""
+    """Seed torch's generators (the CPU's, and that of ``device``) within the block, and restore their states after it.
+
+    Args:
+        seed: of both generators.
+        device: whose generator is seeded beside the CPU's.
+    """
     on_gpu = device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if on_gpu else []):
         torch.random.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs that are not restored

@@ -1,4 +1,4 @@
-"""Files that execute nothing when they are read: safetensors for tensors, JSON in its header for the rest."""
+"""Files that run no code when they are read: safetensors for tensors, JSON in its header for the rest."""
 
 from __future__ import annotations
 
@@ -19,7 +19,16 @@ _HEADER = "irwrappers"
 
 
 def write_state(path: str | os.PathLike[str], header: Mapping[str, Any], state: Any) -> None:
-    """Write ``header`` (JSON) and ``state``: tensors, arrays and plain values in dicts, lists and tuples."""
+    """Write a header and a state to one file.
+
+    Args:
+        path: of the file; folders are created.
+        header: what JSON can hold.
+        state: tensors, arrays and plain values in dicts, lists and tuples.
+
+    Raises:
+        TypeError: the state has a value of another type.
+    """
     tensors: dict[str, Tensor] = {}
     text = json.dumps({**header, "state": _pack(state, "state", tensors)})
     Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -27,10 +36,11 @@ def write_state(path: str | os.PathLike[str], header: Mapping[str, Any], state: 
 
 
 def read_state(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Any]:
-    """The header and the state that :func:`write_state` wrote.
+    """Read the header and the state that :func:`write_state` wrote.
 
     Raises:
-        ValueError: the file is not one of ours.
+        FileNotFoundError: there is no such file.
+        ValueError: it was not written by :func:`write_state`.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
@@ -44,7 +54,7 @@ def read_state(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Any]:
 
 
 def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> list[Any]:
-    """``[kind, content]`` in JSON, with the tensors under names of their own."""
+    """Return ``[kind, content]`` for JSON, and add the tensors to ``tensors`` under unique names."""
     if isinstance(value, np.ndarray):
         return ["array", _pack(torch.as_tensor(value), name, tensors)[1]]
     if isinstance(value, Tensor):
@@ -82,7 +92,7 @@ def _unpack(packed: list[Any], tensors: dict[str, Tensor]) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """``value`` if JSON can hold it, else None."""
+    """Return ``value`` if JSON can hold it, else None."""
     try:
         return json.loads(json.dumps(value))
     except (TypeError, ValueError):
@@ -90,7 +100,7 @@ def plain(value: Any) -> Any:
 
 
 def describe_space(space: spaces.Space) -> Any:
-    """Kind, shape and type of a space, in JSON; bounds do not count."""
+    """Return kind, shape and type of a space for JSON, without its bounds."""
     if isinstance(space, spaces.Dict):
         return {key: describe_space(part) for key, part in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
@@ -104,7 +114,13 @@ def describe_space(space: spaces.Space) -> Any:
 
 
 def check_same_spaces(given: tuple[Any, Any], expected: tuple[Any, Any], what: str) -> None:
-    """Raise ``ValueError`` unless (observation space, action space) are alike, as spaces or as their descriptions."""
+    """Raise ``ValueError`` unless observation and action spaces have the same kind, shape and type.
+
+    Args:
+        given: (observation space, action space), as spaces or as :func:`describe_space` returns them.
+        expected: likewise, those of the environment.
+        what: subject and verb of the message, such as "the reward was built".
+    """
     for kind, one, other in zip(("observation", "action"), given, expected, strict=True):
         texts = [describe_space(space) if isinstance(space, spaces.Space) else space for space in (one, other)]
         if texts[0] != texts[1]:

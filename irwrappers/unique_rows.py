@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def _words(x: Tensor) -> Tensor:
-    """The bits of each entry as int64, high bits folded into low ones: ``[n, d]``."""
+    """Return the bits of each entry as int64 ``[n, d]``, high bits folded into low ones."""
     if x.is_floating_point():
         x = x + 0.0  # −0.0 becomes 0.0: they are equal, so their bits must be
     if x.dtype == torch.float64:
@@ -20,10 +20,10 @@ def _words(x: Tensor) -> Tensor:
 
 
 def unique_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Distinct rows of ``x`` ``[n, d]`` and, for each row, which of them it is.
+    """Return the distinct rows of ``x`` ``[n, d]`` and, for each row, which of them it is.
 
     Much faster than ``torch.unique(dim=0)``: rows are compared by a 64-bit hash, and the result is checked; on a
-    collision the exact, slow way is taken.
+    collision ``torch.unique`` is used.
 
     Returns:
         rows ``[m, d]`` and inverse, int64 ``[n]``, with ``rows[inverse] == x``.

@@ -593,9 +593,9 @@ def test_an_sb3_policy_class_and_a_reward_for_other_observations_are_refused():
 
 
 def test_observations_that_are_not_finite_are_named():
-    with pytest.raises(ValueError, match="copy 0 gave a non-finite observation at step 2 of the collection"):
+    with pytest.raises(ValueError, match="Environment 0 gave a non-finite observation at step 2 of the rollout"):
         place_model(walks(nan_at=3)).learn(64)
-    with pytest.raises(ValueError, match="copy 0 gave a non-finite reward at step 0"):
+    with pytest.raises(ValueError, match="Environment 0 gave a non-finite reward at step 0"):
         place_model(walks(pay=np.inf)).learn(64)
 
 

@@ -388,7 +388,7 @@ def test_callbacks_draw_other_numbers_at_every_step():
 
 def test_nan_from_the_environment_is_an_error_in_the_base_policys_turn():
     model = model_on(toys(bad={"reward": 5}))
-    with pytest.raises(ValueError, match="Environment copy 1 gave a non-finite reward"):
+    with pytest.raises(ValueError, match="Environment 1 gave a non-finite reward"):
         model.learn(500)
     assert model._iteration == 0  # which is the base policy's; those of exploratory policies come later
 

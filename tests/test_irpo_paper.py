@@ -323,10 +323,10 @@ def test_laplacian_without_a_graph_says_so():
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"reward": 3}, "copy 1 gave a non-finite reward at step 2"),
-        ({"observation": 3}, "copy 1 gave a non-finite observation at step 2"),
-        ({"observation": 0}, "copy 1 gave a non-finite observation after reset"),
-        ({"observation": HORIZON}, "copy 1 gave a non-finite observation at step 9"),  # seen only as a terminal one
+        ({"reward": 3}, "Environment 1 gave a non-finite reward at step 2"),
+        ({"observation": 3}, "Environment 1 gave a non-finite observation at step 2"),
+        ({"observation": 0}, "Environment 1 gave a non-finite observation after reset"),
+        ({"observation": HORIZON}, "Environment 1 gave a non-finite observation at step 9"),  # seen only as a terminal one
     ],
     ids=["reward", "observation", "first observation", "terminal observation"],
 )

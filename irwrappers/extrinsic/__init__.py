@@ -1,14 +1,14 @@
-"""Wrappers that change when and for what the environment's own reward is paid.
+"""Wrappers that change when and for what the environment's own reward is given.
 
-* ``DelayedReward`` - pays the sum of the last n rewards every n steps, and the rest at the end of the episode.
-* ``EpisodicReward`` - pays the whole return at the end of the episode.
-* ``SparseReward`` - pays once, at the first success of an episode.
-* ``SuccessSignal`` - pays an early success more than a late one, and fines an episode without.
-* ``PotentialShaping`` - adds γΦ(s′) − Φ(s), which helps and leaves the optimal policy what it was.
+* ``DelayedReward`` - the sum of the last n rewards every n steps, and the rest at the end of the episode.
+* ``EpisodicReward`` - the whole return at the end of the episode.
+* ``SparseReward`` - a reward at the first success of an episode, and 0 elsewhere.
+* ``SuccessSignal`` - a reward at the first success, larger if it is earlier; a negative one after an episode without success.
+* ``PotentialShaping`` - the reward plus γΦ(s′) − Φ(s), which keeps optimal policies optimal.
 
-Each has a form around a ``gymnasium.vector.VectorEnv``, ``VectorDelayedReward`` and so on, which pays every copy what the
-single form would, whatever the autoreset mode. All of them put ``info["original_reward"]`` into every step: what the
-environment itself paid, also beneath several wrappers.
+Each has a form around a ``gymnasium.vector.VectorEnv``, ``VectorDelayedReward`` and so on, with the same rewards in every
+autoreset mode. All of them put ``info["original_reward"]`` into every step: the environment's own reward, also beneath
+several wrappers.
 
 >>> import gymnasium as gym
 >>> from irwrappers.extrinsic import EpisodicReward, PotentialShaping

@@ -1,4 +1,4 @@
-"""Rewards paid later than they are earned: every n steps, or at the end of the episode."""
+"""Rewards that are accumulated and given later: every n steps, or at the end of the episode."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from gymnasium.core import ActType, ObsType
 from gymnasium.vector import VectorEnv
 
 from irwrappers.extrinsic.vector import ORIGINAL, VectorReward, VectorStep
+from irwrappers.validation import check_range
 
-UNDELAYED = "undelayed_reward"  # the entry of ``info`` with what the wrapped environment paid in this step
+UNDELAYED = "undelayed_reward"  # the entry of ``info`` with the wrapped environment's reward
 
 
 class DelayedReward(gym.Wrapper[ObsType, ActType, ObsType, ActType], gym.utils.RecordConstructorArgs):
-    """Pays the sum of the rewards every ``delay`` steps, 0 in between, and what is left when the episode ends.
+    """Give the sum of the rewards every ``delay`` steps, 0 in between, and the rest when the episode ends.
 
-    The return of an episode stays the environment's. ``info["undelayed_reward"]`` is what the wrapped environment paid in
-    this step; ``info["original_reward"]`` the same but for other reward wrappers beneath this one.
+    The return of an episode does not change. ``info["undelayed_reward"]`` is the wrapped environment's reward in this step;
+    ``info["original_reward"]`` that of the environment beneath any other reward wrappers.
 
-    The last payment needs to see the end of the episode: put the wrapper around ``TimeLimit``, not inside it (as
-    ``gym.make`` does for ``additional_wrappers``). A vector version of the wrapper exists: :class:`VectorDelayedReward`.
+    The wrapper must see the end of the episode: put it around ``TimeLimit``, not inside it (as ``gym.make`` does for
+    ``additional_wrappers``). A vector version of the wrapper exists: :class:`VectorDelayedReward`.
 
     Source: the delayed MuJoCo tasks of Zheng, Oh & Singh, arXiv 1804.06459, with ``delay=20``.
 
     Args:
         env: the environment.
-        delay: steps between payments, at least 1.
+        delay: number of steps between rewards, at least 1.
 
     Raises:
-        ValueError: ``delay`` is no integer of at least 1.
+        ValueError: ``delay`` is not an integer of at least 1.
 
     Example:
         >>> import gymnasium as gym
@@ -46,36 +47,36 @@ class DelayedReward(gym.Wrapper[ObsType, ActType, ObsType, ActType], gym.utils.R
         gym.utils.RecordConstructorArgs.__init__(self, delay=delay)
         gym.Wrapper.__init__(self, env)
         self.delay = delay
-        self._owed = 0.0
-        self._waited = 0
+        self._accumulated = 0.0
+        self._waited = 0  # steps since the last reward
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[ObsType, dict[str, Any]]:
-        self._owed, self._waited = 0.0, 0
+        self._accumulated, self._waited = 0.0, 0
         return super().reset(seed=seed, options=options)
 
     def step(self, action: ActType) -> tuple[ObsType, SupportsFloat, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = super().step(action)
         reward = float(reward)
-        self._owed += reward
+        self._accumulated += reward
         self._waited += 1
-        paid = 0.0
+        given = 0.0
         if terminated or truncated or self._waited == self.delay:
-            paid, self._owed, self._waited = self._owed, 0.0, 0
-        return observation, paid, terminated, truncated, {ORIGINAL: reward, **info, UNDELAYED: reward}
+            given, self._accumulated, self._waited = self._accumulated, 0.0, 0
+        return observation, given, terminated, truncated, {ORIGINAL: reward, **info, UNDELAYED: reward}
 
 
 class VectorDelayedReward(VectorReward[ObsType, ActType]):
-    """:class:`DelayedReward` around a vector environment: each copy has its own clock, whatever the autoreset mode.
+    """:class:`DelayedReward` around a vector environment, in any autoreset mode; each sub-environment has its own delay.
 
-    Rewards and infos are those of a ``SyncVectorEnv`` of wrapped copies. The step in which ``NEXT_STEP`` resets a copy counts
-    for nothing; ``reset(options={"reset_mask": mask})`` starts the clocks of those copies anew.
+    Rewards and infos are those of a ``SyncVectorEnv`` of wrapped environments. The step in which ``NEXT_STEP`` resets an
+    environment is not counted; ``reset(options={"reset_mask": mask})`` restarts the count of those environments.
 
     Args:
         env: the vector environment.
-        delay: steps between payments, at least 1.
+        delay: number of steps between rewards, at least 1.
 
     Raises:
-        ValueError: ``delay`` is no integer of at least 1, or ``env.metadata["autoreset_mode"]`` is missing.
+        ValueError: ``delay`` is not an integer of at least 1, or ``env.metadata["autoreset_mode"]`` is missing.
 
     Example:
         >>> import gymnasium as gym
@@ -90,28 +91,28 @@ class VectorDelayedReward(VectorReward[ObsType, ActType]):
         self.delay = _check_delay(delay)
         gym.utils.RecordConstructorArgs.__init__(self, delay=self.delay)
         super().__init__(env)
-        self._owed = np.zeros(self.num_envs)
+        self._accumulated = np.zeros(self.num_envs)
         self._waited = np.zeros(self.num_envs, dtype=np.int64)
 
-    def _begin(self, copies: np.ndarray, observations: Any) -> None:
-        self._owed[copies], self._waited[copies] = 0.0, 0
+    def _begin(self, begun: np.ndarray, observations: Any) -> None:
+        self._accumulated[begun], self._waited[begun] = 0.0, 0
 
-    def _pay(self, step: VectorStep) -> np.ndarray:
+    def _compute_rewards(self, step: VectorStep) -> np.ndarray:
         step.notes[UNDELAYED] = step.rewards
-        self._owed += np.where(step.stepped, step.rewards, 0.0)
+        self._accumulated += np.where(step.stepped, step.rewards, 0.0)
         self._waited += step.stepped
-        paying = step.done | (self._waited == self.delay)
-        paid = np.where(paying, self._owed, 0.0)
-        self._owed[paying], self._waited[paying] = 0.0, 0
-        return paid
+        due = step.done | (self._waited == self.delay)
+        given = np.where(due, self._accumulated, 0.0)
+        self._accumulated[due], self._waited[due] = 0.0, 0
+        return given
 
 
 class EpisodicReward(gym.Wrapper[ObsType, ActType, ObsType, ActType], gym.utils.RecordConstructorArgs):
-    """Pays the whole return of an episode in its last step and 0 before it.
+    """Give the whole return of an episode in its last step and 0 before it.
 
-    The undiscounted return stays the environment's; ``info["original_reward"]`` is what it paid in this step. The end of
-    the episode may be a time limit's, so put the wrapper around ``TimeLimit``, not inside it. A vector version of the wrapper
-    exists: :class:`VectorEpisodicReward`.
+    The undiscounted return does not change; ``info["original_reward"]`` is the environment's reward in this step. A time limit
+    may end the episode, so put the wrapper around ``TimeLimit``, not inside it. A vector version of the wrapper exists:
+    :class:`VectorEpisodicReward`.
 
     Args:
         env: the environment.
@@ -128,22 +129,22 @@ class EpisodicReward(gym.Wrapper[ObsType, ActType, ObsType, ActType], gym.utils.
     def __init__(self, env: gym.Env[ObsType, ActType]) -> None:
         gym.utils.RecordConstructorArgs.__init__(self)
         gym.Wrapper.__init__(self, env)
-        self._owed = 0.0
+        self._accumulated = 0.0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[ObsType, dict[str, Any]]:
-        self._owed = 0.0
+        self._accumulated = 0.0
         return super().reset(seed=seed, options=options)
 
     def step(self, action: ActType) -> tuple[ObsType, SupportsFloat, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = super().step(action)
         reward = float(reward)
-        self._owed += reward
-        paid = self._owed if terminated or truncated else 0.0
-        return observation, paid, terminated, truncated, {ORIGINAL: reward, **info}
+        self._accumulated += reward
+        given = self._accumulated if terminated or truncated else 0.0
+        return observation, given, terminated, truncated, {ORIGINAL: reward, **info}
 
 
 class VectorEpisodicReward(VectorReward[ObsType, ActType]):
-    """:class:`EpisodicReward` around a vector environment; rewards and infos are those of wrapped copies.
+    """:class:`EpisodicReward` around a vector environment; rewards and infos are those of wrapped environments.
 
     Args:
         env: the vector environment.
@@ -163,17 +164,16 @@ class VectorEpisodicReward(VectorReward[ObsType, ActType]):
     def __init__(self, env: VectorEnv[ObsType, ActType, np.ndarray]) -> None:
         gym.utils.RecordConstructorArgs.__init__(self)
         super().__init__(env)
-        self._owed = np.zeros(self.num_envs)
+        self._accumulated = np.zeros(self.num_envs)
 
-    def _begin(self, copies: np.ndarray, observations: Any) -> None:
-        self._owed[copies] = 0.0
+    def _begin(self, begun: np.ndarray, observations: Any) -> None:
+        self._accumulated[begun] = 0.0
 
-    def _pay(self, step: VectorStep) -> np.ndarray:
-        self._owed += np.where(step.stepped, step.rewards, 0.0)
-        return np.where(step.done, self._owed, 0.0)
+    def _compute_rewards(self, step: VectorStep) -> np.ndarray:
+        self._accumulated += np.where(step.stepped, step.rewards, 0.0)
+        return np.where(step.done, self._accumulated, 0.0)
 
 
 def _check_delay(delay: Any) -> int:
-    if isinstance(delay, bool) or not isinstance(delay, (int, np.integer)) or delay < 1:
-        raise ValueError(f"delay must be an integer of at least 1 (steps between payments), got {delay!r}.")
+    check_range("delay", delay, 1, integer=True, schedule=False, meaning="steps between rewards")
     return int(delay)

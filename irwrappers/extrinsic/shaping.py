@@ -1,4 +1,4 @@
-"""Potential-based shaping: a reward for getting nearer that leaves the optimal policy what it was."""
+"""Potential-based reward shaping, which keeps optimal policies optimal."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ from gymnasium.core import ActType, ObsType
 from gymnasium.vector import VectorEnv
 
 from irwrappers.extrinsic.vector import ORIGINAL, VectorReward, VectorStep
+from irwrappers.validation import check_range
 
 Potential = Callable[[Any], Any]
 
 
 class PotentialShaping(gym.Wrapper[ObsType, ActType, ObsType, ActType], gym.utils.RecordConstructorArgs):
-    """Adds F = γΦ(s′) − Φ(s) to the reward, with Φ = 0 where the episode has terminated.
+    """Add F = γΦ(s′) − Φ(s) to the reward, with Φ = 0 where the episode has terminated.
 
     The discounted sum of F over an episode is −Φ(s₀), or γᵀΦ(s_T) − Φ(s₀) if it was truncated after T steps: whatever the
-    policy, its value in s becomes V(s) − Φ(s), and optimal policies stay optimal. At a time limit Φ(s′) is the true one,
+    policy, its value in s becomes V(s) − Φ(s), and optimal policies stay optimal. At a time limit Φ(s′) is not replaced by 0,
     because a learner bootstraps there, from a value that is V(s′) − Φ(s′) too, as Stable-Baselines3's algorithms do.
 
-    ``info["original_reward"]`` is what the environment paid in this step. A vector version of the wrapper exists:
+    ``info["original_reward"]`` is the environment's reward in this step. A vector version of the wrapper exists:
     :class:`VectorPotentialShaping`.
 
     Source: Ng, Harada & Russell, ICML 1999, theorem 1. Φ = 0 at the end of an episode: their assumption in the episodic case.
 
     Args:
         env: the environment.
-        potential: Φ, a function of an observation that gives a number. A callable can't be written as JSON: ``env.spec`` holds
+        potential: Φ, a function from an observation to a number. A callable can't be written as JSON: ``env.spec`` holds
             it and ``gym.make(env.spec)`` uses it, but ``env.spec.to_json()`` raises ``TypeError``.
-        gamma: γ, in [0, 1]: the discount of the learner. With another one the guarantee is lost.
+        gamma: γ, in [0, 1]: the learner's discount factor. With another one the guarantee is lost.
 
     Raises:
-        ValueError: ``potential`` is no callable, ``gamma`` is not in [0, 1], or a potential is not a finite number.
+        ValueError: ``potential`` is not callable, ``gamma`` is not in [0, 1], or a potential is not a finite number.
 
     Example:
         >>> import gymnasium as gym
@@ -62,21 +63,21 @@ class PotentialShaping(gym.Wrapper[ObsType, ActType, ObsType, ActType], gym.util
         observation, reward, terminated, truncated, info = super().step(action)
         reward = float(reward)
         phi = 0.0 if terminated else self._evaluate(observation)
-        paid = reward + (self.gamma * phi - self._phi)
+        shaped = reward + (self.gamma * phi - self._phi)
         self._phi = phi
-        return observation, paid, terminated, truncated, {ORIGINAL: reward, **info}
+        return observation, shaped, terminated, truncated, {ORIGINAL: reward, **info}
 
     def _evaluate(self, observation: ObsType) -> float:
         return float(_check_potentials(self.potential(observation), (), observation))
 
 
 class VectorPotentialShaping(VectorReward[ObsType, ActType]):
-    """:class:`PotentialShaping` around a vector environment; rewards and infos are those of wrapped copies.
+    """:class:`PotentialShaping` around a vector environment; rewards and infos are those of wrapped environments.
 
     Args:
         env: the vector environment.
-        potential: Φ, a function of a batch of observations (as the vector environment gives them) that gives ``[n]`` numbers.
-            A function of one observation becomes one by ``lambda batch: [phi(one) for one in batch]``.
+        potential: Φ, a function from a batch of observations (as the vector environment returns them) to ``[n]`` numbers. A
+            function of one observation becomes one by ``lambda batch: [phi(one) for one in batch]``.
         gamma: as in :class:`PotentialShaping`.
 
     Raises:
@@ -100,14 +101,14 @@ class VectorPotentialShaping(VectorReward[ObsType, ActType]):
         self.gamma = float(gamma)
         self._phi = np.zeros(self.num_envs)
 
-    def _begin(self, copies: np.ndarray, observations: Any) -> None:
-        self._phi[copies] = self._evaluate(observations)[copies]
+    def _begin(self, begun: np.ndarray, observations: Any) -> None:
+        self._phi[begun] = self._evaluate(observations)[begun]
 
-    def _pay(self, step: VectorStep) -> np.ndarray:
+    def _compute_rewards(self, step: VectorStep) -> np.ndarray:
         phi = np.where(step.terminated, 0.0, self._evaluate(step.next_observations))
-        paid = step.rewards + (self.gamma * phi - self._phi)
+        shaped = step.rewards + (self.gamma * phi - self._phi)
         self._phi = phi
-        return paid
+        return shaped
 
     def _evaluate(self, observations: Any) -> np.ndarray:
         return _check_potentials(self.potential(observations), (self.num_envs,), observations)
@@ -115,9 +116,8 @@ class VectorPotentialShaping(VectorReward[ObsType, ActType]):
 
 def _check_arguments(potential: Any, gamma: Any) -> None:
     if not callable(potential):
-        raise ValueError(f"potential must be a function of an observation that gives a number, got {potential!r}.")
-    if isinstance(gamma, bool) or not isinstance(gamma, (int, float, np.number)) or not 0 <= gamma <= 1:
-        raise ValueError(f"gamma must be a number in [0, 1], the discount of the learner, got {gamma!r}.")
+        raise ValueError(f"potential must be a function from an observation to a number, got {potential!r}.")
+    check_range("gamma", gamma, 0, 1, schedule=False, meaning="the learner's discount factor")
 
 
 def _check_potentials(values: Any, shape: tuple[int, ...], observations: Any) -> np.ndarray:

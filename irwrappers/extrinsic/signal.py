@@ -1,4 +1,4 @@
-"""The success signal of the black-box meta-learning paper: the earlier, the more."""
+"""The success signal of the black-box meta-learning paper: a larger reward for an earlier success."""
 
 from __future__ import annotations
 
@@ -11,26 +11,31 @@ from gymnasium.vector import VectorEnv
 
 from irwrappers.extrinsic.success import SUCCESS, Criterion, Episode, Predicate, VectorSuccess
 from irwrappers.extrinsic.vector import ORIGINAL, VectorStep
+from irwrappers.validation import check_range
 
 
 class SuccessSignal(gym.Wrapper[ObsType, ActType, ObsType, ActType], gym.utils.RecordConstructorArgs):
-    """Pays 1 − 0.7 t/T at the first success of an episode, −0.2 at the end of an episode without one, and 0 otherwise.
+    """Give 1 − 0.7 t/T at the first success of an episode, −0.2 at the end of an episode without one, and 0 otherwise.
 
-    t counts the steps of the episode before this one, as the authors' program does: a success in the very first step pays 1.
-    T is the most steps an episode can have; from there on t stays at T. Success does not end the episode.
-    ``info["is_success"]`` says whether this episode has succeeded yet, ``info["original_reward"]`` what the environment
-    paid in this step. Put the wrapper around ``TimeLimit``, not inside it: it needs to see the end. A vector version of the
-    wrapper exists: :class:`VectorSuccessSignal`.
+    t counts the steps of the episode before this one, as in the authors' program: the reward of a success in the very first
+    step is 1. T is the largest number of steps in an episode; t stays at T from there on. Success does not end the episode.
+    ``info["is_success"]`` is whether this episode has succeeded yet, ``info["original_reward"]`` the environment's reward in
+    this step. Put the wrapper around ``TimeLimit``, not inside it: it must see the end of the episode. A vector version of
+    the wrapper exists: :class:`VectorSuccessSignal`.
 
-    Source: Pappalardo, Ramele & Santos, arXiv 2407.21546: what the learned rewards and the sparse baseline are fed.
+    Source: Pappalardo, Ramele & Santos, arXiv 2407.21546: the input of the learned rewards and of the sparse baseline.
 
     Args:
         env: the environment.
-        success, threshold, predicate: what a success is, as in :class:`SparseReward`.
+        success: the entry of ``info`` that is true at success; ``"is_success"`` if nothing else is given.
+        threshold: instead, success is a reward of the environment of at least this.
+        predicate: instead, a function ``(obs, action, next_obs, reward, terminated, truncated, info) -> bool``. A callable
+            can't be written as JSON: ``env.spec`` holds it and ``gym.make(env.spec)`` uses it, but ``env.spec.to_json()``
+            raises ``TypeError``.
         max_episode_steps: T; ``None`` for the environment's own, ``env.spec.max_episode_steps``.
 
     Raises:
-        ValueError: as in :class:`SparseReward`, or T is no integer of at least 1 or neither given nor known.
+        ValueError: as in :class:`SparseReward`, or T is not an integer of at least 1, or neither given nor known.
 
     Example:
         >>> import gymnasium as gym
@@ -75,18 +80,22 @@ class SuccessSignal(gym.Wrapper[ObsType, ActType, ObsType, ActType], gym.utils.R
         elapsed = self._episode.steps
         first = self._episode.first_success(action, observation, float(reward), terminated, truncated, info)
         failed = (terminated or truncated) and not self._episode.succeeded
-        paid = float(success_payment(first, failed, elapsed, self.max_episode_steps))
+        signal = float(success_signal(first, failed, elapsed, self.max_episode_steps))
         info = {ORIGINAL: float(reward), **info, SUCCESS: self._episode.succeeded}
-        return observation, paid, terminated, truncated, info
+        return observation, signal, terminated, truncated, info
 
 
 class VectorSuccessSignal(VectorSuccess[ObsType, ActType]):
-    """:class:`SuccessSignal` around a vector environment; rewards and infos are those of wrapped copies.
+    """:class:`SuccessSignal` around a vector environment; rewards and infos are those of wrapped environments.
 
     Args:
         env: the vector environment.
-        success, threshold, max_episode_steps: as in :class:`SuccessSignal`.
-        predicate: of batches, as in :class:`VectorSparseReward`.
+        success: the entry of ``info`` that is true at success; ``"is_success"`` if nothing else is given.
+        threshold: instead, success is a reward of the environment of at least this.
+        predicate: as in :class:`SuccessSignal`, but of batches: it receives the arrays and infos of the vector environment as
+            they are before a reset of ``SAME_STEP``, and returns ``[n]`` truth values. Its values for environments that
+            ``NEXT_STEP`` resets in this step are not used.
+        max_episode_steps: T; ``None`` for the environment's own.
 
     Raises:
         ValueError: as in :class:`SuccessSignal`, or ``env.metadata["autoreset_mode"]`` is missing.
@@ -121,18 +130,20 @@ class VectorSuccessSignal(VectorSuccess[ObsType, ActType]):
         )
         super().__init__(env, criterion)
 
-    def _pay(self, step: VectorStep) -> np.ndarray:
+    def _compute_rewards(self, step: VectorStep) -> np.ndarray:
         elapsed = self._steps.copy()  # before this step is counted
         first = self._first_success(step)
-        return success_payment(first, step.done & ~self._succeeded, elapsed, self.max_episode_steps)
+        return success_signal(first, step.done & ~self._succeeded, elapsed, self.max_episode_steps)
 
 
-def success_payment(first: Any, failed: Any, elapsed: Any, horizon: int) -> np.ndarray:
-    """The signal of a step, or of a step of each of several copies.
+def success_signal(first: Any, failed: Any, elapsed: Any, horizon: int) -> np.ndarray:
+    """Return the success signal of a step, or of a step of several environments.
 
     Args:
-        first: whether it is the episode's first success. failed: whether the episode ends without one.
-        elapsed: steps of the episode before this one. horizon: T.
+        first: whether it is the episode's first success.
+        failed: whether the episode ends without one.
+        elapsed: steps of the episode before this one.
+        horizon: T, the largest number of steps in an episode.
     """
     return np.where(first, 1.0 - 0.7 * (np.minimum(elapsed, horizon) / horizon), np.where(failed, -0.2, 0.0))
 
@@ -140,12 +151,11 @@ def success_payment(first: Any, failed: Any, elapsed: Any, horizon: int) -> np.n
 def _check_horizon(steps: Any, env: Any) -> int:
     if steps is None and env.spec is not None:
         steps = env.spec.max_episode_steps
-        if isinstance(env, VectorEnv):  # gym.make_vec leaves a limit of one's own among the arguments
+        if isinstance(env, VectorEnv):  # gym.make_vec leaves a limit that it was given among the arguments
             steps = env.spec.kwargs.get("max_episode_steps", steps)
     if steps is None:
         raise ValueError(
-            f"{env} does not say how long its episodes are at most (spec.max_episode_steps); give max_episode_steps."
+            f"{env} has no spec.max_episode_steps, the largest number of steps in an episode; give max_episode_steps."
         )
-    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
-        raise ValueError(f"max_episode_steps must be an integer of at least 1, got {steps!r}.")
+    check_range("max_episode_steps", steps, 1, integer=True, schedule=False)
     return int(steps)

@@ -1,4 +1,4 @@
-"""Reward at the first success of an episode and nothing else."""
+"""A reward at the first success of an episode and nothing else."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import numpy as np
 from gymnasium.core import ActType, ObsType
 from gymnasium.vector import VectorEnv
 
-from irwrappers.extrinsic.success import SUCCESS, Criterion, Episode, Predicate, VectorSuccess, check_number
+from irwrappers.extrinsic.success import SUCCESS, Criterion, Episode, Predicate, VectorSuccess
 from irwrappers.extrinsic.vector import ORIGINAL, VectorStep
+from irwrappers.validation import check_number
 
 
 class SparseReward(gym.Wrapper[ObsType, ActType, ObsType, ActType], gym.utils.RecordConstructorArgs):
-    """Pays ``reward`` at the first success of an episode and 0 at every other step.
+    """Give ``reward`` at the first success of an episode and 0 at every other step.
 
-    ``info["is_success"]`` says whether this episode has succeeded yet (what SB3 reads at its end), and
-    ``info["original_reward"]`` what the environment paid in this step. A vector version of the wrapper exists:
+    ``info["is_success"]`` is whether this episode has succeeded yet (SB3 reads it at the end), and
+    ``info["original_reward"]`` the environment's reward in this step. A vector version of the wrapper exists:
     :class:`VectorSparseReward`.
 
     Args:
@@ -27,7 +28,7 @@ class SparseReward(gym.Wrapper[ObsType, ActType, ObsType, ActType], gym.utils.Re
         predicate: instead, a function ``(obs, action, next_obs, reward, terminated, truncated, info) -> bool``. A callable
             can't be written as JSON: ``env.spec`` holds it and ``gym.make(env.spec)`` uses it, but ``env.spec.to_json()``
             raises ``TypeError``.
-        reward: what a success pays.
+        reward: at success.
         terminate_on_success: whether success ends the episode.
 
     Raises:
@@ -54,7 +55,7 @@ class SparseReward(gym.Wrapper[ObsType, ActType, ObsType, ActType], gym.utils.Re
         terminate_on_success: bool = False,
     ) -> None:
         criterion = Criterion(success, threshold, predicate)
-        check_number("reward", reward, "what a success pays")
+        check_number("reward", reward, "the reward of a success")
         gym.utils.RecordConstructorArgs.__init__(
             self,
             _disable_deepcopy=True,
@@ -83,17 +84,19 @@ class SparseReward(gym.Wrapper[ObsType, ActType, ObsType, ActType], gym.utils.Re
 
 
 class VectorSparseReward(VectorSuccess[ObsType, ActType]):
-    """:class:`SparseReward` around a vector environment; rewards and infos are those of wrapped copies.
+    """:class:`SparseReward` around a vector environment; rewards and infos are those of wrapped environments.
 
     Args:
         env: the vector environment.
-        success, threshold, reward: as in :class:`SparseReward`.
-        predicate: as there, but of batches: it is given the arrays and infos of the vector environment as each copy's episode
-            saw them (before a reset of ``SAME_STEP``) and gives ``[n]`` truth values. What it gives for a copy that
-            ``NEXT_STEP`` resets in this step is not used.
-        terminate_on_success: as there. The vector environment must then be able to reset a copy whose episode it has not
-            ended: ``SyncVectorEnv``, ``AsyncVectorEnv`` or one with ``metadata["independent_copies"]``, in ``SAME_STEP`` or
-            ``DISABLED`` mode.
+        success: the entry of ``info`` that is true at success; ``"is_success"`` if nothing else is given.
+        threshold: instead, success is a reward of the environment of at least this.
+        predicate: as in :class:`SparseReward`, but of batches: it receives the arrays and infos of the vector environment as
+            they are before a reset of ``SAME_STEP``, and returns ``[n]`` truth values. Its values for environments that
+            ``NEXT_STEP`` resets in this step are not used.
+        reward: at success.
+        terminate_on_success: whether success ends the episode. The vector environment must then be able to reset a
+            sub-environment whose episode it has not ended: ``SyncVectorEnv``, ``AsyncVectorEnv`` or one with
+            ``metadata["independent_copies"]``, in ``SAME_STEP`` or ``DISABLED`` mode.
 
     Raises:
         ValueError: as in :class:`SparseReward`; ``env.metadata["autoreset_mode"]`` is missing; or episodes of this
@@ -119,7 +122,7 @@ class VectorSparseReward(VectorSuccess[ObsType, ActType]):
         terminate_on_success: bool = False,
     ) -> None:
         criterion = Criterion(success, threshold, predicate)
-        check_number("reward", reward, "what a success pays")
+        check_number("reward", reward, "the reward of a success")
         gym.utils.RecordConstructorArgs.__init__(
             self,
             _disable_deepcopy=True,
@@ -135,7 +138,7 @@ class VectorSparseReward(VectorSuccess[ObsType, ActType]):
         if terminate_on_success:
             self._check_can_end_episodes()
 
-    def _pay(self, step: VectorStep) -> np.ndarray:
+    def _compute_rewards(self, step: VectorStep) -> np.ndarray:
         first = self._first_success(step)
         if self.terminate_on_success:
             step.terminated = step.terminated | first

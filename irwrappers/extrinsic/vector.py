@@ -1,4 +1,4 @@
-"""What the vector forms share: which copies took a step, which begin an episode, and where their infos stand."""
+"""The base of the vector forms: which sub-environments took a step, which start an episode, and their infos."""
 
 from __future__ import annotations
 
@@ -15,18 +15,24 @@ from gymnasium.core import ActType, ObsType
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 
-ORIGINAL = "original_reward"  # the entry of ``info`` with what the environment itself paid in this step
+ORIGINAL = "original_reward"  # the entry of ``info`` with the environment's own reward
 
 
 @dataclass
 class VectorStep:
-    """One step of n copies, told as each copy's episode saw it: before any reset.
+    """One step of n sub-environments, as it was before any reset.
 
-    Attributes:
+    Args:
+        space: observation space of a single environment.
+        actions: of the step.
+        returned: observations that the vector environment returned.
         rewards: float64 ``[n]``.
-        terminated, truncated: bool ``[n]``; what a wrapper adds to ``terminated`` ends those episodes.
-        stepped: bool ``[n]``, False for a copy that was reset in this step instead (``NEXT_STEP``).
-        notes: arrays ``[n]`` that go into the infos of the copies that took a step.
+        terminated: bool ``[n]``; a wrapper may set more, which ends those episodes.
+        truncated: bool ``[n]``.
+        stepped: bool ``[n]``, False for an environment that was reset in this step instead (``NEXT_STEP``).
+        reset_already: bool ``[n]``, True where ``returned`` is the first observation of a new episode (``SAME_STEP``).
+        returned_infos: infos that the vector environment returned.
+        notes: arrays ``[n]`` to be added to the infos of the environments that took a step.
     """
 
     space: spaces.Space
@@ -42,6 +48,7 @@ class VectorStep:
 
     @property
     def done(self) -> np.ndarray:
+        """bool ``[n]``: the episode ended with this step."""
         return self.terminated | self.truncated
 
     @cached_property
@@ -66,38 +73,41 @@ class VectorStep:
 
 
 class VectorReward(VectorWrapper[ObsType, ActType, ObsType, ActType, np.ndarray], gym.utils.RecordConstructorArgs):
-    """Pays the copies of a vector environment by a rule that may remember their episodes.
+    """The base of vector wrappers that compute rewards from the steps of each episode.
 
     Rewards and infos are those of a ``SyncVectorEnv`` of single environments with the single wrapper. The step in which
-    ``NEXT_STEP`` resets a copy counts for nothing; ``reset(options={"reset_mask": mask})`` begins the episodes of those
-    copies only. Subclasses say :meth:`_begin` and :meth:`_pay`.
+    ``NEXT_STEP`` resets an environment is not counted; ``reset(options={"reset_mask": mask})`` starts episodes in those
+    environments only. Subclasses define :meth:`_begin` and :meth:`_compute_rewards`.
+
+    Args:
+        env: the vector environment.
     """
 
-    _remembers = False  # whether the rule asks for ``_before``, the observations that the actions answer
+    _remembers = False  # whether a subclass uses ``_before``, the observations before the step
 
     def __init__(self, env: VectorEnv[ObsType, ActType, np.ndarray]) -> None:
         super().__init__(env)
         if "autoreset_mode" not in env.metadata:
             single = type(self).__name__.removeprefix("Vector")
             raise ValueError(
-                f"{env} does not say how it resets its copies; expected metadata['autoreset_mode'] to be an "
+                f"{env} has no metadata['autoreset_mode']; expected how it resets its environments, an "
                 f"AutoresetMode. Set it, or wrap the single environments in {single}."
             )
         self.autoreset_mode = AutoresetMode(env.metadata["autoreset_mode"])
-        self._resetting = np.zeros(self.num_envs, dtype=bool)  # copies whose next step will be their reset
+        self._resetting = np.zeros(self.num_envs, dtype=bool)  # environments whose next step is a reset
         self._before: Any = None
 
     @abstractmethod
-    def _begin(self, copies: np.ndarray, observations: Any) -> None:
-        """Episodes begin in ``copies`` (bool ``[n]``) with these rows of ``observations``."""
+    def _begin(self, begun: np.ndarray, observations: Any) -> None:
+        """Start episodes in the environments ``begun`` (bool ``[n]``) with these rows of ``observations``."""
 
     @abstractmethod
-    def _pay(self, step: VectorStep) -> np.ndarray:
-        """The rewards ``[n]`` of a step; those of copies that have not ``stepped`` don't matter."""
+    def _compute_rewards(self, step: VectorStep) -> np.ndarray:
+        """Return the rewards ``[n]`` of a step; those of environments that have not ``stepped`` are not used."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[ObsType, dict[str, Any]]:
         begun = (options or {}).get("reset_mask", np.ones(self.num_envs, dtype=bool))
-        observations, infos = super().reset(seed=seed, options=options)  # first, for it refuses a wrong mask
+        observations, infos = super().reset(seed=seed, options=options)  # first, because it checks the mask
         self._resetting = self._resetting & ~begun
         self._begin(begun, observations)
         self._remember(observations)
@@ -119,7 +129,7 @@ class VectorReward(VectorWrapper[ObsType, ActType, ObsType, ActType, np.ndarray]
             reset_already=done & same_step,
             returned_infos=infos,
         )
-        paid = np.where(step.stepped, self._pay(step), 0.0)
+        given = np.where(step.stepped, self._compute_rewards(step), 0.0)
         infos = _add_notes(infos, step)
         if same_step and (ended := step.done & ~done).any():
             observations, infos = self._end(ended, observations, infos)
@@ -129,14 +139,14 @@ class VectorReward(VectorWrapper[ObsType, ActType, ObsType, ActType, np.ndarray]
         if begun.any():
             self._begin(begun, observations)
         self._remember(observations)
-        return observations, paid, step.terminated, truncated, infos
+        return observations, given, step.terminated, truncated, infos
 
     def _remember(self, observations: Any) -> None:
         if self._remembers:
             self._before = deepcopy(observations)
 
     def _end(self, ended: np.ndarray, observations: Any, infos: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """``SAME_STEP`` for the copies whose episodes the wrapper has ended: the environment would let them go on."""
+        """Reset environments whose episodes the wrapper has ended, as ``SAME_STEP`` does."""
         final_obs = infos.get("final_obs", np.full(self.num_envs, None, dtype=object)).copy()
         rows = list(iterate(self.observation_space, observations))
         for index in np.flatnonzero(ended).tolist():
@@ -158,9 +168,9 @@ class VectorReward(VectorWrapper[ObsType, ActType, ObsType, ActType, np.ndarray]
         if self.autoreset_mode is AutoresetMode.NEXT_STEP or not independent:
             single = type(self).__name__.removeprefix("Vector")
             raise ValueError(
-                f"{self.env} in autoreset mode {self.autoreset_mode.name} can't reset a copy whose episode it has not ended "
-                "itself. Expected SAME_STEP or DISABLED, and a SyncVectorEnv, an AsyncVectorEnv or an environment with "
-                f"metadata['independent_copies'] = True. Wrap the single environments in {single} instead: "
+                f"{self.env} in autoreset mode {self.autoreset_mode.name} can't reset a sub-environment whose episode it has "
+                "not ended itself. Expected SAME_STEP or DISABLED, and a SyncVectorEnv, an AsyncVectorEnv or an environment "
+                f"with metadata['independent_copies'] = True. Wrap the single environments in {single} instead: "
                 f"gym.make_vec(id, num_envs, vectorization_mode='sync', wrappers=[{single}])."
             )
 
@@ -170,7 +180,7 @@ def _without_final(infos: dict[str, Any]) -> dict[str, Any]:
 
 
 def _add_notes(infos: dict[str, Any], step: VectorStep) -> dict[str, Any]:
-    """Infos with the rule's notes and the original rewards; those of an ended episode stand in ``final_info``."""
+    """Return infos with the notes and the original rewards; those of an ended episode are in ``final_info``."""
     infos = _noted(infos, step, step.stepped & ~step.reset_already)
     if step.reset_already.any():
         infos["final_info"] = _noted(infos.get("final_info", {}), step, step.reset_already)
@@ -181,18 +191,18 @@ def _noted(infos: dict[str, Any], step: VectorStep, mask: np.ndarray) -> dict[st
     if not mask.any():
         return dict(infos)
     infos = join_infos(infos, {k: v for key, values in step.notes.items() for k, v in _entry(key, values, mask).items()})
-    # What is there already is nearer to the environment: the note of a wrapper beneath this one.
+    # An existing entry is that of a wrapper beneath this one, nearer to the environment.
     missing = mask & ~infos.get(f"_{ORIGINAL}", np.zeros_like(mask))
     return join_infos(infos, _entry(ORIGINAL, step.rewards, missing)) if missing.any() else infos
 
 
 def _entry(key: str, values: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
-    """The values of the copies in ``mask`` in the layout of a vector environment's infos."""
+    """Return the values of the environments in ``mask`` in the layout of a vector environment's infos."""
     return {key: np.where(mask, values, np.zeros((), values.dtype)), f"_{key}": mask.copy()}
 
 
 def _owners(infos: dict[str, Any], key: str, n: int) -> np.ndarray:
-    """Which copies have an entry ``key``; all, where a native environment writes no mask."""
+    """Return which environments have an entry ``key``; all, if a native environment writes no mask."""
     return infos.get(f"_{key}", np.ones(n, dtype=bool))
 
 
@@ -201,7 +211,7 @@ def _keys(infos: dict[str, Any]) -> list[str]:
 
 
 def select_infos(infos: dict[str, Any], mask: np.ndarray) -> dict[str, Any]:
-    """Batched infos of the copies in ``mask`` (bool ``[n]``) only."""
+    """Return batched infos of only the environments in ``mask`` (bool ``[n]``)."""
     chosen: dict[str, Any] = {}
     for key in _keys(infos):
         value, owners = infos[key], _owners(infos, key, len(mask)) & mask
@@ -217,7 +227,7 @@ def select_infos(infos: dict[str, Any], mask: np.ndarray) -> dict[str, Any]:
 
 
 def join_infos(infos: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
-    """Batched infos with the entries of ``others`` in the place of those of the same copies."""
+    """Return batched infos in which entries of ``others`` replace those of the same environments."""
     joined = dict(infos)
     for key in _keys(others):
         value, mask = others[key], others.get(f"_{key}")

@@ -1,4 +1,4 @@
-"""ALLO: eigenfunctions of the graph Laplacian learned from random walks, as a reward.
+"""ALLO: a reward of eigenfunctions of the graph Laplacian that are learned from random walks.
 
 Gomez, Bowling & Machado, "Proper Laplacian Representation Learning", arXiv 2310.10833; as a reward for exploration Cho &
 Tran, arXiv 2601.21391.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -23,30 +23,32 @@ from irwrappers.intrinsic.base import as_vec_env
 from irwrappers.intrinsic.features import FeatureDifference
 from irwrappers.intrinsic.random_network import mlp
 from irwrappers.intrinsic.random_walks import WalkCollector, Walks
+from irwrappers.intrinsic.registry import register
+from irwrappers.intrinsic.walk_laplacian import (
+    Eigenfunctions,
+    PairBatch,
+    matrix_eigenfunctions,
+    one_step_laplacian,
+    random_pairs,
+    whole_batch,
+)
 from irwrappers.unique_rows import unique_rows
+from irwrappers.validation import check_positive, check_range
 
 FIRST_STAGE = 2000  # environment steps of the first stage of walks
-AGREEMENTS = 2  # in a row; one may be chance, and a network that has not trained for long stays where it is, right or wrong
-CLOSE = 0.05  # eigenvalues this close to each other, relatively, are taken for one
+AGREEMENTS = 2  # in a row; one may be chance, and a network that has trained for a short time hardly changes, right or wrong
 COMPARED = 4096  # states on which networks of two stages are compared
 
 
-class _Batch(NamedTuple):
-    """Rows ``[R, d]``, the smoothness of features ``[R, n]`` of them, and two independent estimates of the state
-    distribution over the rows ``[R]``."""
-
-    rows: Tensor
-    smoothness: Callable[[Tensor], Tensor]
-    states: Tensor
-    other_states: Tensor
-
-
+@register("allo")
 class ALLO(FeatureDifference):
-    """The smoothest functions on the state space, ordered, learned by an augmented Lagrangian
+    """Differences of the smoothest functions on the state space, learned from random walks.
+
+    They are eigenfunctions of the graph Laplacian, in the order of their eigenvalues, and solve an augmented Lagrangian
 
         max_β min_u  Σ_i E(u_i(s) − u_i(s′))² + Σ_{j≤i} β_ij (⟨u_i, sg u_j⟩ − δ_ij) + b Σ_{j≤i} (⟨u_i, sg u_j⟩ − δ_ij)²
 
-    with s′ a geometric number of random steps after s and sg the stop-gradient that orders the u_i. Defaults are for small
+    with s′ a geometric number of random steps after s and sg the stop-gradient, which orders the u_i. Defaults are for small
     state spaces; the paper's are ``hidden_sizes=(512,) * 4, gradient_steps=50_000, learning_rate=3e-4``.
 
     Walks are collected in stages, each as long as all before it together, until the eigenfunctions of three successive
@@ -55,10 +57,10 @@ class ALLO(FeatureDifference):
     stages together take at most half as many gradient steps again as one would.
 
     Args:
-        observation_space: of one copy of the environment.
-        action_space: of one copy of the environment.
+        observation_space: of a single environment.
+        action_space: of a single environment.
         n_rewards: number of channels, as in :class:`FeatureDifference`.
-        indices: entries of an observation that are seen, as in :class:`FeatureDifference`.
+        indices: entries of an observation that the network sees, as in :class:`FeatureDifference`.
         n_features: eigenfunctions learned, the constant one included; more than ``(n_rewards + 1) // 2``.
         discount: of the geometric distribution of s′ − s.
         n_walks: at most this many random walks (episodes) are collected.
@@ -66,15 +68,15 @@ class ALLO(FeatureDifference):
         gradient_steps: of Adam, at least.
         batch_size: pairs in a gradient step.
         learning_rate: of Adam; falls to 0 after the last stage.
-        dual_learning_rate: at which β ascends.
+        dual_learning_rate: step size of the dual variables β.
         max_dual: largest absolute value of β.
-        barrier: b at the beginning.
+        barrier: initial b, the coefficient of the quadratic penalty.
         barrier_growth: b grows by this times the mean squared error of orthonormality.
         max_barrier: largest b.
         max_grad_norm: largest norm of a gradient.
         exhaustive: up to this many distinct states, every gradient step uses all of them in place of a random batch of
-            ``batch_size`` pairs. Each state counts the same however often the walks came by, and s′ is distributed as the
-            walks' transition frequencies have it, made symmetric: :class:`ExactLaplacian` has the same eigenvectors.
+            ``batch_size`` pairs. Each state has the same weight however often it was visited, and s′ is distributed by the
+            walks' transition frequencies, made symmetric: :class:`ExactLaplacian` has the same eigenvectors.
         seed: of the network and of training, unless :meth:`fit` is given one.
         agreement: no more walks are collected once the eigenfunctions that the rewards use have had, twice in a row, an
             absolute cosine of at least this with those of the stage before (where eigenvalues are within 5 % of each other,
@@ -113,22 +115,15 @@ class ALLO(FeatureDifference):
             raise ValueError(
                 f"{n_rewards} rewards need n_features > {(n_rewards + 1) // 2} (one a pair, one constant), got {n_features}."
             )
-        if not 0 <= discount < 1:
-            raise ValueError(f"discount must be in [0, 1), got {discount}.")
-        positive = dict(
+        check_positive(
             n_walks=n_walks, gradient_steps=gradient_steps, batch_size=batch_size, learning_rate=learning_rate,
             barrier=barrier, max_grad_norm=max_grad_norm, max_dual=max_dual,
         )  # fmt: skip
-        for name, value in positive.items():
-            if not value > 0:
-                raise ValueError(f"{name} must be positive, got {value!r}.")
-        for name, value in dict(dual_learning_rate=dual_learning_rate, barrier_growth=barrier_growth).items():
-            if not value >= 0:
-                raise ValueError(f"{name} must not be negative, got {value!r}.")
-        if not 0 < agreement <= 1:
-            raise ValueError(f"agreement must be a cosine in (0, 1], got {agreement!r}.")
-        if not max_barrier >= barrier:
-            raise ValueError(f"max_barrier must be at least barrier = {barrier}, got {max_barrier}.")
+        check_range("discount", discount, 0, 1, open_high=True, schedule=False)
+        check_range("dual_learning_rate", dual_learning_rate, 0, schedule=False)
+        check_range("barrier_growth", barrier_growth, 0, schedule=False)
+        check_range("max_barrier", max_barrier, barrier, schedule=False, meaning="at least barrier")
+        check_range("agreement", agreement, 0, 1, open_low=True, schedule=False, meaning="a cosine")
         if not all(isinstance(size, (int, np.integer)) and size > 0 for size in hidden_sizes):
             raise ValueError(f"hidden_sizes must be positive integers, got {tuple(hidden_sizes)}.")
         self.n_features = n_features
@@ -161,7 +156,7 @@ class ALLO(FeatureDifference):
         n_inputs = len(state_dict[prefix + "indices"])
         if n_inputs != len(self.low):
             self._build(n_inputs, self.seed)
-            # The children are new: nn.Module.load_state_dict goes on with those it finds after this returns.
+            # nn.Module.load_state_dict continues with the new children after this returns.
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property
@@ -175,18 +170,18 @@ class ALLO(FeatureDifference):
 
     def _forward(self, inputs: Tensor) -> Tensor:
         scale = self.high - self.low
-        scale = torch.where(scale > 1e-6, scale, 2.0)  # an entry that never changed may do so later: as it is, not × 1e6
+        scale = torch.where(scale > 1e-6, scale, 2.0)  # an entry that never changed may do so later
         return self.network(2 * (inputs - self.low) / scale - 1)
 
     def fit(self, env: VecEnv | gym.Env, total_timesteps: int, seed: int | None = None, progress_bar: bool = False) -> int:
         """Collect random walks until the eigenfunctions are stable, and train on them.
 
-        The walks start anywhere and pass over the goal where the environment knows the reset options ``random_start`` and
+        The walks start anywhere and pass over the goal if the environment has the reset options ``random_start`` and
         ``ignore_goal``; otherwise they are ordinary episodes. They never run across an episode's end.
 
         Args:
             env: environment or ``VecEnv``.
-            total_timesteps: at most this many steps are taken; at least one step for each copy is needed.
+            total_timesteps: at most this many steps are taken; at least one step of each environment is needed.
             seed: of walks, network and training. Default: that of the constructor.
             progress_bar: whether to show the progress of walks and training.
 
@@ -194,13 +189,13 @@ class ALLO(FeatureDifference):
             the number of environment steps taken.
 
         Raises:
-            ValueError: for fewer steps than there are copies.
+            ValueError: for fewer steps than parallel environments.
         """
         env = as_vec_env(env)
         if total_timesteps < env.num_envs:
             raise ValueError(
-                f"Random walks need a step for each of the {env.num_envs} copies, and the budget is {total_timesteps} steps; "
-                "give fit() more steps or the environment fewer copies."
+                f"Random walks need a step of each of the {env.num_envs} environments, and the budget is {total_timesteps} "
+                "steps; give fit() more steps or use fewer parallel environments."
             )
         seed = self.seed if seed is None else seed
         self._read_indices(env)
@@ -219,7 +214,7 @@ class ALLO(FeatureDifference):
                 walks = collector.walks(self.select, self.indices.device)
                 self.low.copy_(walks.positions.amin((0, 1)))
                 self.high.copy_(walks.positions.amax((0, 1)))
-                training.take_in(walks)
+                training.set_walks(walks)
                 if more or before is not None:
                     now = training.eigenfunctions(stage_steps)
                     agreement = 0.0 if before is None else now.agreement_with(before, (self.n_rewards + 1) // 2)
@@ -236,35 +231,11 @@ class ALLO(FeatureDifference):
         return walks.timesteps
 
 
-class _Eigenfunctions(NamedTuple):
-    """Estimates of eigenfunctions on the states of a stage: ``rows`` ``[R, d]``; ``values``, a function of such rows to
-    ``[R, n]``; ``eigenvalues`` ``[n]``, of the symmetrised one-step Laplacian."""
-
-    rows: Tensor
-    values: Callable[[Tensor], Tensor]
-    eigenvalues: Tensor
-
-    def agreement_with(self, other: _Eigenfunctions, n: int) -> float:
-        """Return the least absolute cosine of eigenfunctions 1 … ``n`` with the other's, over the states of this stage.
-
-        Where eigenvalues are close, eigenfunctions are determined up to a rotation only: there it is the cosine with the
-        span of the other's.
-        """
-        ours, theirs = self.values(self.rows), other.values(self.rows)
-        n_known = min(ours.shape[1], theirs.shape[1])
-        cosines = [0.0] if n_known < 2 else []
-        for i in range(1, min(n + 1, n_known)):
-            close = (self.eigenvalues - self.eigenvalues[i]).abs() <= CLOSE * self.eigenvalues[i].abs() + 1e-9
-            basis = torch.linalg.qr(theirs[:, :n_known][:, close[:n_known]]).Q
-            cosines.append(float((basis.mT @ ours[:, i]).norm() / ours[:, i].norm().clamp(min=1e-12)))
-        return min(cosines)
-
-
 class _Training:
-    """What goes on from stage to stage: the walks, Adam, the duals and the barrier.
+    """Training that continues from stage to stage: the walks, Adam, the dual variables and the barrier.
 
     Args:
-        allo: whose network is trained.
+        allo: the reward whose network is trained.
         seed: of random batches.
     """
 
@@ -277,45 +248,46 @@ class _Training:
         self.generator = torch.Generator(device).manual_seed(seed)
         self.n_steps = 0
 
-    def take_in(self, walks: Walks) -> None:
+    def set_walks(self, walks: Walks) -> None:
         """Train on these walks from now on."""
         allo = self.allo
         self.walks, self.laplacian = walks, None
         rows, inverse = unique_rows(walks.positions.flatten(0, 1))
         if len(rows) <= allo.exhaustive:
             self.rows = rows
-            self.laplacian = _one_step_laplacian(len(rows), inverse.view(walks.positions.shape[:2]), walks.same_walk)
+            self.laplacian = one_step_laplacian(len(rows), inverse.view(walks.positions.shape[:2]), walks.same_walk)
 
-    def sample(self) -> Callable[[], _Batch]:
+    def sampler(self) -> Callable[[], PairBatch]:
+        """Return a function that samples a batch."""
         if self.laplacian is not None:
-            batch = _whole_batch(self.rows, self.laplacian, self.allo.discount)
+            batch = whole_batch(self.rows, self.laplacian, self.allo.discount)
             return lambda: batch
-        return lambda: _random_pairs(self.walks, self.allo.batch_size, self.allo.discount, self.generator)
+        return lambda: random_pairs(self.walks, self.allo.batch_size, self.allo.discount, self.generator)
 
-    def eigenfunctions(self, n_steps: int) -> _Eigenfunctions:
-        """Estimate the eigenfunctions from the walks so far; by the network, after ``n_steps``, where states are many."""
+    def eigenfunctions(self, n_steps: int) -> Eigenfunctions:
+        """Estimate the eigenfunctions from the walks so far; with many states by the network, after ``n_steps``."""
         allo = self.allo
         if self.laplacian is not None:
-            return _of_matrix(self.rows, self.laplacian, allo.n_features)
+            return matrix_eigenfunctions(self.rows, self.laplacian, allo.n_features)
         self.train(n_steps, falling=False, progress_bar=False)
         frozen = copy.deepcopy(allo)
-        rows = _random_pairs(self.walks, COMPARED, allo.discount, self.generator)
+        rows = random_pairs(self.walks, COMPARED, allo.discount, self.generator)
         with torch.no_grad():
             # Half the mean square of u(s) − u(s′) is the eigenvalue of the discounted chain; solved for that of one step.
             values = allo._forward(rows.rows)
             scale = (rows.states[:, None] * values.square()).sum(0).clamp(min=1e-12)
             discounted = torch.stack([rows.smoothness(column) for column in values.split(1, 1)]) / scale / 2
         eigenvalues = (1 - allo.discount) * discounted / (1 - allo.discount * discounted.clamp(max=1))
-        return _Eigenfunctions(rows.rows[rows.states > 0], torch.no_grad()(frozen._forward), eigenvalues)
+        return Eigenfunctions(rows.rows[rows.states > 0], torch.no_grad()(frozen._forward), eigenvalues)
 
     def finish(self, progress_bar: bool) -> None:
-        """Train to the end: ``gradient_steps`` in all, and half of them at least on all the walks."""
+        """Finish training: ``gradient_steps`` in total, at least half of them on all the walks."""
         total = self.allo.gradient_steps
         self.train(max(total - self.n_steps, total // 2, 1), falling=True, progress_bar=progress_bar)
 
     def train(self, n_steps: int, falling: bool, progress_bar: bool) -> None:
         """Take gradient steps, with a learning rate that is falling to 0 or constant."""
-        allo, sample = self.allo, self.sample()
+        allo, sample = self.allo, self.sampler()
         schedule = torch.optim.lr_scheduler.LinearLR(self.optimizer, 1.0, 1e-3 if falling else 1.0, n_steps)
         for _ in trange(n_steps, desc="ALLO", disable=not progress_bar, leave=False):
             batch = sample()
@@ -342,70 +314,3 @@ class _Training:
             "orthogonality_error": float(mean_error.abs().max()),
             "barrier": self.barrier,
         }
-
-
-def _one_step_laplacian(n: int, index: Tensor, same_walk: Tensor) -> Tensor:
-    """Return I − P ``[n, n]`` (float64), with P the frequencies of transitions between states, made symmetric.
-
-    The transitions from a state are divided by their number, so that visits do not weigh. Making P symmetric before the
-    discount is applied, and not after, needs some twenty times fewer steps: on FourRooms the least absolute cosine of six
-    eigenvectors with the exact ones is 0.99 at 20 000 steps.
-
-    Args:
-        n: number of states.
-        index: int ``[L, W]``, the state at each step of each walk.
-        same_walk: int ``[L, W]``, which walk it belongs to.
-    """
-    together = same_walk[1:] == same_walk[:-1]
-    keys = (index[:-1] * n + index[1:])[together]
-    counts = torch.bincount(keys, minlength=n * n).view(n, n).double()
-    p = counts / counts.sum(1, keepdim=True).clamp(min=1)
-    p = (p + p.mT) / 2
-    return torch.diag(p.sum(1)) - p  # the constant function has eigenvalue 0 also where states have no way out
-
-
-def _whole_batch(rows: Tensor, laplacian: Tensor, discount: float) -> _Batch:
-    """All states at once, each of the same weight.
-
-    With A = I − P the chain that takes a geometric number of steps has I − P_γ = A ((1 − γ) I + γ A)⁻¹: A's eigenvectors.
-    """
-    n = len(rows)
-    identity = torch.eye(n, dtype=laplacian.dtype, device=rows.device)
-    discounted = torch.linalg.solve((1 - discount) * identity + discount * laplacian, laplacian)
-    matrix = (discounted + discounted.mT).float() / n  # E (u(s) − u(s′))² = 2 / n uᵀ (I − P_γ) u
-    states = torch.full((n,), 1 / n, device=rows.device)
-    return _Batch(rows, lambda u: (u * (matrix @ u)).sum(), states, states)
-
-
-def _of_matrix(rows: Tensor, laplacian: Tensor, n: int) -> _Eigenfunctions:
-    """The first ``n`` eigenvectors; the value at a state that is not in ``rows`` is 0."""
-    eigenvalues, vectors = torch.linalg.eigh(laplacian)
-    vectors = vectors[:, :n]
-
-    def values(others: Tensor) -> Tensor:
-        _, inverse = unique_rows(torch.cat([rows, others]))
-        table = vectors.new_zeros(len(rows) + len(others), vectors.shape[1])
-        table[inverse[: len(rows)]] = vectors
-        return table[inverse[len(rows) :]]
-
-    return _Eigenfunctions(rows, values, eigenvalues[:n])
-
-
-def _random_pairs(walks: Walks, n: int, discount: float, generator: torch.Generator) -> _Batch:
-    length, n_columns = walks.same_walk.shape
-    device = walks.positions.device
-
-    def draw(high: int, size: int) -> Tensor:
-        return torch.randint(high, (size,), generator=generator, device=device)
-
-    t, column = draw(length, 2 * n), draw(n_columns, 2 * n)
-    gap = torch.ones(n, dtype=torch.int64, device=device)
-    if discount > 0:
-        gap.geometric_(1 - discount, generator=generator)
-    start, later = t[:n], (t[:n] + gap).clamp(max=length - 1)
-    # Past the end of its walk a pair is cut to its last step; where that leaves no step it is (s, s) and weighs nothing.
-    later = torch.minimum(later, walks.last[start, column[:n]])
-    positions = torch.cat([walks.positions[t, column], walks.positions[later, column[:n]]])
-    states, other_states = torch.zeros(2, 3 * n, device=device)
-    states[:n], other_states[n : 2 * n] = 1 / n, 1 / n
-    return _Batch(positions, lambda u: (u[:n] - u[2 * n :]).square().sum() / n, states, other_states)

@@ -1,4 +1,4 @@
-"""The same reward at every step: a live bonus."""
+"""A constant reward: a live bonus."""
 
 from __future__ import annotations
 
@@ -6,14 +6,20 @@ import torch
 from torch import Tensor
 
 from irwrappers.intrinsic.base import IntrinsicReward
+from irwrappers.intrinsic.registry import register
 from irwrappers.transitions import Transitions
 
 
+@register("constant")
 class ConstantReward(IntrinsicReward):
-    """1 at every step, so that a longer episode is worth more: the live bonus that LIRPG (arXiv 1804.06459) is compared with.
+    """A reward of 1 at every step, which makes longer episodes worth more.
 
-    Its size is the wrapper's ``coef``; give ``normalize_reward=False`` with it. Where episodes have one length it changes
-    nothing.
+    The live bonus that LIRPG (arXiv 1804.06459) is compared with. Its size is the wrapper's ``intrinsic_coef``; use
+    ``normalize_reward=False`` with it. If all episodes have the same length it does not change the optimal policy.
+
+    Args:
+        observation_space: of a single environment.
+        action_space: of a single environment.
     """
 
     n_rewards = 1

@@ -1,4 +1,4 @@
-"""Visits of states, counted."""
+"""Counts of state visits."""
 
 from __future__ import annotations
 
@@ -11,25 +11,33 @@ from torch.utils._pytree import tree_leaves
 
 from irwrappers.intrinsic.encoder import Observations, flatten_steps
 from irwrappers.intrinsic.memory import FixedInputs, ResizableBuffers
+from irwrappers.intrinsic.registry import register
 from irwrappers.transitions import Transitions
+from irwrappers.validation import check_range
 
 
+@register("count")
 class StateCount(ResizableBuffers, FixedInputs):
-    """``r = 1 / sqrt(N(s′))``, N the number of visits of s′ so far, over all copies and this one included.
+    """State counts: ``r = 1 / sqrt(N(s′))``, N the visits of s′ so far, this one included.
 
-    Visits are counted in order of time, and within a step in order of the copies: the n-th visit of a state pays
-    ``1 / sqrt(n)``, in whatever batches visits come. A visit is what a step leads to; where a reset leads is none.
+    Visits in all environments are counted together, in order of time and within a step in order of the environments: the
+    reward of the n-th visit of a state is ``1 / sqrt(n)``, however visits are split into batches. A visit is a state that a
+    step leads to; the first state of an episode is not counted.
 
-    States are the same if all their entries are (floats as float32), compared by 64-bit hashes; that suits discrete states.
-    With ``hash_bits`` they are the same if they agree in the signs of as many random projections: SimHash, ``sgn(A g(s))``
-    with A of independent Gaussians, which suits continuous states and images. g is the observation, normalised by the
-    statistics of ``warmup_steps`` random steps (see :class:`FixedInputs`); more bits tell more states apart.
+    Two states are the same if all their entries are equal (floats as float32), compared by 64-bit hashes; that suits discrete
+    states. With ``hash_bits`` they are the same if the signs of as many random projections are: SimHash, ``sgn(A g(s))`` with
+    A of independent Gaussians, which suits continuous states and images. g is the observation, normalised by the statistics
+    of ``warmup_steps`` random steps (see :class:`FixedInputs`); more bits distinguish more states.
 
     Source: Tang et al., arXiv 1611.04717, equations (1) and (2); β is the wrapper's or the algorithm's coefficient.
 
     Args:
-        hash_bits: k, at most 62, or None for exact counts.
-        normalize_observations, warmup_steps: see :class:`FixedInputs`; with ``hash_bits`` only.
+        observation_space: of a single environment.
+        action_space: of a single environment.
+        hash_bits: number of projections, at most 62; None for exact counts.
+        normalize_observations: normalise observations by the statistics of random steps, see :class:`FixedInputs`; with
+            ``hash_bits`` only.
+        warmup_steps: random steps that ``fit`` takes for these statistics, over all parallel environments.
     """
 
     n_rewards = 1
@@ -47,8 +55,7 @@ class StateCount(ResizableBuffers, FixedInputs):
         warmup_steps: int = 2000,
     ) -> None:
         super().__init__(observation_space, action_space, normalize_observations and hash_bits is not None, warmup_steps)
-        if hash_bits is not None and not 1 <= hash_bits <= 62:
-            raise ValueError(f"hash_bits must be from 1 to 62, or None for exact counts; got {hash_bits!r}.")
+        check_range("hash_bits", hash_bits, 1, 62, integer=True, optional=True, schedule=False, meaning="None counts exactly")
         self.hash_bits = hash_bits
         if hash_bits is not None:
             self.register_buffer("projection", torch.randn(get_flattened_obs_dim(self.normalizer.space), hash_bits))
@@ -80,7 +87,7 @@ class StateCount(ResizableBuffers, FixedInputs):
         return {**super().learn(batch), "states": float(len(self.states))}
 
     def _find(self, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Where in ``states`` each key is or belongs, and whether it is there."""
+        """Return the position in ``states`` at which each key is or belongs, and whether it is there."""
         position = torch.searchsorted(self.states, keys)
         known = torch.zeros_like(keys, dtype=torch.bool)
         within = position < len(self.states)
@@ -97,7 +104,7 @@ class StateCount(ResizableBuffers, FixedInputs):
             setattr(self, name, merged)
 
     def _keys(self, batch: Transitions) -> Tensor:
-        """int64, one for each step that counts, in order of time."""
+        """Return the key of the state of each step that counts, int64, in order of time."""
         observations, mask = flatten_steps(batch.next_observations), batch.mask.flatten()
         if self.hash_bits is None:
             return row_keys(self.observation_space, observations)[mask]
@@ -111,7 +118,7 @@ class StateCount(ResizableBuffers, FixedInputs):
 
 
 def _nth(keys: Tensor) -> Tensor:
-    """How often each key has come up to and including its place."""
+    """Return how many times each key occurs up to and including its position."""
     ordered, order = keys.sort(stable=True)
     place = torch.arange(len(keys), device=keys.device)
     first = torch.ones_like(keys, dtype=torch.bool)
@@ -123,9 +130,13 @@ def _nth(keys: Tensor) -> Tensor:
 
 
 def row_keys(space: spaces.Space, observations: Observations) -> Tensor:
-    """A 64-bit hash int64 ``[n]`` of each observation ``[n, …]``: the same for equal ones, in whatever type they come.
+    """Return a 64-bit hash of each observation ``[n, …]``, int64 ``[n]``: the same for equal ones, whatever their type.
 
     Two different ones share a hash with probability 2⁻⁶⁴: once in a table of five billion.
+
+    Args:
+        space: of one observation.
+        observations: a tensor or a dict of tensors.
     """
     if isinstance(space, spaces.Dict):
         words = torch.stack([row_keys(part, observations[key]) for key, part in space.spaces.items()], 1)
@@ -137,13 +148,13 @@ def row_keys(space: spaces.Space, observations: Observations) -> Tensor:
 
 
 def _packed(x: Tensor) -> Tensor:
-    """The bytes of each row of ``x`` as int64 words."""
+    """Return the bytes of each row of ``x`` as int64 words."""
     per_word = 8 // x.element_size()
     return torch.nn.functional.pad(x, (0, -x.shape[1] % per_word)).contiguous().view(torch.int64)
 
 
 def _hash(words: Tensor) -> Tensor:
-    """``[n, w]`` to ``[n]``: each word is mixed, then all are added up with random odd factors, modulo 2⁶⁴."""
+    """Hash rows ``[n, w]`` to ``[n]``: each word is mixed, then all are summed with random odd factors, modulo 2⁶⁴."""
     generator = torch.Generator().manual_seed(0x5EED)
     factors = torch.randint(-(2**62), 2**62, (2, words.shape[1]), generator=generator).to(words.device) * 2 + 1
     sums = [(_mixed(part ^ factors[0]) * factors[1]).sum(1) for part in words.split(256)]  # a part fits the caches
@@ -151,7 +162,7 @@ def _hash(words: Tensor) -> Tensor:
 
 
 def _mixed(x: Tensor) -> Tensor:
-    """A bijection of int64 in which each bit of the result depends on all bits of ``x`` (the finaliser of MurmurHash3)."""
+    """Apply a bijection of int64 in which each bit of the result depends on all bits of ``x`` (MurmurHash3's finaliser)."""
     x = (x ^ ((x >> 33) & 0x7FFFFFFF)) * -49064778989728563  # the mask makes the shift one of unsigned numbers
     x = (x ^ ((x >> 33) & 0x7FFFFFFF)) * -4265267296055464877
     return x ^ ((x >> 33) & 0x7FFFFFFF)

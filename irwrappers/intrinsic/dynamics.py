@@ -1,4 +1,4 @@
-"""Models of what actions do, in feature space: the inverse model that shapes features, and forward models that predict.
+"""Inverse and forward models of the dynamics in feature space.
 
 They are those of Pathak et al., arXiv 1705.05363 and, in an ensemble, 1906.04161.
 """
@@ -16,11 +16,11 @@ from irwrappers.intrinsic.encoder import action_entries, encode_actions
 
 
 class InverseModel(nn.Module):
-    """Which action leads from φ(s) to φ(s′).
+    """A perceptron that predicts the action that leads from φ(s) to φ(s′).
 
     Args:
         action_space: Box, Discrete, MultiDiscrete or MultiBinary.
-        latent_dim: of φ.
+        latent_dim: number of features φ.
         hidden_sizes: of the perceptron.
     """
 
@@ -31,11 +31,11 @@ class InverseModel(nn.Module):
         self.network = nn.Sequential(*create_mlp(2 * latent_dim, n_outputs, list(hidden_sizes)))
 
     def forward(self, phi: Tensor, next_phi: Tensor) -> Tensor:
-        """Logits of discrete actions, or the action itself, ``[n, entries]``."""
+        """Return logits of discrete actions, or the action itself, ``[n, entries]``."""
         return self.network(torch.cat([phi, next_phi], 1))
 
     def loss(self, phi: Tensor, next_phi: Tensor, actions: Tensor) -> Tensor:
-        """``[n]``: cross-entropy of discrete actions (added up over their parts), half the squared error of a ``Box``."""
+        """Return ``[n]``: cross-entropy of discrete actions (summed over parts), half the squared error of a ``Box``."""
         predicted, space = self(phi, next_phi), self.action_space
         target = encode_actions(space, actions)
         if isinstance(space, spaces.MultiBinary):
@@ -48,11 +48,11 @@ class InverseModel(nn.Module):
 
 
 class ForwardModel(nn.Module):
-    """φ(s′) from φ(s) and a.
+    """A perceptron that predicts φ(s′) from φ(s) and a.
 
     Args:
         action_space: Box, Discrete, MultiDiscrete or MultiBinary.
-        latent_dim: of φ.
+        latent_dim: number of features φ.
         hidden_sizes: of the perceptron.
     """
 
@@ -63,19 +63,19 @@ class ForwardModel(nn.Module):
         self.network = nn.Sequential(*create_mlp(n_inputs, latent_dim, list(hidden_sizes)))
 
     def forward(self, phi: Tensor, actions: Tensor) -> Tensor:
-        """``[n, latent_dim]``."""
+        """Return predictions of φ(s′) ``[n, latent_dim]``."""
         return self.network(torch.cat([phi, encode_actions(self.action_space, actions)], 1))
 
 
 class ForwardEnsemble(nn.Module):
     """M forward models of one size, evaluated together: M matrix products in one ``baddbmm`` per layer.
 
-    Each is initialised as torch initialises a :class:`ForwardModel`, from draws of its own.
+    Each is initialised independently, as torch initialises a :class:`ForwardModel`.
 
     Args:
         action_space: Box, Discrete, MultiDiscrete or MultiBinary.
-        latent_dim: of φ.
-        n_models: M.
+        latent_dim: number of features φ.
+        n_models: M, the size of the ensemble.
         hidden_sizes: of each perceptron.
     """
 
@@ -91,7 +91,7 @@ class ForwardEnsemble(nn.Module):
         self.biases = nn.ParameterList([torch.stack([layer.bias.detach()[None] for layer in column]) for column in layers])
 
     def forward(self, phi: Tensor, actions: Tensor) -> Tensor:
-        """``[M, n, latent_dim]``."""
+        """Return predictions of φ(s′) ``[M, n, latent_dim]``."""
         inputs = torch.cat([phi, encode_actions(self.action_space, actions)], 1)
         x = inputs.expand(len(self.weights[0]), *inputs.shape)
         for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):

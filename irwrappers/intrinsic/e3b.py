@@ -9,33 +9,37 @@ from gymnasium import spaces
 from torch import Tensor
 
 from irwrappers.intrinsic.episodic import EpisodicMemoryReward, Memory
-from irwrappers.intrinsic.network_reward import check_positive
+from irwrappers.intrinsic.registry import register
+from irwrappers.validation import check_positive
 
 
+@register("e3b")
 class E3B(EpisodicMemoryReward):
-    """How far φ(s′) lies from what the episode has shown, in the ellipse of its features: ``r = φ(s′)ᵀ C⁻¹ φ(s′)``.
+    """Elliptical episodic bonus: ``r = φ(s′)ᵀ C⁻¹ φ(s′)``, C the covariance of the episode's features so far.
 
-    ``C = λ I + Σ φ(s_i) φ(s_i)ᵀ`` over the states of the episode before s′, its first among them; the inverse is kept, and
+    ``C = λ I + Σ φ(s_i) φ(s_i)ᵀ`` over the states of the episode before s′, its first among them; the inverse is stored, and
     updated in rank one after Sherman and Morrison, ``C⁻¹ ← C⁻¹ − u uᵀ / (1 + φᵀ u)`` with ``u = C⁻¹ φ``. φ is learned by
     inverse dynamics. With one-hot φ this is ``1 / (N + λ)``, N the visits of s′ earlier in the episode.
 
-    Source: Henaff et al., arXiv 2210.05805; λ = 0.1 as there. The paper's φ has several
-    hundred entries; each step costs their square, and 32 are the default here.
+    Source: Henaff et al., arXiv 2210.05805; λ = 0.1 as there. The paper's φ has several hundred entries; the cost of a step
+    grows with their square, and 32 are the default here.
 
     Args:
-        ridge: λ.
-        kwargs: as for :class:`EpisodicMemoryReward`.
+        observation_space: of a single environment.
+        action_space: of a single environment.
+        ridge: λ, the regularisation of the covariance.
+        **kwargs: of :class:`EpisodicMemoryReward`.
     """
 
     resizable = ("inverse_covariance",)
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, ridge: float = 0.1, **kwargs: Any) -> None:
         check_positive(ridge=ridge)
-        self.ridge = ridge  # before the base builds the first memory, which is made of it
+        self.ridge = ridge  # before the base class builds the first memory, which depends on it
         super().__init__(observation_space, action_space, **kwargs)
 
     def _empty(self, n_envs: int, device: torch.device) -> Memory:
-        # In double precision: what a thousand rank-one updates leave of λ⁻¹ is a small difference of large numbers.
+        # In double precision: after a thousand rank-one updates of λ⁻¹ I entries are small differences of large numbers.
         return {"inverse_covariance": self._start(device).repeat(n_envs, 1, 1)}
 
     def _start(self, device: torch.device) -> Tensor:

@@ -25,12 +25,12 @@ from irwrappers.intrinsic.running import RunningStd
 Observations = Any  # a tensor [n, …], or a dict of such
 
 SUPPORTED = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
-SMALLEST_IMAGE = 36  # pixels a side that NatureCNN's three convolutions leave something of
-MOST_ENTRIES = 2**22  # numbers that the running statistics take in at a time
+SMALLEST_IMAGE = 36  # pixels a side, the least that NatureCNN's three convolutions take
+MOST_ENTRIES = 2**22  # numbers in one update of the running statistics
 
 
 def check_observation_space(space: spaces.Space, who: str) -> None:
-    """Refuse what SB3's feature extractors can't take."""
+    """Raise ``ValueError`` for a space that SB3's features extractors do not support; ``who`` is named in the message."""
     parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
     for part in parts:
         table = isinstance(part, spaces.MultiDiscrete) and part.nvec.ndim != 1  # SB3 takes one row of them
@@ -42,21 +42,25 @@ def check_observation_space(space: spaces.Space, who: str) -> None:
 
 
 def flatten_steps(x: Any) -> Any:
-    """``[T, B, …]`` to ``[T · B, …]``, in dicts too."""
+    """Reshape ``[T, B, …]`` to ``[T · B, …]``, in dicts too."""
     return tree_map(lambda part: part.flatten(0, 1), x)
 
 
 class ObservationNormalizer(nn.Module):
-    """SB3's preprocessing (images to channels first and [0, 1], discrete entries to one-hot), then each entry of a ``Box``
-    less its running mean, by its running deviation, clipped: the observation normalisation of RND (arXiv 1810.12894, §2.4).
+    """Preprocess observations as SB3 does, and normalise them as RND does (arXiv 1810.12894, §2.4).
 
-    ``forward`` changes nothing; :meth:`update` takes observations in. Before the first update entries pass as they are, and
-    an entry that has never changed is divided by 1.
+    Preprocessing makes images channels first in [0, 1] and discrete entries one-hot. Then the running mean is subtracted from
+    each entry of a ``Box``, which is divided by its running deviation and clipped. ``forward`` changes nothing; :meth:`update`
+    adds observations to the statistics. Before the first update entries are not normalised, and an entry that has never
+    changed is divided by 1.
 
     Args:
-        space: of the observations.
+        space: of one observation.
         enabled: normalise; else only preprocess.
-        clip: the largest absolute value.
+        clip: largest absolute value of a normalised entry.
+
+    Attributes:
+        space: of one preprocessed observation, images channels first.
     """
 
     def __init__(self, space: spaces.Space, enabled: bool = True, clip: float = 5.0) -> None:
@@ -74,23 +78,23 @@ class ObservationNormalizer(nn.Module):
 
     @property
     def is_warm(self) -> bool:
-        """Whether there is nothing to normalise, or some observations were taken in."""
+        """Whether there is nothing to normalise, or the statistics have had an update."""
         return all(bool(std.count[0] > 0) for std in self.statistics.values())  # type: ignore[index]
 
     def forward(self, observations: Observations) -> Observations:
-        """float32, ready for a feature extractor on ``self.space``."""
+        """Return float32 observations for a features extractor on ``self.space``."""
         if not isinstance(self.space, spaces.Dict):
             return self._normalize("", self._prepare("", observations))
         return {key: self._normalize(key, self._prepare(key, observations[key])) for key in self._parts}
 
     @torch.no_grad()
     def update(self, observations: Observations, mask: Tensor | None = None) -> None:
-        """Take in observations ``[n, …]``, those in ``mask`` (bool ``[n]``) only."""
+        """Update the statistics with observations ``[n, …]``, only those in ``mask`` (bool ``[n]``)."""
         for name, std in self.statistics.items():
             assert isinstance(std, RunningStd)
             key = name.removeprefix("of_")
             part = observations[key] if isinstance(self.space, spaces.Dict) else observations
-            rows = max(1, MOST_ENTRIES // max(1, len(std.mean)))  # a rollout of images in float64 would fill the memory
+            rows = max(1, MOST_ENTRIES // max(1, len(std.mean)))  # a rollout of images does not fit into memory as float64
             for start in range(0, len(part), rows):
                 seen = None if mask is None else mask[start : start + rows, None]
                 std.update(self._prepare(key, part[start : start + rows]).flatten(1), seen)
@@ -109,18 +113,18 @@ class ObservationNormalizer(nn.Module):
         std = self.statistics[f"of_{key}"] if f"of_{key}" in self.statistics else None
         if not isinstance(std, RunningStd) or not bool(std.count[0] > 0):
             return x
-        # An entry that has never changed may do so later: then by 1, not by 1e8.
+        # An entry that has never changed may do so later: then it is divided by 1, not by 1e-8.
         deviation = torch.where(std.std > 1e-6, std.std, 1.0).to(x.dtype)
         return (x.flatten(1) - std.mean.to(x.dtype)).div_(deviation).clamp_(-self.clip, self.clip).view(x.shape)
 
 
 def parts_of(space: spaces.Space) -> dict[str, spaces.Space]:
-    """The entries of a Dict, or the space itself under the empty key."""
+    """Return the entries of a Dict, or the space itself under the empty key."""
     return dict(space.spaces) if isinstance(space, spaces.Dict) else {"": space}
 
 
 def channels_first(space: spaces.Space) -> spaces.Space:
-    """``space`` with the images in it as torch takes them; the same object where there is nothing to change."""
+    """Return ``space`` with its images channels first; the same object if there is nothing to change."""
     if isinstance(space, spaces.Dict):
         parts = {key: channels_first(part) for key, part in space.spaces.items()}
         return spaces.Dict(parts) if any(parts[key] is not part for key, part in space.spaces.items()) else space
@@ -130,16 +134,16 @@ def channels_first(space: spaces.Space) -> spaces.Space:
 
 
 class Encoder(nn.Module):
-    """A feature extractor of SB3's and a perceptron: prepared observations to features ``[n, latent_dim]``.
+    """An SB3 features extractor and a perceptron, from preprocessed observations to features ``[n, latent_dim]``.
 
     Args:
-        space: the :class:`ObservationNormalizer`'s ``space``.
+        space: of one observation, as :class:`ObservationNormalizer` preprocesses it (its ``space``).
         latent_dim: number of features.
         hidden_sizes: of the perceptron between extractor and features.
         features_extractor_class: as in SB3's policies; by default ``NatureCNN`` for images of at least 36 × 36 pixels,
             :class:`DictExtractor` for dicts, ``FlattenExtractor`` else.
-        features_extractor_kwargs: its arguments.
-        activation: between layers.
+        features_extractor_kwargs: its constructor arguments.
+        activation: activation function between layers.
     """
 
     def __init__(
@@ -164,7 +168,7 @@ class Encoder(nn.Module):
 
 
 def default_extractor(space: spaces.Space) -> type[BaseFeaturesExtractor]:
-    """Return SB3's choice for ``space`` (images channels first), where images too small for ``NatureCNN`` are flattened."""
+    """Return SB3's default extractor for ``space`` (images channels first); too small images are flattened."""
     if isinstance(space, spaces.Dict):
         return DictExtractor
     return NatureCNN if is_image_space(space) and not _is_small_image(space) else FlattenExtractor
@@ -174,13 +178,13 @@ class DictExtractor(CombinedExtractor):
     """SB3's ``CombinedExtractor``, which flattens images that are too small for its ``NatureCNN``.
 
     Args:
-        observation_space: of observations that are preprocessed, images channels first.
-        kwargs: those of ``CombinedExtractor``.
+        observation_space: of one preprocessed observation, images channels first.
+        **kwargs: of ``CombinedExtractor``.
     """
 
     def __init__(self, observation_space: spaces.Dict, **kwargs: Any) -> None:
         parts = observation_space.spaces.items()
-        # To SB3 a Box of floats is no image.
+        # SB3 does not treat a Box of floats as an image.
         flattened = {key: spaces.Box(0, 1, part.shape) if _is_small_image(part) else part for key, part in parts}
         super().__init__(spaces.Dict(flattened), **kwargs)
 
@@ -190,7 +194,7 @@ def _is_small_image(space: spaces.Space) -> bool:
 
 
 def action_entries(space: spaces.Space, who: str) -> int:
-    """How many numbers :func:`encode_actions` makes of one action."""
+    """Return how many numbers :func:`encode_actions` makes of one action; ``who`` is named in the error message."""
     if isinstance(space, (spaces.Box, spaces.MultiBinary)):
         return int(np.prod(space.shape))
     if isinstance(space, spaces.Discrete):
@@ -199,7 +203,7 @@ def action_entries(space: spaces.Space, who: str) -> int:
         return int(space.nvec.sum())
     raise ValueError(
         f"{who} takes Box, Discrete, MultiDiscrete (one row) and MultiBinary actions, got {space}; flatten the actions, or "
-        "choose a reward that does not look at them (rnd, drnd, re3, count)."
+        "choose a reward that does not use them (rnd, drnd, re3, count)."
     )
 
 

@@ -1,4 +1,4 @@
-"""Rewards that remember the running episode, and the two of Never Give Up among them."""
+"""Rewards with an episodic memory; among them the two of Never Give Up."""
 
 from __future__ import annotations
 
@@ -16,29 +16,35 @@ from torch.utils._pytree import tree_leaves, tree_map
 from irwrappers.intrinsic.dynamics import InverseModel
 from irwrappers.intrinsic.encoder import Encoder, flatten_steps
 from irwrappers.intrinsic.memory import ResizableBuffers, look_back, nearest
-from irwrappers.intrinsic.network_reward import NetworkReward, check_finite, check_positive, in_chunks
+from irwrappers.intrinsic.network_reward import NetworkReward, check_finite, in_chunks
+from irwrappers.intrinsic.registry import register
 from irwrappers.intrinsic.rnd import RND
 from irwrappers.intrinsic.running import RunningStd
 from irwrappers.transitions import Transitions
+from irwrappers.validation import check_positive, check_range
 
 Memory = dict[str, Tensor]
-CHUNK = 64  # steps that look back at once: the more, the more memory; the fewer, the more often memories are joined
+CHUNK = 64  # steps computed at once: more need more memory, fewer join memories more often
 
 
 class EpisodicMemoryReward(ResizableBuffers, NetworkReward):
-    """A reward on features φ of inverse dynamics that remembers each copy's running episode.
+    """A reward on features φ of inverse dynamics with a memory of the current episode of each environment.
 
-    A step from s to s′ is paid for s′ as seen from what the episode has shown up to and including s, its first state among
-    it. The memory of a copy empties when its episode ends. A batch begins from the memory that the last ``advance`` left, or
-    anew if it has another number of copies. Features are stored as they are when a state is visited; φ goes on learning.
+    The reward of a step from s to s′ compares s′ with the states of the episode from its first up to s. The memory of an
+    environment is cleared when its episode ends. A batch starts from the memory that the last ``advance`` left, or from an
+    empty one if its number of environments differs. Features are stored as computed when a state is visited; φ goes on
+    learning.
 
-    A subclass gives :meth:`_empty`, :meth:`_inputs` and :meth:`_walk`.
+    A subclass defines :meth:`_empty`, :meth:`_inputs` and :meth:`_walk`.
 
     Args:
-        latent_dim: size of φ.
+        observation_space: of a single environment.
+        action_space: of a single environment.
+        latent_dim: number of features φ.
         hidden_sizes: of φ's perceptron and of the inverse model.
-        features_extractor_class, features_extractor_kwargs: see :class:`Encoder`.
-        learning: as for :class:`NetworkReward`.
+        features_extractor_class: SB3 features extractor, as in SB3's policies; None: see :class:`Encoder`.
+        features_extractor_kwargs: its constructor arguments.
+        **kwargs: of :class:`NetworkReward`.
     """
 
     has_episode_memory = True
@@ -51,9 +57,9 @@ class EpisodicMemoryReward(ResizableBuffers, NetworkReward):
         hidden_sizes: Sequence[int] = (256,),
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
-        **learning: Any,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(observation_space, action_space, **learning)
+        super().__init__(observation_space, action_space, **kwargs)
         check_positive(latent_dim=latent_dim)
         self.latent_dim = latent_dim
         self.encoder = Encoder(
@@ -65,15 +71,15 @@ class EpisodicMemoryReward(ResizableBuffers, NetworkReward):
         self._make_optimizer([*self.encoder.parameters(), *self.inverse.parameters()])
 
     def _empty(self, n_envs: int, device: torch.device) -> Memory:
-        """The memory of ``n_envs`` copies before their first step, by the names in ``resizable``, ``[n_envs, …]`` each."""
+        """Return the empty memory of ``n_envs`` environments, by the names in ``resizable``, ``[n_envs, …]`` each."""
         raise NotImplementedError
 
     def _inputs(self, batch: Transitions) -> tuple[Tensor, Tensor]:
-        """What is remembered of the observations and of the next observations, each ``[T, B, …]``."""
+        """Return what is stored of the observations and of the next observations, each ``[T, B, …]``."""
         return self._features(batch)
 
     def _walk(self, memory: Memory, now: Tensor, following: Tensor, done: Tensor, valid: Tensor) -> tuple[Tensor, Memory]:
-        """Rewards ``[T, B]`` of a few steps, and the memory after them."""
+        """Return the rewards ``[T, B]`` of a few steps, and the memory after them."""
         raise NotImplementedError
 
     def compute(self, batch: Transitions) -> Tensor:
@@ -82,7 +88,7 @@ class EpisodicMemoryReward(ResizableBuffers, NetworkReward):
     def advance(self, batch: Transitions) -> None:
         check_finite(self._valid_steps(batch), type(self).__name__)
         for name, value in self._through(batch)[1].items():
-            setattr(self, name, value.clone())  # not a view, which would keep the whole batch
+            setattr(self, name, value.clone())  # not a view, which keeps the whole batch alive
 
     def forget(self) -> None:
         for name, value in self._empty(0, self._device).items():
@@ -98,8 +104,8 @@ class EpisodicMemoryReward(ResizableBuffers, NetworkReward):
         steps = [*self._inputs(batch), batch.done, batch.mask]
         rewards = []
         for chunk in zip(*(x.split(CHUNK) for x in steps), strict=True):
-            paid, memory = self._walk(memory, *chunk)
-            rewards.append(torch.where(chunk[3], paid, 0).float())
+            values, memory = self._walk(memory, *chunk)
+            rewards.append(torch.where(chunk[3], values, 0).float())
         return torch.cat(rewards), memory
 
     def loss(self, batch: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
@@ -108,15 +114,15 @@ class EpisodicMemoryReward(ResizableBuffers, NetworkReward):
         return loss, {"inverse_loss": loss.detach()}
 
     def _features(self, batch: Transitions) -> tuple[Tensor, Tensor]:
-        """φ(s) and φ(s′), ``[T, B, latent_dim]``; zero where a step does not count."""
+        """Return φ(s) and φ(s′), ``[T, B, latent_dim]``; zero where a step does not count."""
         shape = (batch.n_steps, batch.n_envs, self.latent_dim)
         next_phi = self._encode(flatten_steps(batch.next_observations)).view(shape)
-        # Within an episode an observation is the one before's next: only the others are encoded.
+        # Within an episode an observation is the next observation of the step before: only the others are encoded.
         differs = torch.ones_like(batch.terminated)
         leaves = zip(tree_leaves(batch.observations), tree_leaves(batch.next_observations), strict=True)
         differs[1:] = torch.stack([(x[1:] != y[:-1]).unsqueeze(-1).flatten(2).any(2) for x, y in leaves]).any(0)
         if batch.valid is not None:
-            differs &= batch.valid  # a NaN differs from itself: it would change how many are encoded, and so the rounding
+            differs &= batch.valid  # NaN differs from itself, would change how many are encoded, and so rounding
         phi = torch.cat([next_phi[:1], next_phi[:-1]])
         phi[differs] = self._encode(tree_map(lambda x: x[differs], batch.observations))
         if batch.valid is not None:
@@ -128,22 +134,29 @@ class EpisodicMemoryReward(ResizableBuffers, NetworkReward):
         return in_chunks(lambda x: self.encoder(self.normalizer(x)), observations)
 
 
+@register("pseudo_counts")
 class PseudoCounts(EpisodicMemoryReward):
-    """Pseudo-counts of an episode's states: the episodic part of Never Give Up, equations (2) and (3) and algorithm 1.
+    """Episodic pseudo-counts: the episodic reward of Never Give Up, equations (2) and (3) and algorithm 1.
 
     ``r = 1 / s``, with ``s = sqrt(Σ K(φ(s′), φ_i)) + c`` over the k nearest neighbours φ_i of φ(s′) among the episode's states
     so far, or 0 where s exceeds ``max_similarity``; ``K(x, y) = ε / (max(d²(x, y) / d_m² − ξ, 0) + ε)``, d the Euclidean
-    distance and d_m² the mean of d² over all neighbours found so far, these included. Where the paper leaves d_m² open, each
-    copy has its own, it is a mean over all its steps, and it goes on through episodes. With fewer than k states in the
-    episode the sum has fewer terms. An episode longer than ``capacity`` is remembered by its latest steps.
+    distance and d_m² the mean of d² over all neighbours found so far, these included. The paper leaves open which mean; here
+    each environment has its own, over all its steps, and keeps it across episodes. With fewer than k states in the episode the
+    sum has fewer terms. Of an episode longer than ``capacity`` the latest steps are stored.
 
     Source: Badia et al., arXiv 2002.06038; defaults from its text and table 6, where ε is 1e-3 and 1e-4. The paper
-    remembers 30 000 steps.
+    stores 30 000 steps.
 
     Args:
-        n_neighbors: k. epsilon: ε. cluster_distance: ξ. constant: c. max_similarity: s_m.
-        capacity: steps of an episode that are remembered, for each copy.
-        kwargs: as for :class:`EpisodicMemoryReward`.
+        observation_space: of a single environment.
+        action_space: of a single environment.
+        n_neighbors: k, number of neighbours.
+        epsilon: ε of the kernel.
+        cluster_distance: ξ, the relative squared distance up to which states count as the same.
+        constant: c, added to the similarity.
+        max_similarity: similarity above which the reward is 0.
+        capacity: steps of an episode that are stored, in each environment.
+        **kwargs: of :class:`EpisodicMemoryReward`.
     """
 
     resizable = ("embeddings", "length", "distance_sum", "distance_count")
@@ -166,8 +179,7 @@ class PseudoCounts(EpisodicMemoryReward):
         check_positive(
             n_neighbors=n_neighbors, epsilon=epsilon, constant=constant, max_similarity=max_similarity, capacity=capacity
         )
-        if cluster_distance < 0:
-            raise ValueError(f"cluster_distance must not be negative, got {cluster_distance!r}.")
+        check_range("cluster_distance", cluster_distance, 0, schedule=False)
         self.n_neighbors = n_neighbors
         self.epsilon = epsilon
         self.cluster_distance = cluster_distance
@@ -189,7 +201,7 @@ class PseudoCounts(EpisodicMemoryReward):
         device = total.device
         for name, value in self._empty(len(total), device).items():
             setattr(self, name, value)
-        self.distance_sum, self.distance_count = total, count  # what distances are usual is no matter of one episode
+        self.distance_sum, self.distance_count = total, count  # the mean distance is kept across episodes
 
     def _walk(self, memory: Memory, now: Tensor, following: Tensor, done: Tensor, valid: Tensor) -> tuple[Tensor, Memory]:
         pool = look_back(memory["embeddings"], memory["length"], now, done, valid, self.capacity)
@@ -207,8 +219,9 @@ class PseudoCounts(EpisodicMemoryReward):
         return rewards, after
 
 
+@register("ngu")
 class NGU(PseudoCounts):
-    """Never Give Up: the episodic pseudo-counts, scaled by how new a state is over all episodes, equation (1).
+    """Never Give Up: the episodic pseudo-counts times the lifelong novelty of RND, equation (1).
 
     ``r = r_episodic · min(max(α, 1), L)``, ``α = 1 + (e(s′) − μ_e) / σ_e`` with e the reward of :class:`RND` and μ_e, σ_e its
     running mean and deviation over the states learned from, each taken before learning from it; α is 1 before there are any.
@@ -216,9 +229,11 @@ class NGU(PseudoCounts):
     Source: Badia et al., arXiv 2002.06038; L = 5 as there.
 
     Args:
-        max_scale: L.
-        lifelong_kwargs: arguments of the :class:`RND` within.
-        kwargs: as for :class:`PseudoCounts`.
+        observation_space: of a single environment.
+        action_space: of a single environment.
+        max_scale: L, largest factor of the episodic reward, at least 1.
+        lifelong_kwargs: constructor arguments of the :class:`RND`.
+        **kwargs: of :class:`PseudoCounts`.
     """
 
     def __init__(
@@ -230,8 +245,7 @@ class NGU(PseudoCounts):
         **kwargs: Any,
     ) -> None:
         super().__init__(observation_space, action_space, **kwargs)
-        if max_scale < 1:
-            raise ValueError(f"max_scale is the largest factor of the episodic reward, at least 1; got {max_scale!r}.")
+        check_range("max_scale", max_scale, 1, schedule=False, meaning="the largest factor of the episodic reward")
         self.max_scale = max_scale
         self.lifelong = RND(observation_space, action_space, **(lifelong_kwargs or {}))
         self.error = RunningStd(1)
@@ -254,7 +268,7 @@ class NGU(PseudoCounts):
         return super().needs_fit or self.lifelong.needs_fit
 
     def fit(self, env: VecEnv | gym.Env, total_timesteps: int, seed: int | None = None, progress_bar: bool = False) -> int:
-        """Warm up the observation normalisation of both parts, on the same random steps."""
+        """Set the statistics of both parts' observation normalisation on the same random steps."""
         used = super().fit(env, total_timesteps, seed, progress_bar)
         if self.normalizer.enabled and self.lifelong.normalizer.enabled:
             self.lifelong.normalizer.load_state_dict(self.normalizer.state_dict())

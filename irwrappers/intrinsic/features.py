@@ -1,11 +1,10 @@
-"""Rewards that pay the change of a feature: r_k = ±(φ_i(s′) − φ_i(s)), and the observations they look at."""
+"""Rewards that are differences of a feature, r_k = ±(φ_i(s′) − φ_i(s)), and the observations they use."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
@@ -14,17 +13,20 @@ from torch import Tensor
 from irwrappers.intrinsic.base import IntrinsicReward, environment_hook
 from irwrappers.transitions import Transitions
 from irwrappers.unique_rows import unique_rows
+from irwrappers.validation import check_range
 
 
 class FeatureDifference(IntrinsicReward):
-    """Channel k pays s_k (φ_i(s′) − φ_i(s)) with i = ⌊k/2⌋ + 1 (φ_0 is constant and skipped) and s_k = −, +, −, + …
+    """Signed differences of features: r_k = s_k (φ_i(s′) − φ_i(s)) with i = ⌊k/2⌋ + 1 and s_k = −, +, −, + …
 
-    Source: Cho & Tran, arXiv 2601.21391. Subclasses give :meth:`features`.
+    φ_0 is constant and skipped. Source: Cho & Tran, arXiv 2601.21391. Subclasses define :meth:`features`.
 
     Args:
-        n_rewards: number of channels.
-        indices: the entries of a one-dimensional observation that φ sees. ``None``: those the environment names in its
-            ``position_indices`` when :meth:`fit` meets it, else all.
+        observation_space: of a single environment.
+        action_space: of a single environment.
+        n_rewards: number of channels, two for each feature.
+        indices: the entries of a one-dimensional observation that φ sees. ``None``: the ``position_indices`` of the
+            environment given to :meth:`fit`, or all if it has none.
     """
 
     indices: Tensor
@@ -37,8 +39,7 @@ class FeatureDifference(IntrinsicReward):
         indices: Sequence[int] | None = None,
     ) -> None:
         super().__init__(observation_space, action_space)
-        if not isinstance(n_rewards, (int, np.integer)) or n_rewards < 1:
-            raise ValueError(f"n_rewards must be an integer of at least 1, got {n_rewards!r}.")
+        check_range("n_rewards", n_rewards, 1, integer=True, schedule=False)
         self.n_rewards = n_rewards
         self.n_entries = observation_entries(observation_space, type(self).__name__)
         self._given_indices = indices is not None
@@ -56,7 +57,7 @@ class FeatureDifference(IntrinsicReward):
             self.indices = self._check_indices(hook).to(self.indices.device)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        self.indices = state_dict[prefix + "indices"].to(self.indices.device)  # their number is known only from the hook
+        self.indices = state_dict[prefix + "indices"].to(self.indices.device)  # their number depends on the environment
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property
@@ -64,11 +65,11 @@ class FeatureDifference(IntrinsicReward):
         return tuple(f"{'-+'[k % 2]}phi_{k // 2 + 1}" for k in range(self.n_rewards))
 
     def features(self, inputs: Tensor) -> Tensor:
-        """φ_0, φ_1 … ``[n, ≥ ⌈n_rewards / 2⌉ + 1]`` of the chosen entries ``[n, d]`` of observations."""
+        """Return φ_0, φ_1 … ``[n, ≥ ⌈n_rewards / 2⌉ + 1]`` of the chosen entries ``[n, d]`` of observations."""
         raise NotImplementedError
 
     def select(self, observations: Tensor) -> Tensor:
-        """The chosen entries as float32 ``[n, d]`` of observations ``[n, ...]``."""
+        """Return the chosen entries of observations ``[n, …]``, float32 ``[n, d]``."""
         return flatten_observations(self.observation_space, observations)[:, self.indices]
 
     @torch.no_grad()
@@ -83,7 +84,7 @@ class FeatureDifference(IntrinsicReward):
 
 
 def observation_entries(space: spaces.Space, who: str) -> int:
-    """How many numbers :func:`flatten_observations` makes of one observation."""
+    """Return how many numbers :func:`flatten_observations` makes of one observation; ``who`` is named in errors."""
     if isinstance(space, spaces.Box) and len(space.shape) == 1:
         return int(space.shape[0])
     if isinstance(space, spaces.Discrete):
@@ -95,7 +96,7 @@ def observation_entries(space: spaces.Space, who: str) -> int:
 
 
 def flatten_observations(space: spaces.Space, observations: Tensor) -> Tensor:
-    """``[n, entries]`` float32; a Discrete observation becomes one-hot."""
+    """Return observations as float32 ``[n, entries]``; a Discrete observation becomes one-hot."""
     if isinstance(space, spaces.Discrete):
         return torch.nn.functional.one_hot((observations - int(space.start)).long().flatten(), int(space.n)).float()
     return observations.float()

@@ -14,15 +14,16 @@ from torch import Tensor
 
 from irwrappers.intrinsic.base import as_vec_env
 from irwrappers.intrinsic.features import FeatureDifference
+from irwrappers.intrinsic.registry import register
 
 
 def laplacian_eigenvectors(next_states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvectors of L = I − (P + Pᵀ)/2, P the transition matrix of uniformly random actions.
+    """Return the eigenvectors of L = I − (P + Pᵀ)/2, P the transition matrix of uniformly random actions.
 
     Source: Gomez, Bowling & Machado, arXiv 2310.10833, eq. 1 (symmetrised).
 
     Args:
-        next_states: int ``[S, A]``.
+        next_states: int ``[S, A]``, the index of the state that each action leads to.
 
     Returns:
         eigenvalues ``[S]``, ascending, and eigenvectors ``[S, S]`` in columns, scaled to a mean square of 1 over states and
@@ -38,7 +39,7 @@ def laplacian_eigenvectors(next_states: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _constant_first(eigenvalues: np.ndarray, eigenvectors: np.ndarray) -> np.ndarray:
-    """Where the graph falls into parts, eigenvalue 0 repeats and its eigenvectors are any basis: one that begins with 1."""
+    """Rotate the eigenvectors of eigenvalue 0, several in a graph of several components: the first becomes constant."""
     null = np.abs(eigenvalues) < 1e-9
     constant = eigenvectors[:, null].mean(0) * np.sqrt(len(eigenvectors))  # its coordinates in that basis
     if null.sum() < 2 or abs(np.linalg.norm(constant) - 1) > 1e-6:
@@ -48,11 +49,18 @@ def _constant_first(eigenvalues: np.ndarray, eigenvectors: np.ndarray) -> np.nda
     return eigenvectors
 
 
+@register("laplacian")
 class ExactLaplacian(FeatureDifference):
     """Differences of the exact Laplacian eigenfunctions, for environments that can list their states.
 
     Such an environment has ``transition_graph() -> (observations [S, ...], next_states [S, A])``, the goal not absorbing.
     :meth:`fit` reads it and takes no step.
+
+    Args:
+        observation_space: of a single environment.
+        action_space: of a single environment.
+        n_rewards: number of channels, two for each eigenfunction.
+        indices: entries of an observation that distinguish states, as in :class:`FeatureDifference`.
     """
 
     states: Tensor
@@ -90,7 +98,7 @@ class ExactLaplacian(FeatureDifference):
         device = self.indices.device
         self.states = self.select(torch.as_tensor(observations, device=device))
         if len(torch.unique(self.states, dim=0)) != len(self.states):
-            raise ValueError(f"The entries {self.indices.tolist()} of the observations do not tell the states apart.")
+            raise ValueError(f"The entries {self.indices.tolist()} of the observations do not distinguish the states.")
         self.phi = torch.as_tensor(phi, dtype=torch.float32, device=device)
         self.eigenvalues = torch.as_tensor(eigenvalues, dtype=torch.float32, device=device)
         return 0

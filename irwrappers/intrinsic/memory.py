@@ -1,4 +1,4 @@
-"""What the rewards with a memory stand on: tensors that grow, what is left of running episodes, nearest neighbours."""
+"""Building blocks of rewards with a memory: buffers that grow, states of the current episode, nearest neighbours."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
-from tqdm.auto import tqdm
 
 from irwrappers.intrinsic.base import IntrinsicReward, as_vec_env
 from irwrappers.intrinsic.encoder import ObservationNormalizer, check_observation_space, flatten_steps
-from irwrappers.intrinsic.network_reward import NetworkReward, check_finite, check_positive
-from irwrappers.intrinsic.random_walks import random_steps
+from irwrappers.intrinsic.network_reward import NetworkReward, check_finite, fit_normalizer
 from irwrappers.transitions import Transitions
+from irwrappers.validation import check_positive
 
 
 class ResizableBuffers(nn.Module):
-    """Buffers named in ``resizable`` take whatever shape ``load_state_dict`` brings: memories grow with use."""
+    """A module whose buffers named in ``resizable`` take the shapes of the loaded ``state_dict``: memories grow with use.
+
+    Args:
+        *args: of the next class.
+        **kwargs: of the next class.
+    """
 
     resizable: ClassVar[tuple[str, ...]] = ()
 
@@ -33,14 +36,16 @@ class ResizableBuffers(nn.Module):
 
 
 class FixedInputs(IntrinsicReward):
-    """Observations normalised by the statistics of some random steps, and by those for good.
+    """A reward whose observations are normalised by the statistics of some random steps, which are then frozen.
 
-    What a reward stores can be compared with what comes later only if both went through the same normalisation, so it is
-    not a running one. ``fit`` takes the random steps; where nobody calls it, the first batch that is learned from does.
+    Stored states can be compared with later ones only if both are normalised alike, so the statistics are not running ones.
+    ``fit`` takes the random steps; if it is not called, the first batch that is learned from sets the statistics.
 
     Args:
+        observation_space: of a single environment.
+        action_space: of a single environment.
         normalize_observations: see :class:`ObservationNormalizer`.
-        warmup_steps: random steps that ``fit`` takes, all copies together.
+        warmup_steps: random steps that ``fit`` takes, over all parallel environments.
     """
 
     def __init__(
@@ -61,27 +66,16 @@ class FixedInputs(IntrinsicReward):
         return not self.normalizer.is_warm
 
     def fit(self, env: VecEnv | gym.Env, total_timesteps: int, seed: int | None = None, progress_bar: bool = False) -> int:
-        """Take the statistics of at most ``min(total_timesteps, warmup_steps)`` random steps, unless there are some."""
-        venv = as_vec_env(env)
+        """Set the statistics on at most ``min(total_timesteps, warmup_steps)`` random steps, unless they are set."""
         if not self.needs_fit:
             return 0
-        n_steps = min(total_timesteps, max(self.warmup_steps, venv.num_envs)) // venv.num_envs
-        if n_steps < 1:
-            raise ValueError(
-                f"{type(self).__name__} takes the statistics of at least one random step of each of the {venv.num_envs} "
-                f"copies, and the budget is {total_timesteps} steps; give fit() more steps."
-            )
-        device = next(self.buffers()).device
-        steps = random_steps(venv, n_steps, seed)
-        for observations in tqdm(steps, "Random steps", total=n_steps, disable=not progress_bar, leave=False):
-            tensors = tree_map(lambda x: torch.as_tensor(x, device=device), observations)
-            check_finite(tensors, type(self).__name__)
-            self.normalizer.update(tensors)
+        budget = min(total_timesteps, max(self.warmup_steps, as_vec_env(env).num_envs))
+        used = fit_normalizer(self.normalizer, env, budget, seed, progress_bar, type(self).__name__)
         self._start_over()
-        return n_steps * venv.num_envs
+        return used
 
     def _check(self, batch: Transitions) -> None:
-        """Refuse numbers that are not finite in steps that count."""
+        """Raise ``ValueError`` for numbers that are not finite in steps that count."""
         check_finite(NetworkReward._valid_steps(batch), type(self).__name__)
 
     def learn(self, batch: Transitions) -> dict[str, float]:
@@ -92,19 +86,19 @@ class FixedInputs(IntrinsicReward):
         return {}
 
     def _start_over(self) -> None:
-        """Drop what was stored under another normalisation."""
+        """Drop states that were stored under another normalisation."""
         raise NotImplementedError
 
 
 class Pool(NamedTuple):
-    """Everything the steps of a chunk may look back on: ``W`` stored items of each copy, then those of its ``T`` steps.
+    """The items that the steps of a chunk are compared with: ``W`` stored ones in each environment, then those of ``T`` steps.
 
     Attributes:
         items: ``[B, W + T, …]``.
         order: int ``[B, W + T]``, 1, 2, … for the items that count and 0 for the others.
-        low, high: int ``[B, T]``; step t sees the items with ``low < order <= high``: those of its own episode up to and
-            including its own, at most ``capacity`` of them.
-        last: int ``[B]``; the items with ``order > last`` are those that the next step may look back on.
+        low: int ``[B, T]``; step t is compared with the items with ``low < order <= high``.
+        high: int ``[B, T]``; these are the items of its own episode up to and including its own, at most ``capacity``.
+        last: int ``[B]``; the items with ``order > last`` are those that the next step is compared with.
     """
 
     items: Tensor
@@ -115,29 +109,38 @@ class Pool(NamedTuple):
 
     @property
     def hidden(self) -> Tensor:
-        """bool ``[B, T, W + T]``."""
+        """bool ``[B, T, W + T]``: the items that a step is not compared with."""
         order = self.order[:, None]
         return (order <= self.low[..., None]) | (order > self.high[..., None])
 
     def remember(self) -> tuple[Tensor, Tensor]:
-        """The items to store, ``[B, W', …]`` with those of each copy at the right end, and how many ``[B]``."""
+        """Return the items to store, ``[B, W', …]`` with those of each environment at the right end, and how many ``[B]``."""
         keep = self.order > self.last[:, None]
         length = keep.sum(1)
         width = int(length.max()) if len(length) else 0
-        if bool((keep.cummax(1).values == keep).all()):  # each copy's are together already, which is so without invalid steps
+        if bool((keep.cummax(1).values == keep).all()):  # contiguous already, as is the case without invalid steps
             return self.items[:, self.items.shape[1] - width :], length
         index = keep.byte().argsort(dim=1, stable=True)[:, keep.shape[1] - width :]
         return self.items[torch.arange(len(index), device=index.device)[:, None], index], length
 
 
 def look_back(stored: Tensor, length: Tensor, new: Tensor, done: Tensor, valid: Tensor, capacity: int) -> Pool:
-    """Join stored items ``[B, W, …]``, the last ``length`` ``[B]`` of which count, and new ones ``[T, B, …]``."""
+    """Join stored and new items to a :class:`Pool`.
+
+    Args:
+        stored: ``[B, W, …]``.
+        length: int ``[B]``, how many of the stored ones count, at the right end.
+        new: ``[T, B, …]``.
+        done: bool ``[T, B]``, episodes that ended.
+        valid: bool ``[T, B]``, steps that count.
+        capacity: largest number of items that a step is compared with.
+    """
     width = stored.shape[1]
     real = torch.arange(width, device=length.device) >= width - length[:, None]
     real = torch.cat([real, valid.T], 1)
     rank = real.cumsum(1, dtype=torch.int32)
     high = rank[:, width:]
-    # Where an episode ended, the items up to there are out of sight for all steps after.
+    # Where an episode ended, the items up to there are hidden from all later steps.
     ended = torch.where(done.T, high, 0).cummax(1).values
     before = torch.cat([torch.zeros_like(ended[:, :1]), ended[:, :-1]], 1)
     low = torch.maximum(before, high - capacity)
@@ -147,13 +150,16 @@ def look_back(stored: Tensor, length: Tensor, new: Tensor, done: Tensor, valid: 
 
 
 def nearest(queries: Tensor, items: Tensor, k: int, hidden: Tensor | None = None) -> Tensor:
-    """Squared distances to the ``k`` nearest items, in any order.
+    """Return the squared distances to the ``k`` nearest items, in any order.
 
     Args:
-        queries: ``[G, Q, d]``. items: ``[G, N, d]``. k: of neighbours. hidden: bool ``[G, Q, N]``, the items not to be seen.
+        queries: ``[G, Q, d]``.
+        items: ``[G, N, d]``.
+        k: number of neighbours.
+        hidden: bool ``[G, Q, N]``, items that a query is not compared with.
 
     Returns:
-        ``[G, Q, min(k, N)]``, infinite where fewer items can be seen.
+        ``[G, Q, min(k, N)]``, infinite where there are fewer items.
     """
     n, k = items.shape[1], min(k, items.shape[1])
     # |y|² − 2 x·y orders as |x − y|² does; the distances themselves are then taken exactly.
@@ -168,9 +174,9 @@ def nearest(queries: Tensor, items: Tensor, k: int, hidden: Tensor | None = None
 
 
 def _smallest(x: Tensor, k: int, group: int = 8) -> tuple[Tensor, Tensor]:
-    """Indices and values of the ``k`` smallest along the last axis; of an infinite value the index may be any.
+    """Return indices and values of the ``k`` smallest along the last axis; the index of an infinite value is arbitrary.
 
-    ``topk`` costs several times a minimum: in long rows it only sees the k groups of entries with the smallest minima.
+    ``topk`` costs several times a minimum: in long rows it is applied only to the k groups with the smallest minima.
     """
     n = x.shape[-1]
     n_groups = -(-n // group)

@@ -1,4 +1,4 @@
-"""``NetworkReward``: what the rewards that train a network have in common."""
+"""``NetworkReward``: the base class of rewards that train a network."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
@@ -19,29 +18,32 @@ from irwrappers.intrinsic.base import IntrinsicReward, as_vec_env
 from irwrappers.intrinsic.encoder import ObservationNormalizer, check_observation_space, flatten_steps
 from irwrappers.intrinsic.random_walks import random_steps
 from irwrappers.transitions import Transitions
+from irwrappers.validation import check_positive
 
 FIELDS = ("observations", "actions", "next_observations", "terminated", "truncated")
 
 
 class NetworkReward(IntrinsicReward):
-    """Networks on normalised observations that learn by Adam, one pass over each batch in shuffled minibatches.
+    """A reward of networks on normalised observations, trained by Adam on shuffled minibatches of each batch.
 
-    A subclass builds its networks, calls :meth:`_make_optimizer` with the parameters that learn, and gives :meth:`loss` and
-    :meth:`compute`. Optimiser state is part of ``state_dict``. ``fit`` warms up the observation normalisation on random
-    steps, as RND prescribes (arXiv 1810.12894, §2.4); without it the first batches do.
+    A subclass builds its networks, calls :meth:`_make_optimizer` with the parameters to train, and defines :meth:`loss` and
+    :meth:`compute`. Optimiser state is part of ``state_dict``. ``fit`` initialises the statistics of the observation
+    normalisation on random steps, as RND does (arXiv 1810.12894, §2.4); without it the first batches do.
 
     Args:
+        observation_space: of a single environment.
+        action_space: of a single environment.
         learning_rate: of Adam.
-        batch_size: transitions a minibatch. RND's program takes one gradient step for every 256 steps of experience (128
-            steps of 32 copies, 4 epochs of 4 minibatches); one pass in minibatches of 256 does so too.
+        batch_size: transitions in a minibatch. RND's program takes one gradient step for every 256 steps of experience (128
+            steps of 32 environments, 4 epochs of 4 minibatches), as does one pass in minibatches of 256.
         n_epochs: passes over a batch.
         max_grad_norm: largest norm of a gradient, or None.
         normalize_observations: see :class:`ObservationNormalizer`.
-        warmup_steps: random steps that ``fit`` takes, all copies together.
+        warmup_steps: random steps that ``fit`` takes, over all parallel environments.
     """
 
     n_rewards = 1
-    inputs: tuple[str, ...] = ("observations", "next_observations")  # what `loss` looks at, and so what is normalised for it
+    inputs: tuple[str, ...] = ("observations", "next_observations")  # what `loss` uses, and so what is normalised for it
 
     def __init__(
         self,
@@ -73,11 +75,15 @@ class NetworkReward(IntrinsicReward):
         self._optimizer = torch.optim.Adam(self._parameters_that_learn, lr=self.learning_rate)
 
     def loss(self, batch: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean loss of a minibatch, its tensors ``[n, …]`` and its observations normalised; and what to log."""
+        """Return the mean loss of a minibatch (tensors ``[n, …]``, observations normalised) and what to log."""
         raise NotImplementedError
 
     def learn(self, batch: Transitions) -> dict[str, float]:
-        """Raises ValueError, before anything is learned, for numbers that are not finite in steps that count."""
+        """Take gradient steps on a batch.
+
+        Raises:
+            ValueError: numbers are not finite in steps that count; nothing is learned then.
+        """
         assert self._optimizer is not None
         flat = self._valid_steps(batch)
         if not len(flat.terminated):
@@ -85,7 +91,7 @@ class NetworkReward(IntrinsicReward):
         check_finite(flat, type(self).__name__)
         self.normalizer.update(flat.next_observations)
         for group in self._optimizer.param_groups:
-            group["fused"] = self._device.type == "cpu"  # where Adam's own loop is a good part of the time
+            group["fused"] = self._device.type == "cpu"  # there Adam's own loop takes a large part of the time
         unused = {"observations", "next_observations"} - set(self.inputs)
         logs: list[dict[str, Tensor]] = []
         for _ in range(self.n_epochs):
@@ -103,26 +109,15 @@ class NetworkReward(IntrinsicReward):
         return {key: float(torch.stack([log[key] for log in logs]).mean()) for key in logs[0]}
 
     def _rows_to_learn(self, n: int, n_envs: int) -> Tensor:
-        """The transitions of one epoch, of ``n`` from ``n_envs`` copies, in the order they are learned from."""
+        """Return the rows of one epoch, of ``n`` transitions from ``n_envs`` environments, in shuffled order."""
         return torch.randperm(n, device=self._device)
 
     def fit(self, env: VecEnv | gym.Env, total_timesteps: int, seed: int | None = None, progress_bar: bool = False) -> int:
-        """Warm up the observation normalisation on at most ``min(total_timesteps, warmup_steps)`` random steps."""
-        venv = as_vec_env(env)
+        """Update the observation normalisation on at most ``min(total_timesteps, warmup_steps)`` random steps."""
         if not self.normalizer.statistics:
-            return 0  # nothing to normalise
-        n_steps = min(total_timesteps, max(self.warmup_steps, venv.num_envs)) // venv.num_envs
-        if n_steps < 1:
-            raise ValueError(
-                f"{type(self).__name__} warms up its observation normalisation on at least one random step of each of the "
-                f"{venv.num_envs} copies, and the budget is {total_timesteps} steps; give fit() more steps."
-            )
-        steps = random_steps(venv, n_steps, seed)
-        for observations in tqdm(steps, "Random steps", total=n_steps, disable=not progress_bar, leave=False):
-            tensors = tree_map(lambda x: torch.as_tensor(x, device=self._device), observations)
-            check_finite(tensors, type(self).__name__)
-            self.normalizer.update(tensors)
-        return n_steps * venv.num_envs
+            return 0
+        budget = min(total_timesteps, max(self.warmup_steps, as_vec_env(env).num_envs))
+        return fit_normalizer(self.normalizer, env, budget, seed, progress_bar, type(self).__name__)
 
     @property
     def needs_fit(self) -> bool:
@@ -134,13 +129,13 @@ class NetworkReward(IntrinsicReward):
 
     @staticmethod
     def _valid_steps(batch: Transitions) -> Transitions:
-        """The steps that count, ``[n, …]``."""
+        """Return the steps that count, ``[n, …]``."""
         flat = Transitions(*(flatten_steps(getattr(batch, name)) for name in FIELDS))
         rows = batch.mask.flatten().nonzero().squeeze(1)
         return flat if len(rows) == batch.mask.numel() else _take(flat, rows)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NetworkReward:
-        """What ``to``, ``cuda`` and the like go through: Adam's averages move with the parameters they belong to."""
+        """Move Adam's averages with their parameters; ``to``, ``cuda`` and the like call this."""
         super()._apply(fn, recurse)
         for state in self._optimizer.state.values() if self._optimizer is not None else ():
             state.update({key: fn(value) for key, value in state.items() if key != "step"})  # Adam keeps "step" on the CPU
@@ -152,41 +147,79 @@ class NetworkReward(IntrinsicReward):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         assert self._optimizer is not None
-        # Copied, for an optimiser takes the tensors it is given as its own, and two modules would share their averages.
+        # Copied: an optimiser keeps the tensors it is given, and two modules would share their averages.
         self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
 
 
 def in_chunks(function: Callable[..., Tensor], *inputs: Any, rows: int = 1024) -> Tensor:
-    """``function`` of ``inputs`` (tensors ``[n, …]`` or dicts of such) so many rows at a time, results one after the other.
+    """Apply ``function`` to a number of rows at a time and concatenate the results.
 
-    It keeps activations in the cache and a rollout of images out of the memory.
+    Activations then fit into the cache, and a rollout of images into memory.
+
+    Args:
+        function: of tensors ``[rows, …]``.
+        *inputs: its arguments, tensors ``[n, …]`` or dicts of such.
+        rows: how many at a time.
     """
     n = len(tree_leaves(inputs)[0])
     parts = [tree_map(lambda x, i=i: x[i : i + rows], inputs) for i in range(0, max(n, 1), rows)]
     return torch.cat([function(*part) for part in parts])
 
 
+def fit_normalizer(
+    normalizer: ObservationNormalizer, env: VecEnv | gym.Env, budget: int, seed: int | None, progress_bar: bool, who: str
+) -> int:
+    """Update the statistics of an observation normalisation on random steps.
+
+    Args:
+        normalizer: to be updated.
+        env: the environment to take the steps in.
+        budget: largest number of environment steps.
+        seed: of the environment and of the actions.
+        progress_bar: show the progress.
+        who: named in error messages.
+
+    Returns:
+        the number of environment steps taken.
+
+    Raises:
+        ValueError: the budget is less than one step of each environment, or observations are not finite.
+    """
+    venv = as_vec_env(env)
+    n_steps = budget // venv.num_envs
+    if n_steps < 1:
+        raise ValueError(
+            f"{who} normalises observations by the statistics of at least one random step of each of the {venv.num_envs} "
+            f"environments, and the budget is {budget} steps; give fit() more steps."
+        )
+    device = next(normalizer.buffers()).device
+    steps = random_steps(venv, n_steps, seed)
+    for observations in tqdm(steps, "Random steps", total=n_steps, disable=not progress_bar, leave=False):
+        tensors = tree_map(lambda x: torch.as_tensor(x, device=device), observations)
+        check_finite(tensors, who)
+        normalizer.update(tensors)
+    return n_steps * venv.num_envs
+
+
 def check_finite(batch: Any, who: str) -> None:
-    """Refuse NaN and infinite numbers in the observations and actions of ``batch``, or in one tree of tensors."""
+    """Raise ``ValueError`` for NaN and infinite numbers.
+
+    Args:
+        batch: transitions, whose observations and actions are checked, or a tree of observations.
+        who: named in the message.
+    """
     named = {name: getattr(batch, name) for name in FIELDS[:3]} if isinstance(batch, Transitions) else {"observations": batch}
     for name, tree in named.items():
         for x in tree_leaves(tree):
             if x.is_floating_point() and not bool(x.float().isfinite().all()):
                 raise ValueError(
                     f"{who} cannot learn from {name} that are NaN or infinite: {int((~x.float().isfinite()).sum())} of "
-                    f"{x.numel()} numbers are. Mend the environment, or mark such steps invalid (Transitions.valid)."
+                    f"{x.numel()} numbers are. Repair the environment, or mark such steps invalid (Transitions.valid)."
                 )
 
 
-def check_positive(**values: float) -> None:
-    """Raise ValueError for an argument that isn't a number above 0."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)) or not value > 0:
-            raise ValueError(f"{name} must be a number above 0, got {value!r}.")
-
-
 def _take(flat: Transitions, rows: Tensor, unused: Iterable[str] = ()) -> Transitions:
-    """Some rows; of ``unused`` fields none, for observations are large."""
+    """Return some rows, without the fields in ``unused``: observations are large."""
     fields: dict[str, Any] = dict.fromkeys(FIELDS)
     for name in set(FIELDS) - set(unused):
         fields[name] = tree_map(lambda x: x[rows], getattr(flat, name))

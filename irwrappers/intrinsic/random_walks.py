@@ -1,4 +1,4 @@
-"""Random walks through an environment, as training data."""
+"""Random walks in an environment, as training data."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from irwrappers.transitions import OriginalView
+from irwrappers.transitions import EpisodeEnds, OriginalView
 
 
 class Walks(NamedTuple):
-    """Columns of consecutive walks: ``positions`` ``[L, W, d]``; ``same_walk`` int ``[L, W]``, the number of the walk a step
-    belongs to; ``last`` int ``[L, W]``, the last row of that walk; ``timesteps``: environment steps taken."""
+    """Columns of consecutive random walks.
+
+    Attributes:
+        positions: ``[L, W, d]``.
+        same_walk: int ``[L, W]``, the number of the walk that a step belongs to.
+        last: int ``[L, W]``, the last row of that walk.
+        timesteps: environment steps taken.
+    """
 
     positions: Tensor
     same_walk: Tensor
@@ -25,7 +31,13 @@ class Walks(NamedTuple):
 
 
 def random_steps(env: VecEnv, n_steps: int, seed: int | None) -> Iterator[Any]:
-    """Take ``n_steps`` uniformly random actions in every copy from reset; yields the original observations ``[B, …]``."""
+    """Reset, take uniformly random actions, and yield the original observations ``[B, …]`` of each step.
+
+    Args:
+        env: vectorised environment.
+        n_steps: number of steps in each environment.
+        seed: of the environment and of the actions; None: the environment is not seeded.
+    """
     rng = np.random.default_rng(seed)
     view = OriginalView(env)
     if seed is not None:
@@ -36,10 +48,10 @@ def random_steps(env: VecEnv, n_steps: int, seed: int | None) -> Iterator[Any]:
 
 
 class WalkCollector:
-    """Random walks through ``env`` that go on where the last :meth:`collect` stopped.
+    """A collector of random walks that continue where the last :meth:`collect` stopped.
 
     Actions are uniformly random. The environment is reset, with the options ``random_start`` and ``ignore_goal``, whenever
-    every copy has ended an episode. With ``VecNormalize`` the original observations are used.
+    all parallel environments have ended an episode. With ``VecNormalize`` the original observations are used.
 
     Args:
         env: vectorised environment.
@@ -53,7 +65,7 @@ class WalkCollector:
         self._view = OriginalView(env)
         n_envs = env.num_envs
         env.seed(seed)
-        # One row for each step: observations, the number of the walk they belong to, and whether there are any.
+        # One row for each step: observations, the number of their walk, and whether the row has one (see _begin_walks).
         self._positions, self._numbers = [np.asarray(self._restart())], [np.arange(n_envs)]
         self._real = [np.ones(n_envs, dtype=bool)]
         self._number, self._next_number = self._numbers[0].copy(), n_envs
@@ -66,20 +78,22 @@ class WalkCollector:
     def collect(self, n_walks: int, max_timesteps: int) -> bool:
         """Walk until ``n_walks`` episodes or ``max_timesteps`` steps, those of earlier calls included.
 
+        Args:
+            n_walks: number of episodes.
+            max_timesteps: number of environment steps.
+
         Returns:
-            whether ``max_timesteps`` was what ended it.
+            whether it stopped because of ``max_timesteps``.
         """
         env = self.env
         while self.finished < n_walks and self.timesteps + env.num_envs <= max_timesteps:
             _, observations, _, dones, infos = self._view.step(random_actions(env.action_space, env.num_envs, self._rng))
             self.timesteps += env.num_envs
-            current = np.array(observations)
-            ended = np.flatnonzero(dones)
-            for i in ended:
-                current[i] = self._view.original_terminal(infos[i])
+            ends = EpisodeEnds(dones, infos)
+            current = np.array(ends.next_observations(np.asarray(observations), original=True))
             self._append(current, np.ones(env.num_envs, dtype=bool))
-            if len(ended):
-                self._begin_walks(current, observations, ended)
+            if len(ends.indices):
+                self._begin_walks(current, observations, ends.indices)
         return self.finished < n_walks
 
     def _begin_walks(self, current: np.ndarray, observations: Any, ended: np.ndarray) -> None:
@@ -92,7 +106,7 @@ class WalkCollector:
         self._waiting |= not self._waiting.any()
         self._number[starting] = self._next_number + np.arange(len(starting))
         self._next_number += len(starting)
-        # The copies that go on have no observation in this row, and theirs is taken out in :meth:`walks`.
+        # Environments in the middle of an episode have no observation in this row; :meth:`walks` removes it.
         first = current.copy()
         first[starting] = again[starting]
         self._append(first, np.isin(np.arange(n_envs), starting))
@@ -116,12 +130,12 @@ class WalkCollector:
         return Walks(flat, same_walk, _last_rows(same_walk), self.timesteps)
 
     def close(self) -> None:
-        """Leave no reset options behind."""
+        """Clear the reset options of the environment."""
         self.env.set_options()
 
 
 def _without_gaps(positions: Tensor, same_walk: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    """Each column's real rows moved together, all columns cut to the shortest: two rows in a walk are then a step apart."""
+    """Remove rows that are not real and cut all columns to the shortest: two rows in a walk are then one step apart."""
     if real.all():
         return positions, same_walk
     order = (~real).byte().argsort(dim=0, stable=True)[: int(real.sum(0).min())]
@@ -129,7 +143,7 @@ def _without_gaps(positions: Tensor, same_walk: Tensor, real: Tensor) -> tuple[T
 
 
 def _last_rows(same_walk: Tensor) -> Tensor:
-    """For each entry of ``[L, W]`` the last row down its column that belongs to the same walk."""
+    """Return the last row of the same walk and column, for each entry of ``[L, W]``."""
     length = len(same_walk)
     rows = torch.arange(length, device=same_walk.device)[:, None].expand_as(same_walk)
     ends = torch.ones_like(same_walk, dtype=torch.bool)
@@ -139,7 +153,7 @@ def _last_rows(same_walk: Tensor) -> Tensor:
 
 
 def random_actions(space: spaces.Space, n: int, rng: np.random.Generator) -> np.ndarray:
-    """``n`` uniformly random actions of ``space`` from ``rng``."""
+    """Return ``n`` uniformly random actions of ``space``, sampled with ``rng``."""
     if isinstance(space, spaces.Discrete):
         return int(space.start) + rng.integers(int(space.n), size=n)
     if isinstance(space, spaces.MultiDiscrete):
@@ -148,4 +162,4 @@ def random_actions(space: spaces.Space, n: int, rng: np.random.Generator) -> np.
         return rng.integers(2, size=(n, *space.shape), dtype=np.int8)
     if isinstance(space, spaces.Box) and space.is_bounded():
         return rng.uniform(space.low, space.high, size=(n, *space.shape)).astype(space.dtype)
-    raise ValueError(f"Cannot draw random actions of {space}; expected a bounded Box, Discrete, MultiDiscrete or MultiBinary.")
+    raise ValueError(f"Cannot sample actions of {space}; expected a bounded Box, Discrete, MultiDiscrete or MultiBinary.")

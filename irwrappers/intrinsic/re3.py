@@ -12,27 +12,35 @@ from torch import Tensor
 
 from irwrappers.intrinsic.encoder import Encoder, flatten_steps
 from irwrappers.intrinsic.memory import FixedInputs, ResizableBuffers, nearest
-from irwrappers.intrinsic.network_reward import check_positive, in_chunks
+from irwrappers.intrinsic.network_reward import in_chunks
+from irwrappers.intrinsic.registry import register
 from irwrappers.transitions import Transitions
+from irwrappers.validation import check_positive
 
 
+@register("re3")
 class RE3(ResizableBuffers, FixedInputs):
-    """How far the latest states are from s′, seen through a fixed random encoder: ``r = log(‖y − y_k‖₂ + 1)``.
+    """State entropy with a fixed random encoder: ``r = log(‖y − y_k‖₂ + 1)``, y_k the k-th nearest neighbour of y.
 
-    y is the encoding of s′ and y_k its k-th nearest neighbour among the ``capacity`` states before it, those of all copies and
-    of this batch's earlier steps included, the same step's not; the mean of ``log ‖y − y_k‖`` over states is, up to constants,
-    the k-nearest-neighbour estimate of their entropy. While there are fewer than k states before it, the farthest is taken,
-    and 0 where there is none. The paper takes neighbours from a replay buffer or from a batch, the state itself aside; the
-    states before, whichever batch they came in, make the reward a matter of experience and not of how it is cut into batches.
+    y is the encoding of s′ and y_k its k-th nearest neighbour among the ``capacity`` states before it, in all environments,
+    earlier steps of this batch included and states of the same step excluded; the mean of ``log ‖y − y_k‖`` over states is, up
+    to constants, the k-nearest-neighbour estimate of their entropy. With fewer than k states before it, the farthest is used,
+    and the reward of the very first is 0. The paper takes neighbours from a replay buffer or from the batch without the state
+    itself; with all states before it, the reward does not depend on how experience is split into batches.
 
     Source: Seo et al., arXiv 2102.09430; k = 3 and 50 features as there.
 
     Args:
+        observation_space: of a single environment.
+        action_space: of a single environment.
         n_neighbors: k.
-        latent_dim: number of features.
-        hidden_sizes, features_extractor_class, features_extractor_kwargs: see :class:`Encoder`.
-        capacity: states that are remembered, all copies together.
-        normalize_observations, warmup_steps: see :class:`FixedInputs`.
+        latent_dim: number of features y.
+        hidden_sizes: of the encoder, between SB3's features extractor and its output.
+        features_extractor_class: SB3 features extractor, as in SB3's policies; None: see :class:`Encoder`.
+        features_extractor_kwargs: its constructor arguments.
+        capacity: number of states that are stored, over all parallel environments.
+        normalize_observations: normalise observations by the statistics of random steps, see :class:`FixedInputs`.
+        warmup_steps: random steps that ``fit`` takes for these statistics, over all parallel environments.
     """
 
     n_rewards = 1
@@ -68,11 +76,11 @@ class RE3(ResizableBuffers, FixedInputs):
     def compute(self, batch: Transitions) -> Tensor:
         mask = batch.mask
         encoded = self._encode(batch)
-        # The states that count, in order of time; those before row t are the stored ones and all of the rows above it.
+        # The states that count, in order of time; before row t are the stored ones and those of the rows above it.
         seen = torch.cat([self.states, encoded[mask]])
         ends = (len(self.states) + mask.sum(1).cumsum(0) - mask.sum(1)).tolist()
         rewards = torch.zeros(mask.shape, device=encoded.device)
-        # One row after the other: each looks back on other states, and all rows at once would need their product in memory.
+        # Row by row: each has other states before it, and all rows at once need memory for every pair of states.
         for t, end in enumerate(ends):
             if end:
                 squared = nearest(encoded[None, t], seen[None, max(end - self.capacity, 0) : end], self.n_neighbors)
@@ -86,7 +94,7 @@ class RE3(ResizableBuffers, FixedInputs):
         self.states = torch.cat([self.states, new])[-self.capacity :].clone()
 
     def _encode(self, batch: Transitions) -> Tensor:
-        """``[T, B, latent_dim]``."""
+        """Return encodings of s′ ``[T, B, latent_dim]``."""
         encoded = in_chunks(lambda x: self.encoder(self.normalizer(x)), flatten_steps(batch.next_observations))
         return encoded.view(batch.n_steps, batch.n_envs, -1)
 

@@ -1,59 +1,72 @@
-"""Intrinsic rewards by name, so that YAML can build them."""
+"""Intrinsic rewards by name, so that YAML can build them.
+
+A reward registers itself with the decorator :func:`register`, beside its class. Modules in ``irwrappers/intrinsic/`` are
+imported with the package; a module of your own registers its rewards when it is imported.
+"""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from gymnasium import spaces
 
-from irwrappers.intrinsic.allo import ALLO
 from irwrappers.intrinsic.base import IntrinsicReward
 from irwrappers.intrinsic.compose import Concat
-from irwrappers.intrinsic.constant import ConstantReward
-from irwrappers.intrinsic.counts import StateCount
-from irwrappers.intrinsic.curiosity import ICM, Disagreement
-from irwrappers.intrinsic.e3b import E3B
-from irwrappers.intrinsic.episodic import NGU, PseudoCounts
-from irwrappers.intrinsic.laplacian import ExactLaplacian
-from irwrappers.intrinsic.noise import NoiseReward
-from irwrappers.intrinsic.random_network import RandomNetworkReward
-from irwrappers.intrinsic.re3 import RE3
-from irwrappers.intrinsic.ride import RIDE
-from irwrappers.intrinsic.rnd import DRND, RND
 
-INTRINSIC_REWARDS: dict[str, Callable[..., IntrinsicReward]] = {
-    "allo": ALLO,
-    "laplacian": ExactLaplacian,
-    "random": RandomNetworkReward,
-    "noise": NoiseReward,
-    "constant": ConstantReward,
-    "rnd": RND,
-    "drnd": DRND,
-    "icm": ICM,
-    "disagreement": Disagreement,
-    "ngu": NGU,
-    "ride": RIDE,
-    "re3": RE3,
-    "e3b": E3B,
-    "pseudo_counts": PseudoCounts,
-    "count": StateCount,
-}
+RewardChoice = str | IntrinsicReward | Mapping[str, Mapping[str, Any]] | Sequence[Any]
+RewardClass = TypeVar("RewardClass", bound=type[IntrinsicReward])
+
+INTRINSIC_REWARDS: dict[str, type[IntrinsicReward]] = {}
+
+
+def register(name: str) -> Callable[[RewardClass], RewardClass]:
+    """Return a class decorator that makes an intrinsic reward available as ``name``.
+
+    >>> from irwrappers.intrinsic import IntrinsicReward, make_intrinsic_reward, register
+    >>> @register("zero")
+    ... class Zero(IntrinsicReward):
+    ...     n_rewards = 1
+    >>> type(make_intrinsic_reward("zero", spaces.Discrete(2), spaces.Discrete(2))).__name__
+    'Zero'
+    >>> del INTRINSIC_REWARDS["zero"]
+
+    Args:
+        name: how ``make_intrinsic_reward`` and YAML call it.
+
+    Raises:
+        ValueError: another class has this name.
+        TypeError: the decorated object is not a subclass of ``IntrinsicReward``.
+    """
+
+    def add(reward: RewardClass) -> RewardClass:
+        if not (isinstance(reward, type) and issubclass(reward, IntrinsicReward)):
+            raise TypeError(f"@register({name!r}) decorates a subclass of IntrinsicReward, got {reward!r}.")
+        known = INTRINSIC_REWARDS.get(name)
+        # A notebook that runs a cell again defines the same class once more.
+        if known is not None and (known.__module__, known.__qualname__) != (reward.__module__, reward.__qualname__):
+            raise ValueError(
+                f"The intrinsic reward {name!r} is {known.__module__}.{known.__qualname__} already; register "
+                f"{reward.__qualname__} under another name."
+            )
+        INTRINSIC_REWARDS[name] = reward
+        return reward
+
+    return add
 
 
 def make_intrinsic_reward(
-    reward: str | IntrinsicReward | Mapping[str, Mapping[str, Any]] | Sequence[Any],
-    observation_space: spaces.Space,
-    action_space: spaces.Space,
-    **kwargs: Any,
+    reward: RewardChoice, observation_space: spaces.Space, action_space: spaces.Space, **kwargs: Any
 ) -> IntrinsicReward:
     """Build a reward from a name, or the :class:`Concat` of a list.
 
     Args:
         reward: a name in ``INTRINSIC_REWARDS``, an instance (returned as it is), a one-entry mapping ``{name: kwargs}``, or a
             list of these.
-        kwargs: constructor arguments, with a name only.
+        observation_space: of a single environment.
+        action_space: of a single environment.
+        **kwargs: constructor arguments, with a name only.
 
     Raises:
         ValueError: for an unknown name, or arguments where none can be taken.
@@ -62,7 +75,8 @@ def make_intrinsic_reward(
         if reward not in INTRINSIC_REWARDS:
             close = difflib.get_close_matches(reward, INTRINSIC_REWARDS, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"Unknown intrinsic reward {reward!r}; expected one of {', '.join(INTRINSIC_REWARDS)}.{hint}")
+            names = ", ".join(sorted(INTRINSIC_REWARDS))
+            raise ValueError(f"Unknown intrinsic reward {reward!r}; expected one of {names}.{hint}")
         return INTRINSIC_REWARDS[reward](observation_space, action_space, **kwargs)
     if kwargs:
         raise ValueError(

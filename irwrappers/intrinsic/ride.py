@@ -13,12 +13,14 @@ from irwrappers.intrinsic.dynamics import ForwardModel
 from irwrappers.intrinsic.encoder import flatten_steps
 from irwrappers.intrinsic.episodic import EpisodicMemoryReward, Memory
 from irwrappers.intrinsic.memory import look_back
-from irwrappers.intrinsic.network_reward import check_positive
+from irwrappers.intrinsic.registry import register
 from irwrappers.transitions import Transitions
+from irwrappers.validation import check_positive
 
 
+@register("ride")
 class RIDE(EpisodicMemoryReward):
-    """Impact of an action in feature space, less where the episode has been before.
+    """Impact of an action in feature space, divided by the root of the episode's visits of s′.
 
     ``r = ‖φ(s′) − φ(s)‖₂ / sqrt(N_ep(s′))``, N_ep(s′) the visits of s′ in the episode, this one and the episode's first state
     included. φ is learned by an inverse and a forward model f together, both of which reach it:
@@ -29,9 +31,12 @@ class RIDE(EpisodicMemoryReward):
     walks that shrinks φ to a point before the inverse model has learned anything, so the defaults are about those of ICM.
 
     Args:
-        inverse_coef, forward_coef: of the losses.
-        capacity: steps of an episode that are remembered, for each copy.
-        kwargs: as for :class:`EpisodicMemoryReward`.
+        observation_space: of a single environment.
+        action_space: of a single environment.
+        inverse_coef: coefficient of the inverse model's loss.
+        forward_coef: coefficient of the forward model's loss.
+        capacity: steps of an episode that are stored, in each environment.
+        **kwargs: of :class:`EpisodicMemoryReward`.
     """
 
     resizable = ("keys", "length")

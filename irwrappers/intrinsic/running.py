@@ -9,7 +9,10 @@ from torch import Tensor, nn
 
 
 class RunningStd(nn.Module):
-    """Mean and variance of everything seen, one for each of ``n`` channels, merged by Chan et al.'s parallel formula.
+    """Running mean and variance of ``n`` channels, merged by Chan et al.'s parallel formula.
+
+    Args:
+        n: number of channels.
 
     >>> std = RunningStd(1)
     >>> std.update(torch.tensor([[1.0], [3.0]]))
@@ -28,7 +31,7 @@ class RunningStd(nn.Module):
 
     @torch.no_grad()
     def update(self, x: Tensor, mask: Tensor | None = None) -> None:
-        """Take in ``x`` ``[..., n]``, only where ``mask`` (broadcast to ``x``) is True."""
+        """Update with ``x`` ``[…, n]``, only where ``mask`` (broadcast to ``x``) is True."""
         if not x.numel():
             return
         if mask is None:
@@ -40,7 +43,7 @@ class RunningStd(nn.Module):
             count = torch.full_like(self.count, x.numel() / x.shape[-1])
         else:
             seen = mask.expand_as(x).reshape(-1, x.shape[-1])
-            # What is masked out may be anything, NaN too: zero times NaN would still be NaN.
+            # Masked entries may be anything, NaN too: zero times NaN is NaN.
             values = x.reshape(seen.shape).double().masked_fill(~seen, 0)
             weight = seen.double()
             count = weight.sum(0)
@@ -55,15 +58,15 @@ class RunningStd(nn.Module):
 
     @property
     def std(self) -> Tensor:
-        """``[n]``; 1 where nothing was seen."""
+        """Standard deviation ``[n]``; 1 before the first update."""
         return torch.where(self.count > 0, self.var.sqrt(), torch.ones_like(self.var))
 
     def only(self, channels: Sequence[int]) -> RunningStd:
-        """A copy with some of the channels."""
+        """Return a copy with some of the channels."""
         part = RunningStd(len(channels)).to(self.mean.device)
         part.load_state_dict({name: value[list(channels)] for name, value in self.state_dict().items()})
         return part
 
     def normalize(self, x: Tensor) -> Tensor:
-        """``x / (std + 1e-8)``, in the type of ``x``."""
+        """Return ``x / (std + 1e-8)``, in the type of ``x``."""
         return x / (self.std + 1e-8).to(x.dtype)

@@ -1,12 +1,12 @@
-"""Pictures of what an agent is paid and where it goes.
+"""Pictures of rewards, visits and returns.
 
-* ``plot_reward`` - a reward's value over the map of a maze, a slice of the observation space, or any observations.
+* ``plot_reward`` - the value of a reward over the map of a maze, a slice of the observation space, or any observations.
 * ``plot_visits`` - how often each place was visited.
 * ``plot_returns`` - intrinsic beside extrinsic return over training, from arrays or the logs of Stable-Baselines3.
-* ``reward_values`` - the numbers that ``plot_reward`` draws.
+* ``reward_values`` - the values that ``plot_reward`` shows.
 * ``log_figure`` - a figure into TensorBoard, through Stable-Baselines3's logger.
 
-Every picture is a matplotlib ``Figure``, drawn without pyplot and without a screen; ``path=`` saves it as well. Needs
+Every picture is a matplotlib ``Figure``, made without pyplot and without a screen; ``path=`` saves it as well. Needs
 ``pip install "irwrappers[plots]"``.
 """
 

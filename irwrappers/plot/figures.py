@@ -1,4 +1,4 @@
-"""Figures without pyplot: made, saved, logged."""
+"""Create, save and log matplotlib figures without pyplot."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, sizes in inches."""
+    """Return an empty figure of ``width`` and ``height`` in inches."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError('irwrappers.plot draws with matplotlib; install it: pip install "irwrappers[plots]"') from error
+        raise ImportError('irwrappers.plot needs matplotlib; install it: pip install "irwrappers[plots]"') from error
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def finish(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
-    """The figure, saved to ``path`` if that is given; PNG unless its ending says otherwise."""
+    """Save the figure to ``path``, if given (PNG unless its suffix is of another format), and return it."""
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)
@@ -30,9 +30,14 @@ def finish(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
 
 
 def log_figure(logger: sb3_logger.Logger, key: str, figure: Figure) -> None:
-    """Record a figure for the next ``logger.dump``; TensorBoard shows it under ``key``, the other outputs leave it out.
+    """Record a figure for the next ``logger.dump``; only TensorBoard shows it.
 
     In a callback: ``log_figure(self.logger, "pictures/visits", plot_visits(...))``.
+
+    Args:
+        logger: SB3's, ``model.logger``.
+        key: TensorBoard's tag.
+        figure: to be recorded.
     """
     try:
         record = sb3_logger.Figure(figure, close=False)

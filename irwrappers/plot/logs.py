@@ -16,6 +16,11 @@ STEPS = "time/total_timesteps"
 
 
 def check_series(name: str, steps: Any, values: Any) -> Series:
+    """Return steps and values as float64 arrays ``[n]``, sorted by steps.
+
+    Raises:
+        ValueError: their shapes differ, or there are none; ``name`` is named in the message.
+    """
     steps, values = np.asarray(steps, dtype=np.float64), np.asarray(values, dtype=np.float64)
     if values.ndim != 1 or steps.shape != values.shape or not len(values):
         raise ValueError(f"{name!r} must be values [n] with as many steps, n ≥ 1; got {values.shape} and steps {steps.shape}.")
@@ -24,7 +29,7 @@ def check_series(name: str, steps: Any, values: Any) -> Series:
 
 
 def read_logs(source: str | os.PathLike[str]) -> dict[str, Series]:
-    """All series of numbers in the logs at ``source``, a folder (with those below it) or one file, by name."""
+    """Read all series of numbers in the logs at ``source``, one file or a folder with its subfolders, by name."""
     path = Path(source)
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     events = [file for file in files if "tfevents" in file.name]
@@ -32,7 +37,7 @@ def read_logs(source: str | os.PathLike[str]) -> dict[str, Series]:
     tables = [file for file in files if file.name == "progress.csv" or (file == path and file.suffix == ".csv")]
     tables = [file for file in tables if file not in monitors]
     series: dict[str, Series] = {}
-    # The later of two that have one name stands: progress.csv keeps more digits than TensorBoard's float32.
+    # Of two with one name the later one is used: progress.csv keeps more digits than TensorBoard's float32.
     for group, read in ((events, _read_tensorboard), (tables, _read_progress), (monitors, _read_monitors)):
         folders = sorted({str(file.parent) for file in group})
         if len(folders) > 1:
@@ -46,7 +51,7 @@ def read_logs(source: str | os.PathLike[str]) -> dict[str, Series]:
 
 
 def _read_tensorboard(files: Sequence[Path]) -> dict[str, Series]:
-    """Scalars of all files, of which every call of ``learn`` writes one."""
+    """Read the scalars of all files; every call of ``learn`` writes one file."""
     if not files:
         return {}
     from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
@@ -85,7 +90,7 @@ def _number(text: str | None) -> float | None:
 
 
 def _read_monitors(files: Sequence[Path]) -> dict[str, Series]:
-    """The episodes of all copies in the order in which they ended."""
+    """Read the episodes of all environments, in the order in which they ended."""
     episodes: list[dict[str, str]] = []
     for file in files:
         with file.open(newline="", encoding="utf-8") as lines:

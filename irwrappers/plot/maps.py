@@ -1,4 +1,4 @@
-"""The map that a picture is drawn over: what an environment tells of its walls, asked by duck typing."""
+"""The map behind a picture: walls and marks, read from attributes that an environment may have."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ Axis = int | tuple[int, ...]  # the entry of an observation that an axis shows, 
 class FloorPlan:
     """Cells of equal size, some of them walls.
 
-    Attributes:
+    Args:
         walls: bool ``[rows, columns]``.
-        x_edges: ``[columns + 1]``. y_edges: ``[rows + 1]``, falling where row 0 is at the top.
+        x_edges: edges of the columns, ``[columns + 1]``.
+        y_edges: edges of the rows, ``[rows + 1]``, descending where row 0 is at the top.
         grid: whether the agent moves from cell to cell, so that a cell is one state.
-        marks: names of places (x, y).
+        marks: positions (x, y) by their labels.
     """
 
     walls: np.ndarray
@@ -37,7 +38,7 @@ class FloorPlan:
     marks: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def cell_of(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and columns of positions ``[N, 2]`` of a grid.
+        """Return rows and columns of positions ``[N, 2]`` of a grid.
 
         Raises:
             ValueError: a position lies in a wall or off the map.
@@ -57,7 +58,7 @@ class FloorPlan:
 
 
 def hook(env: Any, name: str) -> Any:
-    """Attribute ``name`` of an environment (of its first copy), ``None`` where there is none."""
+    """Return attribute ``name`` of an environment (the first, of several), or ``None`` if it has none."""
     if env is None:
         return None
     if isinstance(env, VecEnv):
@@ -70,7 +71,7 @@ def hook(env: Any, name: str) -> Any:
 
 
 def transition_graph(env: Any) -> tuple[np.ndarray, np.ndarray] | None:
-    """States' observations ``[S, …]`` and the next states ``[S, A]``, from environments that can list them."""
+    """Return the observations of all states ``[S, …]`` and next states ``[S, A]``, if the environment can list them."""
     if isinstance(env, VecEnv):
         has = env.has_attr("transition_graph")
         return env.env_method("transition_graph", indices=[0])[0] if has else None
@@ -79,7 +80,7 @@ def transition_graph(env: Any) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def choose_axes(indices: Sequence[Axis] | None, env: Any) -> tuple[Axis, Axis] | None:
-    """The two axes: as given, or where the environment says the agent is."""
+    """Return the two axes: as given, or the environment's ``position_indices``."""
     chosen = hook(env, "position_indices") if indices is None else indices
     if chosen is None:
         return None
@@ -91,11 +92,12 @@ def choose_axes(indices: Sequence[Axis] | None, env: Any) -> tuple[Axis, Axis] |
 
 
 def entry(axis: Axis) -> int:
+    """Return the (first) entry of an observation that an axis shows."""
     return axis if isinstance(axis, int) else axis[0]
 
 
 def entries(observations: Any, axes: tuple[Axis, Axis]) -> np.ndarray:
-    """Both axes' entries ``[N, 2]`` of observations ``[N, d]``."""
+    """Return the entries of both axes ``[N, 2]`` of observations ``[N, d]``."""
     numbers = np.asarray(observations)
     if numbers.ndim != 2 or numbers.dtype == object:
         raise ValueError(
@@ -109,6 +111,7 @@ def entries(observations: Any, axes: tuple[Axis, Axis]) -> np.ndarray:
 
 
 def check_positions(positions: Any) -> np.ndarray:
+    """Return positions as float64 ``[N, 2]``, or raise ``ValueError``."""
     places = np.asarray(positions, dtype=np.float64).reshape(-1, np.shape(positions)[-1] if np.ndim(positions) else 0)
     if places.shape[1] != 2 or not len(places) or not np.isfinite(places).all():
         raise ValueError(f"Expected finite positions [..., 2], at least one, got shape {np.shape(positions)}.")
@@ -116,12 +119,12 @@ def check_positions(positions: Any) -> np.ndarray:
 
 
 def is_lattice(positions: np.ndarray) -> bool:
-    """Whether positions are whole numbers, so that each is a cell of a grid."""
+    """Return whether positions are whole numbers, so that each is a cell of a grid."""
     return bool((positions == np.rint(positions)).all() and np.ptp(positions, axis=0).max() < 1000)
 
 
 def lattice_plan(positions: np.ndarray, margin: int = 0) -> FloorPlan:
-    """The cells at these whole-numbered positions, all else wall, and ``margin`` rows and columns of wall around."""
+    """Return a map whose free cells are at these positions, with ``margin`` rows and columns of walls around."""
     low = np.rint(positions.min(0)).astype(int) - margin
     columns, rows = np.rint(positions.max(0)).astype(int) + margin + 1 - low
     column, row = (np.rint(positions).astype(int) - low).T
@@ -131,7 +134,7 @@ def lattice_plan(positions: np.ndarray, margin: int = 0) -> FloorPlan:
 
 
 def floor_plan(env: Any, axes: tuple[Axis, Axis] | None) -> FloorPlan | None:
-    """The map of ``env`` if it has one and ``axes`` are the agent's position on it."""
+    """Return the map of ``env``, if it has one and ``axes`` are the agent's position on it."""
     own = choose_axes(None, env)
     if (
         axes is not None
@@ -157,7 +160,7 @@ def _marks(layout: Any) -> dict[str, tuple[float, float]]:
 
 
 def _mujoco_plan(maze: Any) -> FloorPlan:
-    """Of Gymnasium-Robotics' mazes: row 0 lies at the largest y."""
+    """Return the map of one of Gymnasium-Robotics' mazes, whose row 0 is at the largest y."""
     walls = np.array([[str(cell) == "1" for cell in row] for row in maze.maze_map])
     x = np.arange(walls.shape[1] + 1) * maze.maze_size_scaling - maze.x_map_center
     y = maze.y_map_center - np.arange(walls.shape[0] + 1) * maze.maze_size_scaling
@@ -171,6 +174,7 @@ def _mujoco_plan(maze: Any) -> FloorPlan:
 
 
 def axis_names(axes: tuple[Axis, Axis] | None, plan: FloorPlan | None, names: Sequence[str] | None) -> tuple[str, str]:
+    """Return the labels of the two axes: ``names``, or what they show."""
     if names is not None:
         if len(names) != 2:
             raise ValueError(f"names must be two, one for each axis, got {names!r}.")
@@ -183,7 +187,7 @@ def axis_names(axes: tuple[Axis, Axis] | None, plan: FloorPlan | None, names: Se
 
 
 def dress(axes: Axes, plan: FloorPlan | None, labels: tuple[str, str], title: str) -> None:
-    """Walls, marks, labels and limits around a drawn map."""
+    """Add walls, marks, labels and limits to a map."""
     axes.set(xlabel=labels[0], ylabel=labels[1])
     axes.set_title(title, fontsize=11)
     axes.set_facecolor(UNKNOWN)
@@ -211,15 +215,22 @@ def dress(axes: Axes, plan: FloorPlan | None, labels: tuple[str, str], title: st
             axis.set_major_locator(MaxNLocator(nbins=8, integer=True))
 
 
-def add_color_bar(panel: Axes, drawn: Any, label: str, counts: bool = False) -> None:
-    """As high as the panel, which a bar in an axes of the figure's own is not where the panel is true to scale."""
+def add_color_bar(panel: Axes, image: Any, label: str, counts: bool = False) -> None:
+    """Add a colour bar as high as the panel, also where the panel is true to scale.
+
+    Args:
+        panel: the axes.
+        image: what the colours belong to.
+        label: of the bar.
+        counts: format the values as counts.
+    """
     assert panel.figure is not None
-    bar = panel.figure.colorbar(drawn, cax=panel.inset_axes((1.04, 0.0, 0.05, 1.0)), label=label)
+    bar = panel.figure.colorbar(image, cax=panel.inset_axes((1.04, 0.0, 0.05, 1.0)), label=label)
     if counts:
         from matplotlib.colors import LogNorm
         from matplotlib.ticker import EngFormatter, MaxNLocator
 
-        if isinstance(drawn.norm, LogNorm):
+        if isinstance(image.norm, LogNorm):
             bar.formatter = EngFormatter(sep="")
         else:
             bar.locator = MaxNLocator(nbins=8, integer=True)
@@ -227,6 +238,6 @@ def add_color_bar(panel: Axes, drawn: Any, label: str, counts: bool = False) -> 
 
 
 def panel_size(x_edges: np.ndarray, y_edges: np.ndarray, to_scale: bool) -> tuple[float, float]:
-    """Inches of a panel with its colour bar: true to scale for a map."""
+    """Return width and height in inches of a panel with its colour bar, true to scale for a map."""
     ratio = np.ptp(y_edges) / np.ptp(x_edges) if to_scale else 0.8
     return 4.9, float(np.clip(3.6 * ratio, 2.0, 6.5)) + 0.9

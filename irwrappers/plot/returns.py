@@ -10,11 +10,12 @@ import numpy as np
 
 from irwrappers.plot.figures import finish, new_figure
 from irwrappers.plot.logs import Series, check_series, read_logs
+from irwrappers.validation import check_range
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# What to look for unless told, in this order: arrays, SB3's logs, Monitor files; IntrinsicRewardCallback, IntrinsicPPO.
+# Default names, in the order of search: arrays, SB3's logs, Monitor files; IntrinsicRewardCallback, IntrinsicPPO.
 EXTRINSIC = ("extrinsic", "rollout/ep_rew_mean", "monitor/r")
 INTRINSIC = ("intrinsic", "intrinsic/episode_return", "intrinsic/reward_mean", "intrinsic/reward")
 COLORS = ("#2f6db5", "#d1603d")
@@ -30,16 +31,16 @@ def plot_returns(
     title: str | None = None,
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
-    """Draw both returns over the steps of training, and one against the other.
+    """Plot both returns over the steps of training, and one against the other.
 
     Args:
         source: a folder or file of logs, or a mapping from names to values ``[n]`` or pairs (steps ``[n]``, values ``[n]``);
             its entry ``"steps"``, if there, goes with all values that come alone. Read from a folder: TensorBoard's event
             files, ``progress.csv`` of SB3's logger, and Monitor's ``*monitor.csv`` (columns as ``monitor/r`` …; their steps
             are the sum of the episodes' lengths).
-        extrinsic, intrinsic: the names of the two series there; by default those that SB3, ``IntrinsicRewardCallback`` and
-            ``IntrinsicPPO`` log.
-        window: values that the thick lines are means of; by default a twentieth of all. The thin lines are the values.
+        extrinsic: name of the extrinsic series there; by default that of SB3's logs or Monitor.
+        intrinsic: name of the intrinsic series; by default that of ``IntrinsicRewardCallback`` or ``IntrinsicPPO``.
+        window: number of values that the thick lines are means of; by default a twentieth of all. Thin lines are the values.
         names: of the two returns, in the picture; by default those of the series.
         title: of the picture.
         path: file to save the picture in.
@@ -69,26 +70,25 @@ def plot_returns(
     upper.tick_params(labelbottom=False)
     lower.set_xlabel("environment steps")
     lower.xaxis.set_major_formatter(_thousands())
-    _draw_against(figure, figure.add_subplot(grid[:, 1]), [series[name][0] for name in chosen], means, labels)
+    _plot_against(figure, figure.add_subplot(grid[:, 1]), [series[name][0] for name in chosen], means, labels)
     if title is not None:
         figure.suptitle(title, fontsize=13)
     return finish(figure, path)
 
 
 def moving_mean(values: np.ndarray, window: int | None = None) -> np.ndarray:
-    """Means of the last ``window`` values, of fewer at the beginning; a twentieth of all by default."""
+    """Return means of the last ``window`` values (a twentieth of all by default), of fewer at the beginning."""
     if window is None:
         window = max(1, len(values) // 20)
-    if isinstance(window, bool) or not isinstance(window, (int, np.integer)) or window < 1:
-        raise ValueError(f"window must be an integer of at least 1, got {window!r}.")
+    check_range("window", window, 1, integer=True, schedule=False)
     total = np.concatenate([[0.0], np.cumsum(values)])
     last = np.arange(1, len(values) + 1)
     first = np.maximum(last - window, 0)
     return (total[last] - total[first]) / (last - first)
 
 
-def _draw_against(figure: Figure, panel: Any, steps: list[np.ndarray], means: list[np.ndarray], labels: list[str]) -> None:
-    """The path of training in the plane of both returns."""
+def _plot_against(figure: Figure, panel: Any, steps: list[np.ndarray], means: list[np.ndarray], labels: list[str]) -> None:
+    """Plot the path of training in the plane of both returns."""
     early, late = max(s[0] for s in steps), min(s[-1] for s in steps)
     common = steps[1][(steps[1] >= early) & (steps[1] <= late)]
     if len(common) == 0:
@@ -96,10 +96,10 @@ def _draw_against(figure: Figure, panel: Any, steps: list[np.ndarray], means: li
         return
     extrinsic, intrinsic = (np.interp(common, *pair) for pair in zip(steps, means, strict=True))
     panel.plot(intrinsic, extrinsic, color="#b9bbc4", linewidth=1, zorder=1)
-    drawn = panel.scatter(intrinsic, extrinsic, c=common, cmap="viridis", s=14, linewidths=0, zorder=2)
+    points = panel.scatter(intrinsic, extrinsic, c=common, cmap="viridis", s=14, linewidths=0, zorder=2)
     panel.set(xlabel=labels[1], ylabel=labels[0])
     panel.grid(alpha=0.25)
-    figure.colorbar(drawn, ax=panel, label="environment steps", format=_thousands())
+    figure.colorbar(points, ax=panel, label="environment steps", format=_thousands())
 
 
 def _thousands() -> Any:
@@ -114,8 +114,8 @@ def _choose(series: Mapping[str, Series], what: str, given: str | None, usual: S
         if name in series:
             return name
     raise ValueError(
-        f"There is no {what} return named {' or '.join(map(repr, wanted))}; there are {sorted(series)}. Name one of them as "
-        f"{what}=, or log it: the intrinsic return with IntrinsicRewardCallback, the extrinsic one with Monitor."
+        f"There is no {what} return named {' or '.join(map(repr, wanted))}; there are {sorted(series)}. Name one of "
+        f"them as {what}=, or log it: the intrinsic return with IntrinsicRewardCallback, the extrinsic one with Monitor."
     )
 
 

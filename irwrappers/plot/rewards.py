@@ -1,4 +1,4 @@
-"""A reward's value over a map, a slice, or any observations."""
+"""Plot the value of a reward over a map, a slice, or any observations."""
 
 from __future__ import annotations
 
@@ -41,30 +41,29 @@ def plot_reward(
     title: str | None = None,
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
-    """Draw a reward's value, a panel for each channel.
+    """Plot the value of a reward, a panel for each channel.
 
-    Over what: the given ``observations``; or, without, all states of ``env`` if it has ``transition_graph()`` and ``indices``
+    The states are the given ``observations``; or else all states of ``env`` if it has ``transition_graph()`` and ``indices``
     are whole-numbered there (grids: the map); or else a slice through the observation space, in which two entries of
-    ``base`` move within ``ranges``. Walls are drawn where ``env`` shows them: by its ``transition_graph()``, or a
-    Gymnasium-Robotics ``maze``.
+    ``base`` vary within ``ranges``. Walls are shown if ``env`` has a ``transition_graph()`` or a Gymnasium-Robotics ``maze``.
 
     Args:
         reward: the reward model, fitted if it needs that.
         env: a Gymnasium environment or an SB3 ``VecEnv``; use one that is not being trained in, for it may be reset.
         observations: ``[N, …]``, or a dict of such: images, for instance, with ``positions``.
-        positions: where to draw them, ``[N, 2]``; by default two of their entries.
+        positions: of the observations in the picture, ``[N, 2]``; by default two of their entries.
         indices: the two entries of an observation that are the axes; by default the first two of the environment's
-            ``position_indices``, then (0, 1). An axis may be a tuple of entries that move together: in
-            ``sparse/PointMaze1-v0`` the position stands twice, ``indices=((4, 0), (5, 1))``. By default, entries of the base
-            that repeat the position's numbers move with it.
+            ``position_indices``, then (0, 1). An axis may be a tuple of entries with the same value: observations of
+            ``sparse/PointMaze1-v0`` have the position twice, ``indices=((4, 0), (5, 1))``. By default, entries of the base
+            that are equal to the position vary with it.
         ranges: (low, high) of each axis of a slice; by default the map's, or the observation space's bounds.
-        base: the observation that a slice is laid through; by default ``env.reset()``'s.
-        transition: what is priced for a state s. ``"stay"``: s → s with the first or a zero action, right for novelty of
-            states. ``"from_base"``: base → s, right for differences of features, and so the default for ``ALLO`` and
-            ``ExactLaplacian``, whose eigenfunctions appear. ``"leave"``: the mean over all actions in s, right for the errors
+        base: the observation that a slice contains; by default the one of ``env.reset()``.
+        transition: whose reward is the value of a state s. ``"stay"``: s → s with the first or a zero action, for novelty of
+            states. ``"from_base"``: base → s, for differences of features, and so the default for ``ALLO`` and
+            ``ExactLaplacian``, whose eigenfunctions appear. ``"leave"``: the mean over all actions in s, for the errors
             of dynamics models; needs ``transition_graph()``.
         resolution: points along each axis of a slice; values are those of the cells' centres.
-        channels: which of the reward's channels to draw, by default all.
+        channels: which of the reward's channels to show, by default all.
         names: of the two axes.
         title: of the picture.
         path: file to save the picture in.
@@ -73,7 +72,7 @@ def plot_reward(
         the figure; ``figure.axes[0].collections[0].get_array()`` are the values of the first channel.
 
     Raises:
-        ValueError: there is nothing to draw over, or an argument does not fit the others.
+        ValueError: there are no states to show, or an argument does not fit the others.
     """
     chosen = _check_channels(reward, channels)
     if transition not in (None, *LEGENDS):
@@ -82,7 +81,7 @@ def plot_reward(
         transition = "from_base" if any(isinstance(m, FeatureDifference) for m in reward.modules()) else "stay"
     axes = choose_axes(indices, env)
     scene = make_scene(reward.observation_space, env, observations, positions, axes, ranges, base, resolution)
-    values = _price(reward, scene, env, base, transition)[:, chosen]
+    values = _compute(reward, scene, env, base, transition)[:, chosen]
     labels = axis_names(scene.axes, scene.plan, names)
 
     n = len(chosen)
@@ -92,7 +91,7 @@ def plot_reward(
     figure = new_figure(columns * width, rows * height + 0.3 * (title is not None))
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, channel, column in zip(panels, chosen, values.T, strict=False):
-        _draw(panel, scene, column, labels, reward.channel_names[channel], LEGENDS[transition])
+        _plot(panel, scene, column, labels, reward.channel_names[channel], LEGENDS[transition])
     for panel in panels[n:]:
         panel.set_visible(False)
     if title is not None:
@@ -100,7 +99,8 @@ def plot_reward(
     return finish(figure, path)
 
 
-def _price(reward: IntrinsicReward, scene: Scene, env: Any, base: Any, transition: str) -> np.ndarray:
+def _compute(reward: IntrinsicReward, scene: Scene, env: Any, base: Any, transition: str) -> np.ndarray:
+    """Return the values of the scene's states, ``[N, n_rewards]``."""
     if transition == "stay":
         return reward_values(reward, scene.observations)
     if transition == "from_base":
@@ -117,38 +117,38 @@ def _price(reward: IntrinsicReward, scene: Scene, env: Any, base: Any, transitio
     states, next_states = np.asarray(graph[0]), np.asarray(graph[1])
     n, n_actions = next_states.shape
     actions = np.tile(np.arange(n_actions), n) + int(reward.action_space.start)
-    paid = reward_values(reward, states.repeat(n_actions, axis=0), states[next_states.ravel()], actions)
-    return paid.reshape(n, n_actions, -1).mean(1)
+    values = reward_values(reward, states.repeat(n_actions, axis=0), states[next_states.ravel()], actions)
+    return values.reshape(n, n_actions, -1).mean(1)
 
 
 def _check_channels(reward: IntrinsicReward, channels: Sequence[int] | None) -> list[int]:
     if not isinstance(reward, IntrinsicReward):
         raise TypeError(f"Expected an IntrinsicReward, got {type(reward).__name__}; make_intrinsic_reward builds one by name.")
     if reward.needs_fit:
-        raise ValueError(f"{type(reward).__name__} must be fitted before there is anything to draw: call fit(env, steps).")
+        raise ValueError(f"{type(reward).__name__} must be fitted before it can be plotted: call fit(env, steps).")
     chosen = list(range(reward.n_rewards)) if channels is None else [int(channel) for channel in channels]
     if not chosen or not all(0 <= channel < reward.n_rewards for channel in chosen):
         raise ValueError(f"channels must lie in 0 … {reward.n_rewards - 1}, got {channels!r}.")
     return chosen
 
 
-def _draw(panel: Axes, scene: Scene, values: np.ndarray, labels: tuple[str, str], name: str, legend: str) -> None:
+def _plot(panel: Axes, scene: Scene, values: np.ndarray, labels: tuple[str, str], name: str, legend: str) -> None:
     from matplotlib.colors import CenteredNorm, Normalize
 
     shown = values if scene.cells is None else scene.mesh(values)
     free = shown
     if scene.cells is not None and scene.plan is not None and not scene.plan.grid:
-        free = np.where(under_walls(scene), np.nan, shown)  # what lies under the walls must not set the colours' range
+        free = np.where(under_walls(scene), np.nan, shown)  # values under walls do not affect the range of colours
     low, high = np.nanmin(free), np.nanmax(free)
     signed = low < 0 < high
     norm: Any = CenteredNorm(halfrange=max(-low, high)) if signed else Normalize(low, high)
     style: dict[str, Any] = {"cmap": "RdBu_r" if signed else "viridis", "norm": norm}
     if scene.cells is None:
         x, y = scene.positions.T
-        drawn: Any = panel.scatter(x, y, c=values, s=14, linewidths=0, **style)
+        image: Any = panel.scatter(x, y, c=values, s=14, linewidths=0, **style)
     else:
-        drawn = panel.pcolormesh(scene.x_edges, scene.y_edges, np.ma.masked_invalid(shown), **style)
+        image = panel.pcolormesh(scene.x_edges, scene.y_edges, np.ma.masked_invalid(shown), **style)
         if scene.plan is None and is_lattice(scene.positions):
             panel.set_aspect("equal")
     dress(panel, scene.plan, labels, name)
-    add_color_bar(panel, drawn, legend)
+    add_color_bar(panel, image, legend)

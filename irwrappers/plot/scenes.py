@@ -1,4 +1,4 @@
-"""The states that a picture of a reward is drawn over, and how they lie in it."""
+"""The states in a picture of a reward, and their positions."""
 
 from __future__ import annotations
 
@@ -26,12 +26,17 @@ from irwrappers.plot.maps import (
 
 @dataclass
 class Scene:
-    """The N states of a picture and how they lie in it: a mesh of cells, or loose points.
+    """The N states of a picture and their positions, in a mesh of cells or as points.
 
-    Attributes:
+    Args:
+        observations: of the states, ``[N, …]`` or a dict of such.
         positions: ``[N, 2]``.
-        cells: row and column of each state in the mesh between ``x_edges`` and ``y_edges``; ``None`` for loose points.
-        from_graph: whether the states are all of the environment's.
+        plan: the map, or ``None``.
+        axes: entries of an observation that the axes show, or ``None``.
+        x_edges: edges of the mesh's columns, or the limits of points.
+        y_edges: edges of the mesh's rows, or the limits of points.
+        cells: row and column of each state in the mesh; ``None`` for points.
+        from_graph: whether these are all states of the environment's ``transition_graph()``.
     """
 
     observations: Any
@@ -45,6 +50,7 @@ class Scene:
 
     @classmethod
     def of_states(cls, observations: Any, positions: np.ndarray, env: Any, axes: Any, from_graph: bool = False) -> Scene:
+        """Return the scene of given states: on the map of ``env``, on a grid of whole numbers, or as points."""
         plan = grid = floor_plan(env, axes)
         if plan is None and is_lattice(positions):
             grid = lattice_plan(positions)
@@ -55,7 +61,7 @@ class Scene:
         return cls(observations, positions, plan, axes, grid.x_edges, grid.y_edges, cells, from_graph)
 
     def mesh(self, values: np.ndarray) -> np.ndarray:
-        """``[rows, columns]``, the mean of the states in each cell, NaN where there is none."""
+        """Return the mean of the values in each cell, ``[rows, columns]``, NaN where there is no state."""
         assert self.cells is not None
         shape = (len(self.y_edges) - 1, len(self.x_edges) - 1)
         total, count = np.zeros(shape), np.zeros(shape)
@@ -74,6 +80,7 @@ def make_scene(
     base: Any,
     resolution: int,
 ) -> Scene:
+    """Return the states that :func:`~irwrappers.plot.plot_reward` shows; the arguments are explained there."""
     if observations is not None:
         if positions is None:
             axes = axes or (0, 1)
@@ -84,7 +91,7 @@ def make_scene(
             raise ValueError(f"Expected a position for each of the {n} observations, got {len(places)}.")
         return Scene.of_states(observations, places, env, None)
     if positions is not None:
-        raise ValueError("positions are those of observations; give observations too.")
+        raise ValueError("positions belong to observations; give observations too.")
     graph = transition_graph(env)
     if graph is not None and ranges is None and np.ndim(graph[0]) == 2:
         places = entries(graph[0], axes or (0, 1))
@@ -135,7 +142,7 @@ def _slice(
 
 
 def _with_repeats(axes: tuple[Axis, Axis], origin: np.ndarray) -> tuple[Axis, Axis]:
-    """Entries that are copies of the position move with it: half a picture's states would not exist otherwise."""
+    """Add entries that are equal to the position: a state in which only one of them varies does not exist."""
     if not all(isinstance(axis, int) and axis < len(origin) and origin[axis] % 1 != 0 for axis in axes):
         return axes
     first, second = (np.flatnonzero(origin == origin[entry(axis)]).tolist() for axis in axes)
@@ -149,17 +156,18 @@ def _first(axis: Axis, repeats: list[int]) -> Axis:
 
 
 def base_observation(env: Any, base: Any, graph_states: Any) -> Any:
+    """Return the observation to start from: as given, of a reset, or the first of ``graph_states``."""
     if base is not None:
         return base
     if isinstance(env, gym.Env):
         return env.reset()[0]
     if graph_states is not None:
         return tree_map(lambda x: np.asarray(x)[0], graph_states)
-    raise ValueError("Give base, the observation to start from: one copy's, as the environment gives it (or a single env).")
+    raise ValueError("Give base, the observation of a single environment to start from, or a single env to reset.")
 
 
 def under_walls(scene: Scene) -> np.ndarray:
-    """bool ``[rows, columns]``: cells of a slice whose centres lie in a wall of the map or off it."""
+    """Return the cells of a slice whose centres are in a wall of the map or off it, bool ``[rows, columns]``."""
     assert scene.plan is not None
     plan = scene.plan
     x, y = ((edges[1:] + edges[:-1]) / 2 for edges in (scene.x_edges, scene.y_edges))

@@ -1,4 +1,4 @@
-"""What a reward model would pay for transitions of one's own choice."""
+"""Rewards of chosen transitions."""
 
 from __future__ import annotations
 
@@ -15,21 +15,20 @@ from torch.utils._pytree import tree_leaves, tree_map
 from irwrappers.intrinsic.base import IntrinsicReward
 from irwrappers.transitions import Transitions
 
-CHUNK = 1024  # transitions priced at once
+CHUNK = 1024  # transitions in one call of compute
 
 
 def reward_values(
     reward: IntrinsicReward, observations: Any, next_observations: Any = None, actions: Any = None
 ) -> np.ndarray:
-    """What each of N transitions would be paid as the first step of an episode of its own, float32 ``[N, n_rewards]``.
+    """Return the reward of each of N transitions as the first step of an episode of its own, float32 ``[N, n_rewards]``.
 
-    The reward model is left as it is; what it has counted and learned over its lifetime is in force, memories of running
-    episodes are not.
+    The reward model is not changed; its counts and networks are used, its episodic memories are cleared in a copy.
 
     Args:
         reward: the reward model, fitted if it needs that.
         observations: ``[N, …]`` (or a dict of such), as the environment gives them.
-        next_observations: as ``observations``; ``None``: the agent stays where it is.
+        next_observations: like ``observations``; ``None``: the same as ``observations``.
         actions: ``[N, …]``; ``None``: the first action, or a zero one.
     """
     model = deepcopy(reward)
@@ -42,7 +41,7 @@ def reward_values(
     acts = _idle_actions(reward.action_space, n, device) if actions is None else to_tensor(actions)
     values = []
     for start in range(0, n, CHUNK):
-        part = lambda x, start=start: x[None, start : start + CHUNK]  # noqa: E731  T = 1: no state sees another one's memory
+        part = lambda x, start=start: x[None, start : start + CHUNK]  # noqa: E731  T = 1: no episodic memory between states
         never = torch.zeros((1, min(CHUNK, n - start)), dtype=torch.bool, device=device)
         batch = Transitions(tree_map(part, before), part(acts), tree_map(part, after), never, never.clone())
         values.append(model.compute(batch)[0])
@@ -50,7 +49,7 @@ def reward_values(
 
 
 def _idle_actions(space: spaces.Space, n: int, device: torch.device) -> Tensor:
-    """Of each kind of space the first action, or the zero one if that is allowed."""
+    """Return ``n`` times the first action of a discrete space, or the zero action, clipped to the bounds of a ``Box``."""
     if isinstance(space, spaces.Box):
         action: Any = np.clip(np.zeros(space.shape, space.dtype), space.low, space.high)
     else:

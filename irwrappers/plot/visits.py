@@ -1,4 +1,4 @@
-"""Where an agent has been, and how often."""
+"""Plot how often an agent visited each place."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ def plot_visits(
     columns: int = 4,
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
-    """Draw how often each place was visited: the cells of a grid, or fields of a plane.
+    """Plot how often each place was visited: the cells of a grid, or bins of a plane.
 
     Args:
-        observations: positions ``[…, 2]`` or observations ``[…, d]``; axes of time and copies in front are welcome. Or a
-            mapping from names to such, to compare agents or moments: a panel each, coloured by shares of its own visits.
+        observations: positions ``[…, 2]`` or observations ``[…, d]``, with any leading axes, such as time and environments.
+            Or a mapping from names to such, to compare agents or moments: a panel each, with percentages of its visits.
         indices: the two entries of an observation that are the position; by default ``position_indices`` of ``env``. Positions
             ``[…, 2]`` need none.
         env: the environment, for its map.
         ranges: (low, high) of each axis; by default those of the map, or of the visits. Visits outside are not counted, and
-            the title says how many. Grids are always drawn whole.
-        bins: fields along each axis, where places are not whole numbers; on a map, along its longer side.
-        log: colours by the logarithm of the count, if a place has 10 or more.
+            the title has their number. Grids are always shown whole.
+        bins: number of bins along each axis, where positions are not whole numbers; on a map, along its longer side.
+        log: logarithmic colours, if a place has 10 visits or more.
         names: of the two axes.
         title: above the number of visits, or above all panels.
         columns: of panels, for a mapping.
@@ -76,25 +76,25 @@ def plot_visits(
     counts = {name: fields.visits(positions) for name, positions in agents.items()}
     labels = axis_names(axes, plan, names)
     if isinstance(observations, Mapping):
-        return finish(_draw_shares(counts, fields, plan, labels, log, title, columns), path)
+        return finish(_plot_shares(counts, fields, plan, labels, log, title, columns), path)
     if fields.grid is None:
-        places = f"{np.count_nonzero(counts['']):,} fields"
+        places = f"{np.count_nonzero(counts['']):,} bins"
     elif plan is None:
         places = "of whole-numbered places"
     else:
         places = f"{np.count_nonzero(counts['']):,} of {np.count_nonzero(~plan.walls):,} cells"
-    return finish(_draw(counts[""], fields, plan, labels, len(agents[""]), places, log, title), path)
+    return finish(_plot(counts[""], fields, plan, labels, len(agents[""]), places, log, title), path)
 
 
 class _Fields(NamedTuple):
-    """What visits are counted in: the cells of ``grid``, or else the fields between the edges."""
+    """The cells of ``grid``, or else the bins between the edges, in which visits are counted."""
 
     x_edges: np.ndarray
     y_edges: np.ndarray
     grid: FloorPlan | None
 
     def visits(self, positions: np.ndarray) -> np.ndarray:
-        """Visits ``[rows, columns]``."""
+        """Return the visits ``[rows, columns]`` of positions ``[N, 2]``."""
         if self.grid is None:
             histogram = np.histogram2d(positions[:, 1], positions[:, 0], bins=(self.y_edges, self.x_edges))[0]
             return histogram.astype(np.int64)
@@ -104,7 +104,7 @@ class _Fields(NamedTuple):
 
 
 def _positions(observations: Any, indices: Sequence[Axis] | None, env: Any) -> tuple[np.ndarray, tuple[Axis, Axis] | None]:
-    """Positions ``[N, 2]`` and the entries of an observation that they were, ``None`` where they were given as such."""
+    """Return positions ``[N, 2]`` and their entries of an observation, ``None`` if positions were given."""
     numbers = np.asarray(observations)
     axes = choose_axes(indices, env if numbers.shape[-1:] != (2,) else None)
     if axes is not None:
@@ -125,7 +125,7 @@ def _fields(positions: np.ndarray, plan: FloorPlan | None, ranges: Any, bins: in
         return _Fields(grid.x_edges, grid.y_edges, grid)
     x_limits, y_limits = _limits(positions, plan, ranges)
     n_x, n_y = bins, bins
-    if plan is not None:  # drawn to scale: square fields
+    if plan is not None:  # true to scale: square bins
         span_x, span_y = np.ptp(x_limits), np.ptp(y_limits)
         n_x, n_y = (max(1, round(bins * span / max(span_x, span_y))) for span in (span_x, span_y))
     return _Fields(np.linspace(*x_limits, n_x + 1), np.linspace(*y_limits, n_y + 1), None)
@@ -144,7 +144,7 @@ def _limits(positions: np.ndarray, plan: Any, ranges: Any) -> list[tuple[float, 
     return list(zip(low - pad, high + pad, strict=True))
 
 
-def _draw(
+def _plot(
     counts: np.ndarray,
     fields: _Fields,
     plan: FloorPlan | None,
@@ -160,15 +160,15 @@ def _draw(
     panel = figure.subplots()
     most = max(int(counts.max()), 1)
     norm = LogNorm(1, most) if log and most >= 10 else Normalize(0, most)
-    drawn = panel.pcolormesh(fields.x_edges, fields.y_edges, np.ma.masked_equal(counts, 0), cmap="YlGnBu", norm=norm)
+    image = panel.pcolormesh(fields.x_edges, fields.y_edges, np.ma.masked_equal(counts, 0), cmap="YlGnBu", norm=norm)
     outside = n_visits - int(counts.sum())
     text = f"{n_visits:,} visits, {places}" + (f", {outside:,} visits outside" if outside else "")
     dress(panel, plan, labels, text if title is None else f"{title}\n{text}")
-    add_color_bar(panel, drawn, "visits", counts=True)
+    add_color_bar(panel, image, "visits", counts=True)
     return figure
 
 
-def _draw_shares(
+def _plot_shares(
     counts: dict[str, np.ndarray],
     fields: _Fields,
     plan: FloorPlan | None,
@@ -177,7 +177,7 @@ def _draw_shares(
     title: str | None,
     columns: int,
 ) -> Figure:
-    """Panels without numbers along their axes, which are the same everywhere, and one colour bar for all."""
+    """Plot a panel for each agent, with one colour bar and no ticks: the axes are the same everywhere."""
     from matplotlib.colors import LogNorm, Normalize
 
     shares = {name: 100 * visits / max(visits.sum(), 1) for name, visits in counts.items()}
@@ -190,13 +190,13 @@ def _draw_shares(
     figure = new_figure(columns * 1.7 + 1.2, rows * (1.6 * float(np.clip(ratio, 0.4, 2.5)) + 0.5) + 0.7)
     panels = figure.subplots(rows, columns, squeeze=False)
     for panel, (name, share) in zip(panels.flat, shares.items(), strict=False):
-        drawn = panel.pcolormesh(fields.x_edges, fields.y_edges, np.ma.masked_equal(share, 0), cmap="YlGnBu", norm=norm)
+        image = panel.pcolormesh(fields.x_edges, fields.y_edges, np.ma.masked_equal(share, 0), cmap="YlGnBu", norm=norm)
         dress(panel, plan, ("", ""), "")
         panel.set_title(name, fontsize=9)
         panel.set(xticks=[], yticks=[])
     for panel in panels.flat[len(shares) :]:
         panel.set_visible(False)
-    figure.colorbar(drawn, ax=panels, label="% of visits", format="%g", shrink=0.8)
+    figure.colorbar(image, ax=panels, label="% of visits", format="%g", shrink=0.8)
     figure.supxlabel(labels[0], fontsize=10)
     figure.supylabel(labels[1], fontsize=10)
     if title is not None:

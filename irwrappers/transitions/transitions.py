@@ -11,15 +11,16 @@ from torch import Tensor
 
 @dataclass
 class Transitions:
-    """T steps of B environment copies, time first.
+    """T steps of B parallel environments, time first.
 
-    Attributes:
-        observations, next_observations: ``[T, B, ...]`` (or dicts of such), as the environment gave them, unnormalised;
-            ``next_observations`` are those before any reset.
-        actions: ``[T, B, ...]``.
-        terminated, truncated: bool ``[T, B]``.
-        valid: bool ``[T, B]``, the steps that count, or None for all. Rewards of the others are never used and nothing is to
-            be learned from them.
+    Args:
+        observations: ``[T, B, …]`` (or a dict of such), as the environment gave them, unnormalised.
+        actions: ``[T, B, …]``.
+        next_observations: like ``observations``, those that the steps led to, before any reset.
+        terminated: bool ``[T, B]``, the episode ended with this step, in a terminal state.
+        truncated: bool ``[T, B]``, the episode was cut after this step, by a time limit.
+        valid: bool ``[T, B]``, the steps that count, or None for all. Rewards of the others are not used and models do not
+            learn from them.
     """
 
     observations: Any
@@ -36,13 +37,15 @@ class Transitions:
 
     @property
     def mask(self) -> Tensor:
-        """bool ``[T, B]``: ``valid``, or all."""
+        """bool ``[T, B]``: the steps that count; ``valid``, or all."""
         return torch.ones_like(self.terminated) if self.valid is None else self.valid
 
     @property
     def n_steps(self) -> int:
+        """The number of steps, T."""
         return self.terminated.shape[0]
 
     @property
     def n_envs(self) -> int:
+        """The number of parallel environments, B."""
         return self.terminated.shape[1]

@@ -1,4 +1,4 @@
-"""What the environment itself said, beneath any ``VecNormalize``."""
+"""Observations and rewards of the environment itself, beneath any ``VecNormalize``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize, unwrap_vec_normalize
 
-_KEY = "original_terminal_observation"
+from irwrappers.transitions.episode_ends import ORIGINAL_TERMINAL, TERMINAL
 
 
 class _TerminalKeeper(VecEnvWrapper):
-    """Notes terminal observations before ``VecNormalize`` overwrites them; its clipping cannot be undone afterwards."""
+    """Keep terminal observations before ``VecNormalize`` overwrites them; its clipping cannot be undone afterwards."""
 
     def reset(self) -> Any:
         return self.venv.reset()
@@ -21,13 +21,13 @@ class _TerminalKeeper(VecEnvWrapper):
     def step_wait(self) -> Any:
         observations, rewards, dones, infos = self.venv.step_wait()
         for index in np.flatnonzero(dones):
-            infos[index][_KEY] = infos[index]["terminal_observation"]
+            infos[index][ORIGINAL_TERMINAL] = infos[index][TERMINAL]
         return observations, rewards, dones, infos
 
 
 @contextmanager
 def frozen_statistics(normalize: VecNormalize | None) -> Iterator[None]:
-    """Within the block resets and steps leave the running statistics alone."""
+    """Freeze the running statistics of ``normalize`` within the block, in resets and steps."""
     if normalize is None:
         yield
         return
@@ -39,10 +39,16 @@ def frozen_statistics(normalize: VecNormalize | None) -> Iterator[None]:
 
 
 class OriginalView:
-    """Steps a ``VecEnv`` with frozen statistics and gives original observations and rewards beside what the policy sees.
+    """Step a ``VecEnv`` with frozen statistics and return original observations and rewards beside what the policy sees.
 
-    Without a ``VecNormalize`` the two are the same. The statistics are frozen, and the keeper of terminal observations is
-    in place, only while a call lasts: callbacks find the environment as they know it.
+    Without a ``VecNormalize`` the two are the same. The statistics are frozen, and terminal observations kept, only for the
+    duration of a call: callbacks see the environment unchanged.
+
+    Args:
+        env: the environment.
+
+    Attributes:
+        normalize: the ``VecNormalize`` in it, or None.
     """
 
     def __init__(self, env: VecEnv) -> None:
@@ -51,13 +57,13 @@ class OriginalView:
         self._keeper = _TerminalKeeper(self.normalize.venv) if self.normalize is not None else None
 
     def reset(self) -> tuple[Any, Any]:
-        """Observations as the policy sees them, and original ones."""
+        """Reset and return observations as the policy sees them, and original ones."""
         with frozen_statistics(self.normalize):
             observations = self.env.reset()
         return observations, observations if self.normalize is None else self.normalize.get_original_obs()
 
     def step(self, actions: np.ndarray) -> tuple[Any, Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """(observations, original observations, original rewards, dones, infos)."""
+        """Step and return (observations, original observations, original rewards, dones, infos)."""
         if self.normalize is None:
             observations, rewards, dones, infos = self.env.step(actions)
             return observations, observations, rewards, dones, infos
@@ -67,7 +73,7 @@ class OriginalView:
 
     @contextmanager
     def terminals_kept(self) -> Iterator[None]:
-        """Within the block a step notes what :meth:`original_terminal` gives."""
+        """Keep original terminal observations in ``infos`` within the block, for :class:`EpisodeEnds`."""
         if self.normalize is None or self._keeper is None:
             yield
             return
@@ -76,8 +82,3 @@ class OriginalView:
             yield
         finally:
             self.normalize.venv = venv
-
-    @staticmethod
-    def original_terminal(info: dict[str, Any]) -> Any:
-        """The original terminal observation of a copy whose episode ended."""
-        return info.get(_KEY, info["terminal_observation"])

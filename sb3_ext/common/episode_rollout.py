@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from irwrappers.transitions import FiniteCheck, OriginalView, Transitions
+from irwrappers.transitions import EpisodeEnds, FiniteCheck, OriginalView, Transitions
 
 Observations = Any  # a tensor [T, E, ...] or a dict of them
 
@@ -136,19 +136,15 @@ def collect_episodes(
         finite.rewards(rewards, len(steps))
         finite.observations(new_raw, f"at step {len(steps)}")
 
-        next_observations, next_raw = new_observations, new_raw
-        truncated = np.zeros(n_envs, dtype=bool)
-        ended = np.flatnonzero(dones)
-        if len(ended):
-            terminal = [infos[i]["terminal_observation"] for i in ended]
-            next_observations = _substitute(new_observations, ended, terminal)
-            next_raw = next_observations
-            if view.normalize is not None:
-                next_raw = _substitute(new_raw, ended, [view.original_terminal(infos[i]) for i in ended])
+        ends = EpisodeEnds(dones, infos)
+        next_observations = next_raw = ends.next_observations(new_observations)
+        if view.normalize is not None:
+            next_raw = ends.next_observations(new_raw, original=True)
+        if len(ends.indices):
             finite.observations(next_raw, f"at step {len(steps)}")
-            truncated[ended] = [infos[i].get("TimeLimit.truncated", False) for i in ended]
-            length[ended] = np.where(length[ended] < min_steps, len(steps) + 1, length[ended])
-        steps.append((observations, next_observations, raw, next_raw, actions, rewards, dones & ~truncated, truncated))
+            length[ends.indices] = np.where(length[ends.indices] < min_steps, len(steps) + 1, length[dones])
+        flags = ends.terminated, ends.truncated
+        steps.append((observations, next_observations, raw, next_raw, actions, rewards, *flags))
         if not on_step({"new_obs": new_observations, "rewards": rewards, "dones": dones, "infos": infos, "actions": actions}):
             return None
         if len(steps) > give_up:
@@ -182,11 +178,3 @@ def _stack(values: list[Any], device: torch.device) -> Any:
     if isinstance(values[0], dict):
         return {key: _stack([value[key] for value in values], device) for key in values[0]}
     return torch.as_tensor(np.stack(values), device=device)
-
-
-def _substitute(observations: Any, indices: np.ndarray, replacements: list[Any]) -> Any:
-    if isinstance(observations, dict):
-        return {key: _substitute(value, indices, [r[key] for r in replacements]) for key, value in observations.items()}
-    result = observations.copy()
-    result[indices] = np.stack(replacements)
-    return result

@@ -11,6 +11,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from torch.utils._pytree import tree_map
 
+from irwrappers.transitions import EpisodeEnds
 from sb3_ext.hrl.buffers import OptionRolloutBuffer
 
 if TYPE_CHECKING:
@@ -68,9 +69,9 @@ def collect_choices(model: HRL, env: VecEnv, callback: BaseCallback, buffer: Opt
 @torch.no_grad()
 def _bootstrap_truncated(model: HRL, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
     """Add γ V(last observation) to the last reward of episodes that a time limit cut, as SB3 does."""
-    cut = [i for i in np.flatnonzero(dones).tolist() if infos[i].get("TimeLimit.truncated", False)]
-    if cut:
-        last = tree_map(lambda *x: np.stack(x), *(infos[i]["terminal_observation"] for i in cut))
+    cut = EpisodeEnds(dones, infos).truncated
+    if cut.any():
+        last = tree_map(lambda *x: np.stack(x), *EpisodeEnds(cut, infos).terminal_observations())
         values = model.policy.predict_values(obs_as_tensor(last, model.device)).flatten()
         rewards[cut] += model.gamma * values.cpu().numpy()
 

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 
 from irwrappers import IntrinsicReward, Transitions
 from irwrappers.intrinsic.features import FeatureDifference
+from irwrappers.transitions import EpisodeEnds
 from irwrappers.validation import check_range
 from sb3_ext.intrinsic.channels import make_weighted_reward
 
@@ -114,8 +115,8 @@ class IntrinsicReplayBuffer(ReplayBuffer):
 
     def add(self, obs: Any, next_obs: Any, action: np.ndarray, reward: np.ndarray, done: np.ndarray, infos: Any) -> None:
         super().add(obs, next_obs, action, reward, done, infos)
-        truncated = np.array([info.get("TimeLimit.truncated", False) for info in infos])
-        step = (obs, action, next_obs, np.asarray(done, dtype=bool) & ~truncated, truncated)
+        ends = EpisodeEnds(done, infos)
+        step = (obs, action, next_obs, ends.terminated, ends.truncated)
         self.intrinsic_reward.advance(self._transitions(*tree_map(lambda x: self.to_torch(np.asarray(x)), step)))
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:

@@ -17,7 +17,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, unwrap_vec_normalize
 from torch import Tensor
 
-from irwrappers.extrinsic.signal import success_payment
+from irwrappers.extrinsic.signal import success_signal
 from irwrappers.validation import check_range
 from sb3_ext.meta.policies import MetaRewardNetwork
 from sb3_ext.meta.reward_model import Paymaster, RewardModel
@@ -284,7 +284,7 @@ class _Recorder(VecEnvWrapper):
         success = np.array([bool(info["is_success"]) for info in infos])
         first = success & ~self._succeeded
         self._succeeded |= success
-        self.signals.append(success_payment(first, dones & ~self._succeeded, self._elapsed, self._horizon))
+        self.signals.append(success_signal(first, dones & ~self._succeeded, self._elapsed, self._horizon))
         self.observations.append(np.array(self._before))
         self._before = self._original(observations)
         self.ended += int(dones.sum())

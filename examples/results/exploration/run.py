@@ -68,7 +68,7 @@ def main():
     if given.bonus == "none":
         model = PPO("MlpPolicy", env, **settings)
     elif given.form == "wrapper":
-        env = VecIntrinsicReward(env, given.bonus, coef=given.coef, reward_kwargs=given.reward_kwargs)
+        env = VecIntrinsicReward(env, given.bonus, intrinsic_coef=given.coef, intrinsic_reward_kwargs=given.reward_kwargs)
         model = PPO("MlpPolicy", env, **settings)
     else:
         paid = dict(intrinsic_reward=given.bonus, intrinsic_reward_kwargs=given.reward_kwargs, intrinsic_coef=given.coef)

@@ -35,7 +35,7 @@ def copies(seed):
 
 env = copies(given.seed)
 if given.bonus != "none":
-    env = VecIntrinsicReward(env, given.bonus, coef=given.coef, extrinsic_coef=given.extrinsic_coef, seed=given.seed)
+    env = VecIntrinsicReward(env, given.bonus, intrinsic_coef=given.coef, extrinsic_coef=given.extrinsic_coef, seed=given.seed)
 policy = "MultiInputPolicy" if hasattr(env.observation_space, "spaces") else "MlpPolicy"
 model = PPO(policy, env, n_steps=128, batch_size=256, n_epochs=4, gamma=0.99, ent_coef=0.01, seed=given.seed, device="cpu")
 start = time.perf_counter()

@@ -137,7 +137,7 @@ def main():
     callbacks = [Success()]
     wall, cpu = time.perf_counter(), time.process_time()
     if given.toolkit == "wrapper":
-        env = VecIntrinsicReward(env, given.bonus, coef=given.coef, reward_kwargs=SETTINGS[given.bonus])
+        env = VecIntrinsicReward(env, given.bonus, intrinsic_coef=given.coef, intrinsic_reward_kwargs=SETTINGS[given.bonus])
     elif given.toolkit == "irwrappers":
         reward = make_intrinsic_reward(given.bonus, env.observation_space, env.action_space, **SETTINGS[given.bonus])
         callbacks.append(Ours(reward, given.coef))

@@ -67,7 +67,7 @@ def test_a_model_without_a_learned_reward_is_refused():
 def test_a_bonus_reaches_the_policy_and_is_no_part_of_the_extrinsic_return(algorithm):
     """A huge bonus: the policy's critic learns of it, the extrinsic advantages never do."""
     torch.manual_seed(0)
-    env = VecIntrinsicReward(make_vec_env("CartPole-v1", n_envs=2, seed=0), "noise", coef=1e3, seed=0)
+    env = VecIntrinsicReward(make_vec_env("CartPole-v1", n_envs=2, seed=0), "noise", intrinsic_coef=1e3, seed=0)
     model = algorithm("MlpPolicy", env, seed=0, device="cpu", extrinsic_coef=1.0, **SETTINGS[algorithm])
     model.learn(64)
     extrinsic, passed_on = np.stack(model._recorder.rewards), model.rollout_buffer.rewards

@@ -53,12 +53,12 @@ def test_without_a_learned_reward_it_is_sb3s_weight_for_weight(algorithm, sb3, a
 @pytest.mark.parametrize("extrinsic_coef", [0.0, 1.0])
 def test_until_the_first_reward_it_is_sb3s_weight_for_weight_on_its_part_of_a_bonus(algorithm, sb3, extrinsic_coef, tmp_path):
     def env(reward_scale=0.0):
-        return VecIntrinsicReward(walks(reward_scale=reward_scale), "count", coef=0.1)
+        return VecIntrinsicReward(walks(reward_scale=reward_scale), "count", intrinsic_coef=0.1)
 
     ours = algorithm("MlpPolicy", env(), seed=5, device="cpu", extrinsic_coef=extrinsic_coef, **SIZE[algorithm])
     reward = ours.reward_network.head.weight.detach().clone()
     ours.learn(256)
-    with_bonus = VecIntrinsicReward(walks(reward_scale=0.0), "count", coef=0.1 * extrinsic_coef)
+    with_bonus = VecIntrinsicReward(walks(reward_scale=0.0), "count", intrinsic_coef=0.1 * extrinsic_coef)
     theirs = sb3("MlpPolicy", with_bonus, seed=5, device="cpu", **SIZE[algorithm]).learn(256)
     assert_same(list(theirs.policy.state_dict().values()), list(ours.policy.state_dict().values()))
     assert torch.equal(ours.reward_network.head.weight, reward)
@@ -208,7 +208,7 @@ def test_what_is_frozen_after_construction_stays(algorithm):
 def test_a_bonus_beneath_vecnormalize_leaves_the_extrinsic_reward_in_its_units():
     recorded = []
     for coef in (None, 0.0):
-        env = walks() if coef is None else VecIntrinsicReward(walks(), "constant", coef=coef)
+        env = walks() if coef is None else VecIntrinsicReward(walks(), "constant", intrinsic_coef=coef)
         model = make(LIRPG, VecNormalize(env), n_steps=64).learn(64)
         recorded.append(np.stack(model._recorder.rewards))
     np.testing.assert_allclose(recorded[0], recorded[1], rtol=1e-5)

@@ -100,11 +100,11 @@ def test_pseudo_count_by_hand():
 
 @pytest.mark.parametrize("n", [1, 2, 5, 20])
 def test_pseudo_count_is_an_unbiased_estimate_of_one_over_n(n):
-    # The paper's lemma: f the mean of n targets drawn at random, with replacement.
+    # The paper's lemma: f the mean of n targets sampled with replacement.
     generator = torch.Generator().manual_seed(n)
     targets = (3 + torch.randn(10, 1, 8, generator=generator)).expand(10, 40_000, 8)  # a mean well away from 0
-    drawn = torch.randint(10, (n, 40_000), generator=generator)
-    f = torch.stack([targets[row, torch.arange(40_000)] for row in drawn]).mean(0)
+    sampled = torch.randint(10, (n, 40_000), generator=generator)
+    f = torch.stack([targets[row, torch.arange(40_000)] for row in sampled]).mean(0)
     y = pseudo_count(f, targets)
     error = y.std() / len(y) ** 0.5
     assert abs(y.mean() - 1 / n) < 4 * error and error < 0.03

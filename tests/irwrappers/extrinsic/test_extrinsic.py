@@ -1,4 +1,4 @@
-"""Extrinsic reward wrappers: what they pay and when, that shaping leaves policies alone, and n copies paid like n singles."""
+"""Extrinsic reward wrappers: their rewards, that shaping keeps policies optimal, and that vector forms equal n singles."""
 
 import doctest
 import importlib
@@ -33,7 +33,7 @@ LIMIT = 9
 
 
 class Chance(gym.Env):
-    """Everything is drawn: observations, rewards, success (1/6 a step) and the end of the episode (1/12 a step)."""
+    """Everything is sampled: observations, rewards, success (1/6 a step) and the end of the episode (1/12 a step)."""
 
     action_space = spaces.Discrete(2)
 
@@ -86,10 +86,10 @@ def rewards_of(env, n):
     return [env.step(0)[1] for _ in range(n)]
 
 
-# --- what is paid
+# --- rewards
 
 
-def test_sparse_reward_pays_the_first_success_only():
+def test_sparse_reward_rewards_the_first_success_only():
     script = Script((5.0, False, False), (2.0, False, True), (-1.0, False, True), (3.0, True, False))
     env = SparseReward(script, reward=2.5)
     for _ in range(2):  # a new episode can succeed again
@@ -124,7 +124,7 @@ def test_success_ends_the_episode_if_told_to():
     assert [env.step(0)[1:4] for _ in range(2)] == [(0.0, False, False), (1.0, True, False)]
 
 
-def test_episodic_reward_pays_the_return_at_termination_and_at_the_time_limit():
+def test_episodic_reward_gives_the_return_at_termination_and_at_the_time_limit():
     script = [(1.0, False, False), (2.0, False, False), (4.0, True, False)]
     assert rewards_of(EpisodicReward(Script(*script)), 3) == [0.0, 0.0, 7.0]
     env = EpisodicReward(TimeLimit(Script(*script), 2))
@@ -286,17 +286,17 @@ FORMS = {
 }
 
 
-def assert_same(ours, copies, where):
-    assert data_equivalence(ours, copies, exact=True), (where, ours, copies)
+def assert_same(ours, singles, where):
+    assert data_equivalence(ours, singles, exact=True), (where, ours, singles)
 
 
-def play_both(ours, copies, mode, steps, seed=0):
+def play_both(ours, singles, mode, steps, seed=0):
     """The same actions and resets in both, compared step by step; how many episodes ended."""
     n, ended, rng = ours.num_envs, 0, np.random.default_rng(seed)
-    assert_same(ours.reset(seed=seed), copies.reset(seed=seed), "reset")
+    assert_same(ours.reset(seed=seed), singles.reset(seed=seed), "reset")
     for step in range(steps):
         actions = rng.integers(2, size=n)
-        result, expected = ours.step(actions), copies.step(actions)
+        result, expected = ours.step(actions), singles.step(actions)
         assert_same(result, expected, step)
         assert result[1].dtype == np.float64
         mask = result[2] | result[3]
@@ -309,18 +309,18 @@ def play_both(ours, copies, mode, steps, seed=0):
             mask |= rng.random(n) < 0.5
         if mask.any():
             options = ({"reset_mask": mask.copy()} for _ in range(2))  # SyncVectorEnv takes the mask out
-            assert_same(ours.reset(options=next(options)), copies.reset(options=next(options)), (step, "mask"))
+            assert_same(ours.reset(options=next(options)), singles.reset(options=next(options)), (step, "mask"))
     return ended
 
 
 @pytest.mark.parametrize("as_dict", [False, True], ids=["box", "dict"])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("mode", AutoresetMode)
-def test_vector_form_equals_wrapped_copies(mode, form, as_dict):
+def test_vector_form_equals_wrapped_singles(mode, form, as_dict):
     single, vector = FORMS[form]
     make = lambda wrap=None: SyncVectorEnv([partial(limited, wrap, as_dict)] * 5, autoreset_mode=mode)  # noqa: E731
     if form == "ending" and mode is AutoresetMode.NEXT_STEP:
-        with pytest.raises(ValueError, match=r"NEXT_STEP can't reset a copy .* Expected SAME_STEP or DISABLED"):
+        with pytest.raises(ValueError, match=r"NEXT_STEP can't reset a sub-environment .* Expected SAME_STEP or DISABLED"):
             vector(make())
         return
     assert play_both(vector(make()), make(single), mode, steps=150) > 50
@@ -345,35 +345,35 @@ def test_vector_form_around_a_native_vector_environment(mode, form):
     layout = ["######", "#S G #", "######"]
     arguments = {"layout": layout, "max_episode_steps": LIMIT, "random_start": True}
     ours = vector(gym.make_vec("sparse/Maze0-v0", num_envs=4, autoreset_mode=mode, **arguments))
-    copies = SyncVectorEnv([lambda: single(gym.make("sparse/Maze0-v0", **arguments))] * 4, autoreset_mode=mode)
-    rng, paid = np.random.default_rng(0), 0.0
-    np.testing.assert_array_equal(ours.reset(seed=0)[0], copies.reset(seed=0)[0])
+    singles = SyncVectorEnv([lambda: single(gym.make("sparse/Maze0-v0", **arguments))] * 4, autoreset_mode=mode)
+    rng, total = np.random.default_rng(0), 0.0
+    np.testing.assert_array_equal(ours.reset(seed=0)[0], singles.reset(seed=0)[0])
     for _ in range(120):
         actions = rng.integers(4, size=4)
-        result, expected = ours.step(actions), copies.step(actions)
+        result, expected = ours.step(actions), singles.step(actions)
         for index in range(4):
             np.testing.assert_array_equal(result[index], expected[index])
         for infos, others in ((result[4], expected[4]), (result[4].get("final_info", {}), expected[4].get("final_info", {}))):
             for key in ("original_reward", "is_success"):
                 np.testing.assert_array_equal(infos.get(key, np.zeros(4)), others.get(key, np.zeros(4)))
-        paid += np.abs(result[1]).sum()
+        total += np.abs(result[1]).sum()
         done = result[2] | result[3]
         if mode is AutoresetMode.DISABLED and done.any():
-            ours.reset(options={"reset_mask": done.copy()}), copies.reset(options={"reset_mask": done.copy()})
-    assert paid > 3
+            ours.reset(options={"reset_mask": done.copy()}), singles.reset(options={"reset_mask": done.copy()})
+    assert total > 3
 
 
 def test_ending_episodes_of_worker_processes():
     single, vector = FORMS["ending"]
     workers = AsyncVectorEnv([limited] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
-    copies = SyncVectorEnv([partial(limited, single)] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
+    singles = SyncVectorEnv([partial(limited, single)] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
     try:
-        assert play_both(vector(workers), copies, AutoresetMode.SAME_STEP, steps=40) > 10
+        assert play_both(vector(workers), singles, AutoresetMode.SAME_STEP, steps=40) > 10
     finally:
         workers.close()
 
 
-def test_ending_episodes_needs_copies_that_can_be_reset_alone():
+def test_ending_episodes_needs_environments_that_can_be_reset_alone():
     with pytest.raises(ValueError, match="independent_copies"):
         VectorSparseReward(gym.make_vec("CartPole-v1", num_envs=2), threshold=1.0, terminate_on_success=True)
 
@@ -423,8 +423,8 @@ BAD = [
     (SparseReward, {"threshold": np.nan}, "threshold must be a finite number"),
     (SparseReward, {"predicate": "reached"}, "predicate must be a function"),
     (SparseReward, {"reward": "1"}, "reward must be a finite number"),
-    (SuccessSignal, {"max_episode_steps": 0}, "max_episode_steps must be an integer of at least 1"),
-    (SuccessSignal, {"max_episode_steps": 2.5}, "max_episode_steps must be an integer of at least 1"),
+    (SuccessSignal, {"max_episode_steps": 0}, "max_episode_steps must be an integer in .1, inf."),
+    (SuccessSignal, {"max_episode_steps": 2.5}, "max_episode_steps must be an integer in .1, inf."),
     (PotentialShaping, {"potential": 1.0}, "potential must be a function"),
     (PotentialShaping, {"potential": potential, "gamma": 1.1}, r"gamma must be a number in \[0, 1\]"),
     (PotentialShaping, {"potential": potential, "gamma": np.nan}, r"gamma must be a number in \[0, 1\]"),
@@ -445,11 +445,11 @@ def test_refuses(wrapper, arguments, message, vector):
 def test_says_so_when_the_success_key_is_missing():
     env = SparseReward(Script((0.0, False, False)), success="succes")
     env.reset()
-    with pytest.raises(ValueError, match=r"'succes' names no entry .* it has \['is_success', 'other'\]"):
+    with pytest.raises(ValueError, match=r"'succes' is not an entry .* which has \['is_success', 'other'\]"):
         env.step(0)
     vector = VectorSparseReward(SyncVectorEnv([limited] * 2), success="succes")
     vector.reset()
-    with pytest.raises(ValueError, match=r"'succes' names no entry .* it has \['is_success', 'score', 'word'\]"):
+    with pytest.raises(ValueError, match=r"'succes' is not an entry .* which has \['is_success', 'score', 'word'\]"):
         vector.step(np.zeros(2, int))
 
 
@@ -459,7 +459,7 @@ def test_says_so_when_a_function_does_not_take_batches():
         vector.reset()
     vector = VectorSparseReward(SyncVectorEnv([limited] * 3), predicate=lambda *step: True)
     vector.reset()
-    with pytest.raises(ValueError, match=r"must give \(3,\) truth values"):
+    with pytest.raises(ValueError, match=r"must return \(3,\) truth values"):
         vector.step(np.zeros(3, int))
 
 

@@ -116,7 +116,7 @@ def test_chain_has_cosine_eigenvectors():
 
 
 def test_constant_comes_first_even_when_the_graph_falls_apart():
-    # Two rooms with no door: eigenvalue 0 twice. phi_0 is the constant, phi_1 tells the rooms apart.
+    # Two rooms with no door: eigenvalue 0 twice. phi_0 is the constant, phi_1 distinguishes the rooms.
     _, phi = laplacian_eigenvectors(np.array([[1, 0], [0, 1], [2, 3], [2, 4], [3, 4]]))
     np.testing.assert_allclose(phi[:, 0], 1, atol=1e-9)
     np.testing.assert_allclose(phi.T @ phi / 5, np.eye(5), atol=1e-9)
@@ -151,10 +151,10 @@ def test_channels_by_hand():
     reward = ExactLaplacian(env.observation_space, env.action_space, n_rewards=4)
     reward.fit(env)
     assert reward.channel_names == ("-phi_1", "+phi_1", "-phi_2", "+phi_2")
-    paid = reward.compute(step_of([0, 5], [1, 5]))[0, 0]
+    computed = reward.compute(step_of([0, 5], [1, 5]))[0, 0]
     sign = torch.sign(reward.phi[0, 1])
     expected = torch.stack([sign * 1.5**0.5, -sign * 1.5**0.5, torch.tensor(-3 * 0.5**0.5), torch.tensor(3 * 0.5**0.5)])
-    torch.testing.assert_close(paid, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(computed, expected, atol=1e-5, rtol=0)
 
 
 def test_odd_number_of_channels_ends_on_a_minus():
@@ -175,7 +175,7 @@ def test_exact_errors_say_what_is_wrong():
         reward.compute(step_of([0, 5], [7, 5]))
     with pytest.raises(ValueError, match="more than 4 states"):
         ExactLaplacian(env.observation_space, env.action_space, n_rewards=8).fit(env)
-    with pytest.raises(ValueError, match="apart"):
+    with pytest.raises(ValueError, match="do not distinguish"):
         ExactLaplacian(env.observation_space, env.action_space, n_rewards=2, indices=(1,)).fit(env)
     pendulum = dummy(lambda: gym.make("Pendulum-v1"), 1)
     with pytest.raises(ValueError, match=r"transition_graph.*ALLO"):
@@ -206,7 +206,7 @@ def test_allo_finds_the_eigenvectors_in_fewer_steps_than_it_may_take(name, seed)
 
 @pytest.mark.slow
 def test_allo_on_random_batches_finds_the_eigenvectors():
-    # The form for continuous states, in which every step draws a batch of pairs as in the paper.
+    # The form for continuous states, in which every step samples a batch of pairs as in the paper.
     found, taken = allo_against_exact("Maze1", exhaustive=0, batch_size=1024, gradient_steps=5000)
     assert found.min() >= 0.98 and taken < 400_000, (found, taken)
 
@@ -310,7 +310,7 @@ def test_walks_hold_the_terminal_observation_of_an_early_end():
 
 
 def test_two_rows_of_a_walk_are_as_many_steps_apart_as_rows():
-    # However the ends of the copies' episodes fall; the observation here counts the steps since the reset.
+    # Whenever the episodes of the environments end; the observation here counts the steps since the reset.
     class Clock(Chain):
         def _observation(self):
             return np.array([self.t, 5], np.float32)
@@ -359,7 +359,7 @@ def test_allo_errors_say_what_is_wrong():
     allo = ALLO(env.observation_space, env.action_space, **QUICK)
     with pytest.raises(RuntimeError, match="fit"):
         allo.compute(step_of([0, 5], [1, 5]))
-    with pytest.raises(ValueError, match=r"2 copies.*1 steps"):
+    with pytest.raises(ValueError, match=r"2 environments.*1 steps"):
         allo.fit(env, 1)
 
 

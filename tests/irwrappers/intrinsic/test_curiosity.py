@@ -84,7 +84,7 @@ def test_features_learn_to_tell_the_action():
     assert first == pytest.approx(np.log(4), rel=0.1) and last < 0.3
 
 
-def test_what_icm_has_learned_is_paid_less_than_what_it_has_not():
+def test_icm_rewards_what_it_has_learned_less_than_what_it_has_not():
     torch.manual_seed(0)
     icm = ICM(SPACE, ACTIONS, normalize_observations=False)
     for seed in range(100):
@@ -188,7 +188,7 @@ def test_a_model_learns_as_it_would_alone():
     torch.testing.assert_close(reward.models.weights[0].grad[1], together)
 
 
-def test_noise_is_paid_less_than_the_unknown_unlike_by_a_prediction_error():
+def test_disagreement_rewards_noise_less_than_the_unknown_unlike_a_prediction_error():
     # Where the second entry is noise all models end up saying its mean: little disagreement, though the error is large.
     torch.manual_seed(0)
     reward = Disagreement(SPACE, ACTIONS, normalize_observations=False, learning_rate=1e-3, latent_dim=16)
@@ -198,7 +198,7 @@ def test_noise_is_paid_less_than_the_unknown_unlike_by_a_prediction_error():
     noisy, unknown = reward.compute(batch).mean(), reward.compute(walk(seed=999, offset=4.0)).mean()
     spread = reward.encoder(batch.next_observations[:, 0]).var(0).mean()
     assert log["forward_loss"] > 0.3 * spread  # it can't be predicted,
-    assert noisy < 0.05 * log["forward_loss"] and noisy < 0.2 * unknown  # and isn't paid for
+    assert noisy < 0.05 * log["forward_loss"] and noisy < 0.2 * unknown  # and has no reward
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Facts to merge into tests/test_intrinsic_rewards.py and tests/test_laplacian.py."""
+"""Details of the rewards: steps that do not count, random walks, the Laplacian of walks, distinct rows."""
 
 import copy
 
@@ -13,8 +13,8 @@ from torch.testing import assert_close
 import envs  # noqa: F401 (registers sparse/…)
 import irwrappers.unique_rows
 from irwrappers import ALLO, INTRINSIC_REWARDS, ExactLaplacian, Transitions, make_intrinsic_reward
-from irwrappers.intrinsic.allo import _one_step_laplacian, _whole_batch
 from irwrappers.intrinsic.random_walks import WalkCollector, random_actions
+from irwrappers.intrinsic.walk_laplacian import one_step_laplacian, whole_batch
 from irwrappers.unique_rows import unique_rows
 from sb3_ext.common.vec_env import make_vec_env
 
@@ -154,15 +154,15 @@ def test_walks_on_cartpole_never_pair_states_across_an_episodes_end(n_envs):
 def test_transition_frequencies_by_hand():
     """A walk 0 → 1 → 0 → 2: from 0 to 1 and 2 with ½ each, from 1 to 0, from 2 nothing; then made symmetric."""
     index = torch.tensor([[0], [1], [0], [2]])
-    laplacian = _one_step_laplacian(3, index, torch.zeros(4, 1, dtype=torch.int64))
+    laplacian = one_step_laplacian(3, index, torch.zeros(4, 1, dtype=torch.int64))
     assert laplacian.tolist() == [[1, -0.75, -0.25], [-0.75, 0.75, 0], [-0.25, 0, 0.25]]
-    cut = _one_step_laplacian(3, index, torch.tensor([[0], [0], [1], [1]]))  # no step from 1 to 0
+    cut = one_step_laplacian(3, index, torch.tensor([[0], [0], [1], [1]]))  # no step from 1 to 0
     assert cut.tolist() == [[0.5, -0.25, -0.25], [-0.25, 0.25, 0], [-0.25, 0, 0.25]]
 
 
 def test_the_discounted_chain_takes_a_geometric_number_of_steps():
     chain = torch.tensor([[0.5, 0.5, 0], [0.5, 0.25, 0.25], [0, 0.25, 0.75]], dtype=torch.float64)
-    batch = _whole_batch(torch.arange(3.0)[:, None], torch.eye(3, dtype=torch.float64) - chain, 0.5)
+    batch = whole_batch(torch.arange(3.0)[:, None], torch.eye(3, dtype=torch.float64) - chain, 0.5)
     pairs = sum(0.5 ** (k + 1) * torch.linalg.matrix_power(chain, k + 1) for k in range(60)).float() / 3
     u = torch.tensor([[0.3, 1.0], [-2.0, 0.5], [0.7, 4.0]])
     expected = sum(pairs[i, j] * (u[i] - u[j]).square().sum() for i in range(3) for j in range(3))

@@ -66,7 +66,7 @@ def episode_memories(batch, capacity):
 
 def naive_pseudo_counts(batch, k=10, epsilon=1e-3, xi=0.008, c=1e-3, maximum=8.0, capacity=500):
     """Algorithm 1 of the paper, copy by copy and step by step."""
-    memories, paid = episode_memories(batch, capacity), torch.zeros(batch.n_steps, batch.n_envs)
+    memories, computed = episode_memories(batch, capacity), torch.zeros(batch.n_steps, batch.n_envs)
     for b in range(batch.n_envs):
         seen = []
         for t in range(batch.n_steps):
@@ -77,8 +77,8 @@ def naive_pseudo_counts(batch, k=10, epsilon=1e-3, xi=0.008, c=1e-3, maximum=8.0
             mean = sum(seen) / len(seen)
             normalized = [max(d / mean - xi, 0) if mean else 0.0 for d in squared]
             s = sum(epsilon / (d + epsilon) for d in normalized) ** 0.5 + c
-            paid[t, b] = 0 if s > maximum else 1 / s
-    return paid
+            computed[t, b] = 0 if s > maximum else 1 / s
+    return computed
 
 
 # The kernel
@@ -107,21 +107,21 @@ def test_pseudo_counts_by_hand():
     )
 
 
-def test_standing_still_pays_one_by_root_n():
+def test_standing_still_has_reward_one_by_root_n():
     """All states in one cluster: K = 1 for each of up to k neighbours, so that the pseudo-count is the count."""
     still, flags = torch.ones(30, 2, 2), torch.zeros(30, 2, dtype=torch.bool)
-    paid = line(n_neighbors=10).compute(Transitions(still, flags.long(), still, flags, flags))[..., 0]
+    computed = line(n_neighbors=10).compute(Transitions(still, flags.long(), still, flags, flags))[..., 0]
     counts = torch.arange(1, 31).clamp(max=10).float()
-    assert_close(paid, (1 / (counts.sqrt() + 1e-3))[:, None].expand(30, 2))
+    assert_close(computed, (1 / (counts.sqrt() + 1e-3))[:, None].expand(30, 2))
 
 
-def test_what_is_too_similar_pays_nothing():
+def test_what_is_too_similar_has_reward_zero():
     still, flags = torch.ones(30, 1, 2), torch.zeros(30, 1, dtype=torch.bool)
-    paid = line(n_neighbors=20, max_similarity=3.0).compute(Transitions(still, flags.long(), still, flags, flags))
-    assert (paid[:8] > 0).all() and (paid[8:] == 0).all()  # sqrt(9) + 0.001 > 3
+    computed = line(n_neighbors=20, max_similarity=3.0).compute(Transitions(still, flags.long(), still, flags, flags))
+    assert (computed[:8] > 0).all() and (computed[8:] == 0).all()  # sqrt(9) + 0.001 > 3
 
 
-def test_a_new_place_pays_more_than_an_old_one():
+def test_a_new_place_has_a_higher_reward_than_an_old_one():
     reward, batch = line(), episodes(ends=0.0, size=3)
     reward.advance(batch)
     far = part(batch, slice(0, 1))
@@ -133,8 +133,8 @@ def test_a_new_place_pays_more_than_an_old_one():
 @pytest.mark.parametrize("invalid", [0.0, 0.2])
 def test_pseudo_counts_equal_algorithm_1(capacity, invalid):
     batch = episodes(invalid=invalid)
-    paid = line(capacity=capacity).compute(batch)[..., 0]
-    assert_close(paid, naive_pseudo_counts(batch, capacity=capacity), rtol=1e-4, atol=1e-5)
+    computed = line(capacity=capacity).compute(batch)[..., 0]
+    assert_close(computed, naive_pseudo_counts(batch, capacity=capacity), rtol=1e-4, atol=1e-5)
 
 
 # The memory of running episodes, which all of them share
@@ -165,11 +165,11 @@ everyone = pytest.mark.parametrize("name", EPISODIC)
 @pytest.mark.parametrize("lengths", [[T], [1] * T, [70, 1, 0, 79], [64, 64, 22]])
 def test_batches_may_be_cut_anywhere(name, lengths, invalid):
     whole, parts, batch = EPISODIC[name](), EPISODIC[name](), episodes(invalid=invalid)
-    paid = []
+    computed = []
     for piece in split(batch, lengths):
-        paid.append(parts.compute(piece))
+        computed.append(parts.compute(piece))
         parts.advance(piece)
-    assert_close(torch.cat(paid), whole.compute(batch), rtol=1e-4, atol=1e-5)
+    assert_close(torch.cat(computed), whole.compute(batch), rtol=1e-4, atol=1e-5)
     whole.advance(batch)
     after = episodes(1)
     assert_close(parts.compute(after), whole.compute(after), rtol=1e-4, atol=1e-5)
@@ -178,7 +178,7 @@ def test_batches_may_be_cut_anywhere(name, lengths, invalid):
 @everyone
 def test_episodes_that_end_take_their_memory_along(name):
     reward, batch = EPISODIC[name](), episodes(ends=0.0)
-    batch.truncated[-1, :2] = True  # copies 0 and 1 begin anew
+    batch.truncated[-1, :2] = True  # environments 0 and 1 start new episodes
     reward.advance(batch)
     fresh = EPISODIC[name]()
     for distances in ("distance_sum", "distance_count"):  # which are usual is remembered for longer
@@ -193,7 +193,7 @@ def test_episodes_that_end_take_their_memory_along(name):
 
 
 @everyone
-def test_another_number_of_copies_begins_anew(name):
+def test_another_number_of_environments_starts_from_empty_memories(name):
     reward, fresh = EPISODIC[name](), EPISODIC[name]()
     reward.advance(episodes())
     assert_close(reward.compute(episodes(1, n_envs=3)), fresh.compute(episodes(1, n_envs=3)))
@@ -213,7 +213,7 @@ def test_memories_load_into_a_new_module(name):
 
 
 @everyone
-def test_copies_are_paid_apart(name):
+def test_environments_are_independent(name):
     reward, batch = EPISODIC[name](), episodes()
     alone = Transitions(*(value[:, 2:3] for value in vars(batch).values() if value is not None))
     assert_close(reward.compute(alone), reward.compute(batch)[:, 2:3], rtol=1e-4, atol=1e-5)

@@ -119,10 +119,10 @@ def test_images_are_seen_the_same_with_channels_first_or_last():
     for space, (before, after) in zip((IMAGE, FLIPPED), batches, strict=True):
         torch.manual_seed(0)
         reward = ICM(space, spaces.Discrete(2))
-        paid = [reward.compute(steps(before, after))]
+        computed = [reward.compute(steps(before, after))]
         torch.manual_seed(1)
         reward.update(steps(before, after))
-        rewards.append(torch.cat([*paid, reward.compute(steps(before, after))]))
+        rewards.append(torch.cat([*computed, reward.compute(steps(before, after))]))
     torch.testing.assert_close(*rewards)
 
 
@@ -269,7 +269,7 @@ def test_warm_up_takes_at_most_its_steps_and_sees_original_observations():
     assert reward.needs_fit and reward.fit(env, 10_000, seed=0) == 100 and not reward.needs_fit
     assert reward.normalizer.statistics["of_"].count[0] == 100
     assert RND(env.observation_space, env.action_space).fit(env, 11, seed=0) == 8
-    with pytest.raises(ValueError, match=r"4 copies.*3 steps"):
+    with pytest.raises(ValueError, match=r"4 environments.*3 steps"):
         RND(env.observation_space, env.action_space).fit(env, 3)
     assert RND(env.observation_space, env.action_space, warmup_steps=1).fit(env, 50) == 4
 

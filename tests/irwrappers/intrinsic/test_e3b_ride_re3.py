@@ -54,16 +54,16 @@ def e3b(**kwargs):
 @pytest.mark.parametrize("invalid", [0.0, 0.2])
 def test_e3b_equals_the_direct_inverse(ridge, invalid):
     batch = walk(invalid=invalid)
-    paid = e3b(ridge=ridge).compute(batch)[..., 0]
+    computed = e3b(ridge=ridge).compute(batch)[..., 0]
     for b in range(batch.n_envs):
         covariance = ridge * torch.eye(3).double()
         for t in range(batch.n_steps):
             if batch.mask[t, b]:
                 x, y = batch.observations[t, b].double(), batch.next_observations[t, b].double()
                 covariance += torch.outer(x, x)
-                assert_close(paid[t, b], (y @ torch.linalg.inv(covariance) @ y).float(), rtol=1e-5, atol=1e-7)
+                assert_close(computed[t, b], (y @ torch.linalg.inv(covariance) @ y).float(), rtol=1e-5, atol=1e-7)
             else:
-                assert paid[t, b] == 0
+                assert computed[t, b] == 0
             if batch.done[t, b]:
                 covariance = ridge * torch.eye(3).double()
 
@@ -91,7 +91,7 @@ def test_e3b_of_one_hot_features_counts():
 
 
 def naive_ride(batch, features, capacity):
-    paid = torch.zeros(batch.n_steps, batch.n_envs)
+    computed = torch.zeros(batch.n_steps, batch.n_envs)
     for b in range(batch.n_envs):
         visited = []
         for t in range(batch.n_steps):
@@ -99,10 +99,10 @@ def naive_ride(batch, features, capacity):
                 visited = [*visited, tuple(batch.observations[t, b].tolist())][-capacity:]
                 visits = 1 + visited.count(tuple(batch.next_observations[t, b].tolist()))
                 impact = (features(batch.next_observations[t, b]) - features(batch.observations[t, b])).norm()
-                paid[t, b] = impact / visits**0.5
+                computed[t, b] = impact / visits**0.5
             if batch.done[t, b]:
                 visited = []
-    return paid
+    return computed
 
 
 @pytest.mark.parametrize("capacity", [1, 5, 1000])
@@ -161,13 +161,13 @@ def test_re3_equals_sorting_all_distances(k, capacity):
     reward.advance(walk(1, invalid=0.2))
     rows = list(walk(1, invalid=0.2).next_observations[walk(1, invalid=0.2).mask])
     for t in range(batch.n_steps):
-        paid = reward.compute(batch)[t, :, 0] if t in (0, 1, 149) else None
-        if paid is not None:
+        computed = reward.compute(batch)[t, :, 0] if t in (0, 1, 149) else None
+        if computed is not None:
             stored = torch.stack(rows[-capacity:])
             distance = torch.cdist(batch.next_observations[t], stored, compute_mode="donot_use_mm_for_euclid_dist")
             expected = distance.sort().values[:, k - 1].log1p()
-            assert_close(paid[batch.mask[t]], expected[batch.mask[t]], rtol=1e-4, atol=1e-5)
-            assert (paid[~batch.mask[t]] == 0).all()
+            assert_close(computed[batch.mask[t]], expected[batch.mask[t]], rtol=1e-4, atol=1e-5)
+            assert (computed[~batch.mask[t]] == 0).all()
         rows += list(batch.next_observations[t][batch.mask[t]])
 
 
@@ -175,12 +175,12 @@ def test_re3_equals_sorting_all_distances(k, capacity):
 @pytest.mark.parametrize("capacity", [50, 5000])
 def test_re3_batches_may_be_cut_anywhere(lengths, capacity):
     whole, parts, batch = re3(capacity=capacity), re3(capacity=capacity), walk(invalid=0.1)
-    paid, begin = [], 0
+    computed, begin = [], 0
     for length in lengths:
-        paid.append(parts.compute(piece(batch, begin, begin + length)))
+        computed.append(parts.compute(piece(batch, begin, begin + length)))
         parts.advance(piece(batch, begin, begin + length))
         begin += length
-    assert_close(torch.cat(paid), whole.compute(batch), rtol=1e-4, atol=1e-5)
+    assert_close(torch.cat(computed), whole.compute(batch), rtol=1e-4, atol=1e-5)
     whole.advance(batch)
     assert torch.equal(whole.states, parts.states) and len(whole.states) == min(capacity, int(batch.mask.sum()))
     whole.forget()  # it is no memory of episodes
@@ -207,7 +207,7 @@ def test_the_estimate_of_a_gaussians_entropy(dim, k):
     assert entropy.item() == pytest.approx(dim / 2 * np.log(2 * np.pi * np.e), abs=0.1)
 
 
-def test_a_wider_cloud_pays_more():
+def test_a_wider_cloud_has_a_higher_reward():
     rows = torch.randn(200, 4, 3, generator=torch.Generator().manual_seed(0))
     narrow, wide = (re3().compute(leading_to(scale * rows)).mean() for scale in (0.1, 1.0))
     assert wide > 2 * narrow
@@ -257,7 +257,7 @@ MIXED = spaces.Dict(where=spaces.Box(-1, 1, (2,)), camera=IMAGE)
 
 @pytest.mark.parametrize("cls", [E3B, RIDE, RE3])
 @pytest.mark.parametrize("space", [IMAGE, MIXED], ids=["image", "dict"])
-def test_images_and_dicts_are_paid_the_same_in_one_batch_or_two(cls, space):
+def test_images_and_dicts_have_the_same_rewards_in_one_batch_or_two(cls, space):
     torch.manual_seed(0)
     reward = cls(space, ACTIONS)
     space.seed(0)

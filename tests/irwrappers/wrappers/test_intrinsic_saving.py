@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from bonus_toys import SMALL, Line, Position, lines, maze, quick, rollout, wrapped
+from helpers.bonus_toys import SMALL, Line, Position, lines, maze, quick, rollout, wrapped
 from helpers.commands import run
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
@@ -21,13 +21,21 @@ from irwrappers import (
     VecIntrinsicReward,
     make_intrinsic_reward,
 )
+from irwrappers.serialization import read_state
 
 # Saving
 
 
 def advanced(venv, **kwargs):
     """A wrapper that has learned twice and holds nothing since."""
-    arguments = dict(reward_kwargs=SMALL["allo"], learn_every=5, warmup_steps=500, seed=2, coef="lin_0.5", total_timesteps=100)
+    arguments = dict(
+        intrinsic_reward_kwargs=SMALL["allo"],
+        learn_every=5,
+        warmup_steps=500,
+        seed=2,
+        intrinsic_coef="lin_0.5",
+        total_timesteps=100,
+    )
     env = VecIntrinsicReward(venv, "allo", **(arguments | kwargs))
     rollout(env, np.random.default_rng(0).integers(4, size=(10, venv.num_envs)))
     return env
@@ -52,7 +60,7 @@ def test_saved_and_loaded_continues_exactly(tmp_path):
 
 @pytest.mark.parametrize("name", INTRINSIC_REWARDS)
 def test_every_reward_is_saved_without_pickle(name, tmp_path, monkeypatch):
-    arguments = dict(reward_kwargs=quick(name), learn_every=5, warmup_steps=200, seed=2, device="cpu")
+    arguments = dict(intrinsic_reward_kwargs=quick(name), learn_every=5, warmup_steps=200, seed=2, device="cpu")
     env = VecIntrinsicReward(maze(), name, **arguments)
     actions = np.random.default_rng(0).integers(4, size=(10, 3))
     rollout(env, actions)
@@ -62,16 +70,23 @@ def test_every_reward_is_saved_without_pickle(name, tmp_path, monkeypatch):
     loaded = VecIntrinsicReward.load(tmp_path / "file", maze(), device="cpu")
     for wrapper in (env, loaded):
         wrapper.venv.seed(0)
-        wrapper.reward.forget()
+        wrapper.intrinsic_reward.forget()
     np.testing.assert_array_equal(rollout(loaded, actions)[0], rollout(env, actions)[0])
 
 
-def test_loading_around_another_number_of_copies(tmp_path):
+def test_loading_around_another_number_of_environments(tmp_path):
     advanced(maze(3)).save(tmp_path / "file")
     loaded = VecIntrinsicReward.load(tmp_path / "file", maze(5), training=False)
     assert not loaded.training and loaded.bonus.returns.shape == (5, 1) and not loaded.bonus.returns.any()
     loaded.training = True
     assert np.isfinite(rollout(loaded, np.zeros((3, 5), dtype=int))[0]).all() and loaded.num_warmup_steps > 0
+
+
+def test_arguments_have_the_names_of_the_first_version_in_files(tmp_path):
+    wrapped(intrinsic_coef=0.5).save(tmp_path / "file")
+    arguments = read_state(tmp_path / "file")[0]["arguments"]
+    assert arguments["coef"] == [False, 0.5] and {"reward", "reward_kwargs"} < arguments.keys()
+    assert not {"intrinsic_reward", "intrinsic_coef", "intrinsic_reward_kwargs"} & arguments.keys()
 
 
 def test_loading_across_spaces_or_without_what_is_no_data(tmp_path):
@@ -80,18 +95,18 @@ def test_loading_across_spaces_or_without_what_is_no_data(tmp_path):
     with pytest.raises(ValueError, match=r"observation spaces.*was saved for Box\(\(4,\)"):
         VecIntrinsicReward.load(path, make_vec_env("MountainCar-v0"))
     with pytest.raises(ValueError, match=r"does not fit RandomNetworkReward"):
-        VecIntrinsicReward.load(path, maze(), reward="random", reward_kwargs={"n_rewards": 1})
+        VecIntrinsicReward.load(path, maze(), intrinsic_reward="random", intrinsic_reward_kwargs={"n_rewards": 1})
     with pytest.raises(ValueError, match=r"observation spaces"):
         pickle.loads(pickle.dumps(wrapped())).set_venv(maze())
-    env = wrapped(coef=lambda progress: progress, total_timesteps=10, learn_every=1)
+    env = wrapped(intrinsic_coef=lambda progress: progress, total_timesteps=10, learn_every=1)
     rollout(env, [[1, 2]])
     env.save(path)
-    with pytest.raises(ValueError, match=r"argument 'reward'.*Position with the same arguments"):
-        VecIntrinsicReward.load(path, lines(), coef=1.0)
+    with pytest.raises(ValueError, match=r"argument 'intrinsic_reward'.*Position with the same arguments"):
+        VecIntrinsicReward.load(path, lines(), intrinsic_coef=1.0)
     fresh = Position(env.observation_space, env.action_space)
-    with pytest.raises(ValueError, match="argument 'coef'"):
-        VecIntrinsicReward.load(path, lines(), reward=fresh)
-    assert VecIntrinsicReward.load(path, lines(), reward=fresh, coef=1.0).reward.total == 3
+    with pytest.raises(ValueError, match="argument 'intrinsic_coef'"):
+        VecIntrinsicReward.load(path, lines(), intrinsic_reward=fresh)
+    assert VecIntrinsicReward.load(path, lines(), intrinsic_reward=fresh, intrinsic_coef=1.0).intrinsic_reward.total == 3
 
 
 def test_files_that_are_not_ours(tmp_path):
@@ -106,7 +121,9 @@ def test_files_that_are_not_ours(tmp_path):
 
 
 def test_callback_logs_and_saves(tmp_path):
-    env = VecIntrinsicReward(maze(2), "allo", reward_kwargs=SMALL["allo"], warmup_steps=500, coef=0.5, seed=0)
+    env = VecIntrinsicReward(
+        maze(2), "allo", intrinsic_reward_kwargs=SMALL["allo"], warmup_steps=500, intrinsic_coef=0.5, seed=0
+    )
     model = PPO("MlpPolicy", env, n_steps=64, batch_size=64, device="cpu")
     model.set_logger(configure(str(tmp_path), ["csv"]))
     model.learn(256, callback=IntrinsicRewardCallback(save_path=tmp_path / "r", save_freq=50))
@@ -121,14 +138,14 @@ def test_callback_logs_and_saves(tmp_path):
 
 
 def test_logs_are_means_since_they_were_last_read():
-    env = wrapped(learn_every=2, coef=0.5)
+    env = wrapped(learn_every=2, intrinsic_coef=0.5)
     rollout(env, [[1, 1], [3, 3], [1, 1]])
     logs = env.pop_logs()
     assert logs == {"reward": pytest.approx(2.0), "coef": 0.5, "episode_return": 5.0, "loss": 1.0}
     assert env.pop_logs() == {}
 
 
-def test_what_is_not_finite_is_named_with_its_copy():
+def test_what_is_not_finite_is_named_with_its_environment():
     class Broken(Line):
         def observe(self):
             return np.array([np.nan if self.x == 3 else self.x], np.float32)
@@ -136,7 +153,7 @@ def test_what_is_not_finite_is_named_with_its_copy():
     env = wrapped(DummyVecEnv([Line, Broken]))
     env.reset()
     env.step([1, 2])
-    with pytest.raises(ValueError, match=r"step\(\) gave for copies \[1\] is not finite.*nan"):
+    with pytest.raises(ValueError, match=r"step\(\) gave for environments \[1\] is not finite.*nan"):
         env.step([1, 1])
 
     class Overflowing(Position):
@@ -145,7 +162,7 @@ def test_what_is_not_finite_is_named_with_its_copy():
 
     env = wrapped(reward=Overflowing)
     env.reset()
-    with pytest.raises(ValueError, match=r"Overflowing paid copies \[0\]"):
+    with pytest.raises(ValueError, match=r"Overflowing gave environments \[0\]"):
         env.step([2, 1])
 
 
@@ -159,9 +176,9 @@ sparse/Maze1-v0:
   normalize: "dict(norm_obs=True, norm_reward=False)"
   vec_env_wrapper:
     - irwrappers.VecIntrinsicReward:
-        reward: allo
-        reward_kwargs: {n_rewards: 1, gradient_steps: 10, n_walks: 4}
-        coef: lin_100.0
+        intrinsic_reward: allo
+        intrinsic_reward_kwargs: {n_rewards: 1, gradient_steps: 10, n_walks: 4}
+        intrinsic_coef: lin_100.0
         total_timesteps: 256
         normalize_reward: false
   callback: irwrappers.IntrinsicRewardCallback
@@ -174,7 +191,7 @@ def test_from_rl_zoo3_yaml_with_no_bonus_in_evaluation(tmp_path):
     done = run("train", *arguments.split(), cwd=tmp_path)
     assert "intrinsic/" in done.stdout and "coef" in done.stdout
     results = np.load(next(tmp_path.rglob("evaluations.npz")))["results"]
-    assert results.size and np.isin(results, [0, 1]).all()  # the maze pays 0 or 1 an episode
+    assert results.size and np.isin(results, [0, 1]).all()  # the maze's return is 0 or 1
 
 
 def test_third_party_environment_in_one_line():

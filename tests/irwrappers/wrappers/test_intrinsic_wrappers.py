@@ -1,4 +1,4 @@
-"""VecIntrinsicReward and IntrinsicRewardWrapper: what is paid, from which steps, on which scale, and when nothing is."""
+"""VecIntrinsicReward and IntrinsicRewardWrapper: rewards, the steps they are computed from, their scale, and evaluation."""
 
 import warnings
 
@@ -6,9 +6,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from bonus_toys import SMALL, Line, Position, TwoChannels, lines, maze, quick, rollout, wrapped
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
+from helpers.bonus_toys import SMALL, Line, Position, TwoChannels, lines, maze, quick, rollout, wrapped
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import set_random_seed
@@ -17,15 +17,16 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 import envs  # noqa: F401  (registers sparse/…)
 from irwrappers import (
     INTRINSIC_REWARDS,
+    IntrinsicRewardCallback,
     IntrinsicRewardWrapper,
     VecIntrinsicReward,
 )
 
-# What is paid
+# Rewards
 
 
 def test_sum_of_both_parts_and_the_monitor_keeps_the_environments_return():
-    env = wrapped(coef=0.5, extrinsic_coef=2.0)
+    env = wrapped(intrinsic_coef=0.5, extrinsic_coef=2.0)
     rewards, dones, infos = rollout(env, [[1, 2], [1, 2], [1, 1], [1, 1]])
     x = np.array([[1, 2], [2, 4], [3, 1], [4, 2]])
     np.testing.assert_allclose(rewards, 2 * x + 0.5 * x)
@@ -39,13 +40,13 @@ def test_sum_of_both_parts_and_the_monitor_keeps_the_environments_return():
 def test_batches_follow_each_other_and_end_in_terminal_observations():
     env = wrapped(lines(2, limit=3), learn_every=4)
     rollout(env, [[2, 1], [2, 1], [1, 1], [1, 0], [0, 0]])
-    (batch,) = env.reward.learned
+    (batch,) = env.intrinsic_reward.learned
     assert batch.observations[..., 0].T.tolist() == [[0, 2, 0, 1], [0, 1, 2, 0]]
     assert batch.next_observations[..., 0].T.tolist() == [[2, 4, 1, 2], [1, 2, 3, 0]]
     assert batch.actions.T.tolist() == [[2, 2, 1, 1], [1, 1, 1, 0]]
     assert batch.terminated.T.tolist() == [[False, True, False, False], [False] * 4]
     assert batch.truncated.T.tolist() == [[False] * 4, [False, False, True, False]]
-    assert len(env.reward.advanced) == 5 and env.reward.advanced[4].terminated.shape == (1, 2)
+    assert len(env.intrinsic_reward.advanced) == 5 and env.intrinsic_reward.advanced[4].terminated.shape == (1, 2)
 
 
 def test_weights_of_channels():
@@ -89,20 +90,20 @@ def test_a_first_bonus_has_a_scale_and_outliers_are_clipped():
 
 
 def test_schedules():
-    def paid(coef, total_timesteps=None):
-        env = wrapped(lines(2, length=1000), extrinsic_coef=0, coef=coef, total_timesteps=total_timesteps)
+    def ratios(coef, total_timesteps=None):
+        env = wrapped(lines(2, length=1000), extrinsic_coef=0, intrinsic_coef=coef, total_timesteps=total_timesteps)
         rewards, _, infos = rollout(env, np.ones((6, 2), dtype=int))
         return (rewards / [[info["reward_intrinsic"] for info in row] for row in infos])[:, 0].tolist()
 
-    assert paid(0.25) == paid("0.25") == [0.25] * 6
-    assert paid("lin_1.0", 8) == pytest.approx([1, 0.75, 0.5, 0.25, 0, 0])  # two copies: 8 steps are over after 4
-    assert paid(lambda progress: progress**2, 4) == pytest.approx([1, 0.25, 0, 0, 0, 0])
+    assert ratios(0.25) == ratios("0.25") == [0.25] * 6
+    assert ratios("lin_1.0", 8) == pytest.approx([1, 0.75, 0.5, 0.25, 0, 0])  # two environments: 8 steps are over after 4
+    assert ratios(lambda progress: progress**2, 4) == pytest.approx([1, 0.25, 0, 0, 0, 0])
     for changing in ("lin_0.1", lambda progress: 1.0):
         with pytest.raises(ValueError, match="total_timesteps"):
-            wrapped(coef=changing)
+            wrapped(intrinsic_coef=changing)
     for wrong in ("fast", "lin_", float("nan"), None, True):
         with pytest.raises(ValueError, match="coef"):
-            wrapped(coef=wrong, total_timesteps=10)
+            wrapped(intrinsic_coef=wrong, total_timesteps=10)
 
 
 @pytest.mark.parametrize(
@@ -131,12 +132,12 @@ def test_unknown_names_and_other_spaces():
 
 
 @pytest.mark.parametrize("name", INTRINSIC_REWARDS)
-def test_one_copy_is_paid_as_in_the_gymnasium_wrapper(name):
+def test_one_environment_has_the_rewards_of_the_gymnasium_wrapper(name):
     # Three episodes of ten steps, the reward fitted and learning on the way.
     def make():
         return gym.make("sparse/Maze1-v0", max_episode_steps=10)
 
-    arguments = dict(reward_kwargs=quick(name), learn_every=8, warmup_steps=200, seed=3, device="cpu")
+    arguments = dict(intrinsic_reward_kwargs=quick(name), learn_every=8, warmup_steps=200, seed=3, device="cpu")
     venv, env = DummyVecEnv([make]), IntrinsicRewardWrapper(make(), name, **arguments)
     vector = VecIntrinsicReward(venv, name, **arguments)
     venv.seed(5)
@@ -160,15 +161,15 @@ def test_an_end_that_is_both_is_a_terminal_state():
     single = IntrinsicRewardWrapper(env, Position(env.observation_space, env.action_space), learn_every=2)
     single.reset()
     assert [single.step(1)[2:4] for _ in range(2)] == [(False, False), (True, True)]
-    (batch,) = single.reward.learned
+    (batch,) = single.intrinsic_reward.learned
     assert batch.terminated.tolist() == [[False], [True]] and not batch.truncated.any()
 
 
 def test_gymnasium_wrapper_is_rebuilt_from_its_spec():
-    env = IntrinsicRewardWrapper(gym.make("MountainCar-v0"), {"random": {"n_rewards": 1}}, coef=0.1, seed=0)
+    env = IntrinsicRewardWrapper(gym.make("MountainCar-v0"), {"random": {"n_rewards": 1}}, intrinsic_coef=0.1, seed=0)
     again = gym.make(gym.envs.registration.EnvSpec.from_json(env.spec.to_json()))
-    assert isinstance(again, IntrinsicRewardWrapper) and again.bonus.coef == 0.1
-    assert torch.equal(again.reward.network[0].weight, env.reward.network[0].weight)
+    assert isinstance(again, IntrinsicRewardWrapper) and again.bonus.intrinsic_coef == 0.1
+    assert torch.equal(again.intrinsic_reward.network[0].weight, env.intrinsic_reward.network[0].weight)
 
 
 # Evaluation
@@ -177,17 +178,17 @@ def test_gymnasium_wrapper_is_rebuilt_from_its_spec():
 def test_no_bonus_no_learning_and_no_fitting_in_evaluation():
     env = VecIntrinsicReward(maze(), "allo", weights=[1] + [0] * 5, training=False, extrinsic_coef=3.0, learn_every=1)
     rewards, _, infos = rollout(env, np.zeros((4, 3), dtype=int))
-    assert env.reward.needs_fit and env.num_warmup_steps == 0 and not rewards.any()
+    assert env.intrinsic_reward.needs_fit and env.num_warmup_steps == 0 and not rewards.any()
     assert infos[0][0]["reward_intrinsic"] == 0 and env.bonus.num_steps == 0
-    paying = wrapped(learn_every=2)
-    paying.training = False
-    rewards, dones, infos = rollout(paying, [[2, 2], [2, 2]])
+    env = wrapped(learn_every=2)
+    env.training = False
+    rewards, dones, infos = rollout(env, [[2, 2], [2, 2]])
     assert rewards.tolist() == [[2, 2], [4, 4]] and dones[1].all() and "intrinsic_episode" not in infos[1][0]
-    assert not paying.reward.learned and not paying.reward.advanced
-    paying.training = True
+    assert not env.intrinsic_reward.learned and not env.intrinsic_reward.advanced
+    env.training = True
     with pytest.raises(RuntimeError, match="reset"):
-        paying.step([0, 0])
-    assert rollout(paying, [[1, 1]])[0].tolist() == [[2, 2]]
+        env.step([0, 0])
+    assert rollout(env, [[1, 1]])[0].tolist() == [[2, 2]]
 
 
 # Warm-up
@@ -201,11 +202,11 @@ def test_warm_up_leaves_the_environment_as_it_was_seeded():
         env.seed(7)
         return [env.reset()] + [env.step(action)[0] for action in actions], env
 
-    kwargs = dict(reward_kwargs=SMALL["allo"], warmup_steps=1000, seed=0)
+    kwargs = dict(intrinsic_reward_kwargs=SMALL["allo"], warmup_steps=1000, seed=0)
     plain, _ = observe(lambda env: env)
     observed, env = observe(lambda env: VecIntrinsicReward(env, "allo", **kwargs))
     np.testing.assert_array_equal(plain, observed)
-    assert 0 < env.num_warmup_steps <= 1000 and not env.reward.needs_fit
+    assert 0 < env.num_warmup_steps <= 1000 and not env.intrinsic_reward.needs_fit
     taken = env.num_warmup_steps
     env.reset()
     assert env.num_warmup_steps == taken  # once
@@ -215,7 +216,7 @@ def test_warm_up_leaves_the_environment_as_it_was_seeded():
 def test_torchs_generator_is_left_alone(name):
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    env = VecIntrinsicReward(maze(), name, reward_kwargs=quick(name), learn_every=4, warmup_steps=300, seed=1)
+    env = VecIntrinsicReward(maze(), name, intrinsic_reward_kwargs=quick(name), learn_every=4, warmup_steps=300, seed=1)
     rollout(env, np.zeros((9, 3), dtype=int))
     assert torch.equal(before, torch.get_rng_state())
 
@@ -234,7 +235,7 @@ def test_coefficient_zero_is_plain_ppo_weight_for_weight():
         return model.learn(256).policy.state_dict()
 
     plain = train(lambda env: env)
-    kwargs = dict(coef=0.0, reward_kwargs=SMALL["allo"], warmup_steps=500, learn_every=16)
+    kwargs = dict(intrinsic_coef=0.0, intrinsic_reward_kwargs=SMALL["allo"], warmup_steps=500, learn_every=16)
     with_wrapper = train(lambda env: VecIntrinsicReward(env, "allo", **kwargs))
     assert all(torch.equal(value, with_wrapper[key]) for key, value in plain.items())
 
@@ -245,22 +246,22 @@ def test_coefficient_zero_is_plain_ppo_weight_for_weight():
 def test_reset_in_the_middle_cuts_the_episodes_and_keeps_the_steps():
     env = wrapped(learn_every=4)
     rollout(env, [[1, 1], [1, 2]])
-    assert env.reward.forgotten == 0
+    assert env.intrinsic_reward.forgotten == 0
     _, _, infos = rollout(env, [[2, 1], [2, 1]])
-    assert env.reward.forgotten == 1
-    (batch,) = env.reward.learned
+    assert env.intrinsic_reward.forgotten == 1
+    (batch,) = env.intrinsic_reward.learned
     assert batch.observations[..., 0].T.tolist() == [[0, 1, 0, 2], [0, 1, 0, 1]]
     assert batch.truncated.T.tolist() == [[False, True, False, False]] * 2
     assert infos[1][0]["intrinsic_episode"] == {"r": 6, "l": 2}  # nothing of the episode that was cut
     env.reset()
-    assert env.reward.forgotten == 2
+    assert env.intrinsic_reward.forgotten == 2
 
 
 def test_reset_between_episodes_forgets_nothing():
     env = wrapped()
     rollout(env, [[2, 2], [2, 2]])
     env.reset()
-    assert env.reward.forgotten == 0 and not env.bonus._pending[-1].truncated.any()
+    assert env.intrinsic_reward.forgotten == 0 and not env.bonus._pending[-1].truncated.any()
 
 
 def test_a_step_that_only_resets_counts_for_nothing():
@@ -273,7 +274,7 @@ def test_a_step_that_only_resets_counts_for_nothing():
     rewards, dones, infos = rollout(env, np.ones((40, 2), dtype=int))
     resets = np.array([["reset_step" in info for info in row] for row in infos])
     assert resets.any() and np.array_equal(resets[1:], dones[:-1]) and not rewards[resets].any()
-    assert np.array_equal(env.reward.learned[0].valid.numpy(), ~resets)
+    assert np.array_equal(env.intrinsic_reward.learned[0].valid.numpy(), ~resets)
     ends = [row[0]["intrinsic_episode"]["l"] for row in infos if "intrinsic_episode" in row[0]]
     ended = np.flatnonzero(dones[:, 0])
     assert ends == [ended[0] + 1, *(np.diff(ended) - 1)]
@@ -290,7 +291,7 @@ def test_the_reward_sees_original_observations_in_either_order():
         if order == "outside":
             env = VecNormalize(inner, norm_reward=False)
         rollout(env, actions)
-        seen[order] = inner.reward.learned[0]
+        seen[order] = inner.intrinsic_reward.learned[0]
     for name in ("observations", "next_observations", "terminated", "truncated"):
         for order in ("outside", "beneath"):
             torch.testing.assert_close(getattr(seen[order], name), getattr(seen["plain"], name))
@@ -300,31 +301,34 @@ def test_no_bonus_in_the_reward_statistics_of_vec_normalize_beneath():
     actions = np.random.default_rng(0).integers(3, size=(12, 2))
     alone, beneath = VecNormalize(lines()), VecNormalize(lines())
     expected, _, _ = rollout(alone, actions)
-    rewards, _, infos = rollout(wrapped(beneath, coef=100.0), actions)
+    rewards, _, infos = rollout(wrapped(beneath, intrinsic_coef=100.0), actions)
     assert beneath.ret_rms.mean == alone.ret_rms.mean and beneath.ret_rms.var == alone.ret_rms.var
     bonuses = np.array([[info["reward_intrinsic"] for info in row] for row in infos])
     np.testing.assert_allclose(rewards, expected + 100 * bonuses, rtol=1e-6)
     assert beneath.training and not isinstance(beneath.venv, VecNormalize) and isinstance(beneath.venv, DummyVecEnv)
 
 
-def test_vec_normalize_outside_warns_where_the_bonus_enters_its_reward_statistics():
+def test_the_callback_warns_where_the_bonus_enters_reward_statistics():
+    def train(env):
+        PPO("MlpPolicy", env, n_steps=4, batch_size=4, n_epochs=1, device="cpu").learn(4, IntrinsicRewardCallback())
+
     with pytest.warns(UserWarning, match=r"norm_reward=False"):
-        VecFrameStack(VecNormalize(wrapped()), 2).reset()
+        train(VecFrameStack(VecNormalize(wrapped()), 2))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        VecNormalize(wrapped(), norm_reward=False).reset()
-        VecNormalize(wrapped(), training=False).reset()
-        VecNormalize(wrapped(training=False)).reset()
-        wrapped(VecNormalize(lines())).reset()
+        train(VecNormalize(wrapped(), norm_reward=False))
+        train(VecNormalize(wrapped(), training=False))
+        train(VecNormalize(wrapped(training=False)))
+        train(wrapped(VecNormalize(lines())))
 
 
-def test_off_policy_algorithms_would_lose_the_bonus_above_vec_normalize():
+def test_the_callback_refuses_off_policy_algorithms_that_would_lose_the_bonus_above_vec_normalize():
     def model(env):
         return DQN("MlpPolicy", env, learning_starts=10, buffer_size=100, device="cpu")
 
     with pytest.raises(ValueError, match=r"DQN stores the original reward.*around VecIntrinsicReward"):
-        model(wrapped(VecNormalize(lines()))).learn(8)
-    dqn = model(VecNormalize(wrapped(lines(1), coef=10.0), norm_reward=False)).learn(8)
+        model(wrapped(VecNormalize(lines()))).learn(8, IntrinsicRewardCallback())
+    dqn = model(VecNormalize(wrapped(lines(1), intrinsic_coef=10.0), norm_reward=False)).learn(8)
     stored, x = dqn.replay_buffer.rewards[:8, 0], dqn.replay_buffer.next_observations[:8, 0, 0]
     np.testing.assert_allclose(stored, 11 * x)
 

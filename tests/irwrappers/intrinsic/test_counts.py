@@ -31,15 +31,15 @@ def cells(seed, n_steps=20, n_envs=5, size=4):
 
 def counted(table, following, valid=None):
     """The definition, one step after the other."""
-    paid = np.zeros(following.shape[:2])
-    for t, b in np.ndindex(paid.shape):
+    computed = np.zeros(following.shape[:2])
+    for t, b in np.ndindex(computed.shape):
         if valid is None or valid[t, b]:
             table[tuple(following[t, b].flatten().tolist())] += 1
-            paid[t, b] = table[tuple(following[t, b].flatten().tolist())] ** -0.5
-    return torch.as_tensor(paid, dtype=torch.float32)
+            computed[t, b] = table[tuple(following[t, b].flatten().tolist())] ** -0.5
+    return torch.as_tensor(computed, dtype=torch.float32)
 
 
-def test_the_nth_visit_pays_one_by_root_n():
+def test_the_reward_of_the_nth_visit_is_one_by_root_n():
     reward = StateCount(GRID, ACTIONS)
     one_place = transitions(torch.ones(3, 2, 2))
     expected = torch.arange(1, 7).float().rsqrt().view(3, 2)
@@ -65,11 +65,11 @@ def test_counts_equal_a_dictionary_over_many_batches():
 def test_batches_may_be_cut_anywhere():
     following = cells(0)
     whole, parts = StateCount(GRID, ACTIONS), StateCount(GRID, ACTIONS)
-    paid = []
+    computed = []
     for piece in following.split([1, 7, 0, 12]):
-        paid.append(parts.compute(transitions(piece)))
+        computed.append(parts.compute(transitions(piece)))
         parts.advance(transitions(piece))
-    assert torch.equal(torch.cat(paid), whole.compute(transitions(following)))
+    assert torch.equal(torch.cat(computed), whole.compute(transitions(following)))
     whole.advance(transitions(following))
     assert torch.equal(whole.states, parts.states) and torch.equal(whole.visits, parts.visits)
 
@@ -130,13 +130,13 @@ def test_fit_takes_the_steps_it_says():
     reward = StateCount(env.observation_space, env.action_space, hash_bits=8, warmup_steps=100)
     assert reward.fit(env, 1000, seed=0) == 100 and not reward.needs_fit
     assert reward.fit(env, 1000, seed=0) == 0  # fixed for good
-    with pytest.raises(ValueError, match=r"4 copies.*3 steps"):
+    with pytest.raises(ValueError, match=r"4 environments.*3 steps"):
         StateCount(env.observation_space, env.action_space, hash_bits=8).fit(env, 3)
 
 
 @pytest.mark.parametrize("bits", [0, 63, -1])
 def test_hash_bits_out_of_range(bits):
-    with pytest.raises(ValueError, match=f"1 to 62.*got {bits}"):
+    with pytest.raises(ValueError, match=rf"\[1, 62\] or None.*got {bits}"):
         StateCount(GRID, ACTIONS, hash_bits=bits)
 
 

@@ -1,4 +1,4 @@
-"""Pictures: what is drawn is what the reward computes and what was counted, and logs are read as they were written."""
+"""Pictures: they show what the reward computes and what was counted, and logs are read as they were written."""
 
 import subprocess
 import sys
@@ -35,7 +35,7 @@ def point_maze():
 
 
 class Position(IntrinsicReward):
-    """Pays 10 · (entry 0) + entry 1 of the next observation, plus 100 · what it has advanced by within the episode."""
+    """Reward 10 · (entry 0) + entry 1 of the next observation, plus 100 · what it has advanced by within the episode."""
 
     n_rewards = 1
 
@@ -127,9 +127,10 @@ def test_leaving_gives_the_model_the_action_that_leads_there(maze):
     reward = make_intrinsic_reward("icm", maze.observation_space, maze.action_space)
     reward.fit(maze, 64, seed=0)
     states, next_states = maze.unwrapped.transition_graph()
-    paid = [compute(reward, states, states[next_states[:, action]], np.full(len(states), action))[:, 0] for action in range(4)]
+    steps = [(states[next_states[:, action]], np.full(len(states), action)) for action in range(4)]
+    expected = np.mean([compute(reward, states, *step)[:, 0] for step in steps], axis=0)
     values = mesh(plot_reward(reward, maze, transition="leave"))
-    np.testing.assert_allclose(values[states[:, 1].astype(int), states[:, 0].astype(int)], np.mean(paid, axis=0), rtol=1e-4)
+    np.testing.assert_allclose(values[states[:, 1].astype(int), states[:, 0].astype(int)], expected, rtol=1e-4)
 
 
 def test_a_slice_moves_two_entries_of_the_base():
@@ -142,21 +143,21 @@ def test_a_slice_moves_two_entries_of_the_base():
     for row, column in [(0, 0), (1, 4), (4, 2)]:
         state = base.copy()
         state[2], state[0] = -1 + 4 * (column + 0.5) / 5, -1 + 2 * (row + 0.5) / 5
-        paid = compute(reward, base[None], state[None], np.zeros((1, 2), np.float32))
-        assert values[row, column] == pytest.approx(paid[0, 0], rel=1e-4)
+        computed = compute(reward, base[None], state[None], np.zeros((1, 2), np.float32))
+        assert values[row, column] == pytest.approx(computed[0, 0], rel=1e-4)
     narrow = plot_reward(reward, base=base, ranges=[(0, 1), (0, 2)], resolution=4)
     assert narrow.axes[0].get_xlim() == (0, 1) and narrow.axes[0].get_ylim() == (0, 2)
     assert narrow.axes[0].get_xlabel() == "observation[0]" and narrow.axes[0].get_ylabel() == "observation[1]"
 
 
-def test_a_mujoco_maze_is_drawn_with_its_walls_and_moves_both_copies_of_the_position(point_maze):
-    reward = Position(point_maze.observation_space, point_maze.action_space)  # reads entries 0 and 1, copies of 4 and 5
+def test_a_mujoco_maze_has_walls_and_both_entries_of_the_position_vary(point_maze):
+    reward = Position(point_maze.observation_space, point_maze.action_space)  # reads entries 0 and 1, equal to 4 and 5
     figure = plot_reward(reward, point_maze, resolution=50)
     maze = point_maze.unwrapped.source.maze
-    drawn, walls = figure.axes[0].collections[:2]
-    x, y = drawn.get_coordinates()[0, :, 0], drawn.get_coordinates()[:, 0, 1]
+    image, walls = figure.axes[0].collections[:2]
+    x, y = image.get_coordinates()[0, :, 0], image.get_coordinates()[:, 0, 1]
     x, y = (x[1:] + x[:-1]) / 2, (y[1:] + y[:-1]) / 2
-    np.testing.assert_allclose(drawn.get_array(), 10 * x[None] + y[:, None], atol=1e-5)
+    np.testing.assert_allclose(image.get_array(), 10 * x[None] + y[:, None], atol=1e-5)
     shown = walls.get_array()
     corners = walls.get_coordinates()
     for row, cells in enumerate(maze.maze_map):
@@ -175,11 +176,11 @@ def test_images_are_drawn_where_they_were_seen():
     learned(reward, images, np.zeros(4, dtype=np.int64))
     places = [[0, 0], [2, 1], [2, 1], [1, 0]]
     values = mesh(plot_reward(reward, observations=images, positions=places))
-    paid = compute(reward, images, images, np.zeros(4, dtype=np.int64))[:, 0]
-    np.testing.assert_allclose(values.compressed(), [paid[0], paid[3], (paid[1] + paid[2]) / 2], rtol=1e-5)
+    computed = compute(reward, images, images, np.zeros(4, dtype=np.int64))[:, 0]
+    np.testing.assert_allclose(values.compressed(), [computed[0], computed[3], (computed[1] + computed[2]) / 2], rtol=1e-5)
     np.testing.assert_array_equal(values.mask, [[False, False, True], [True, True, False]])
     loose = plot_reward(reward, observations=images, positions=np.array(places) + 0.5)
-    np.testing.assert_allclose(mesh(loose), paid, rtol=1e-5)
+    np.testing.assert_allclose(mesh(loose), computed, rtol=1e-5)
     with pytest.raises(ValueError, match="one-dimensional Box observations"):
         plot_reward(reward, base=images[0])
 
@@ -323,7 +324,7 @@ def test_reads_what_sb3_has_logged(tmp_path, formats):
 
 
 def test_reads_monitors_files(tmp_path):
-    """Two copies; the episodes in the order in which they ended, steps of both counted together."""
+    """Two environments; the episodes in the order in which they ended, steps of both counted together."""
     steps = {
         name: Monitor(gym.make("CartPole-v1", max_episode_steps=length), str(tmp_path / name))
         for name, length in (("0", 3), ("1", 5))

@@ -1,4 +1,4 @@
-"""What holds for every intrinsic reward: a new one in ``INTRINSIC_REWARDS`` is tested by being there."""
+"""Facts about every intrinsic reward; a new one is tested because it is in ``INTRINSIC_REWARDS``."""
 
 import copy
 import functools
@@ -79,21 +79,21 @@ def same(a, b):
     return bool(np.all(a == b))
 
 
-def part_of(batch, steps=slice(None), copies=slice(None)):
-    return Transitions(*(value[steps, copies] for value in vars(batch).values() if value is not None))
+def part_of(batch, steps=slice(None), indices=slice(None)):
+    return Transitions(*(value[steps, indices] for value in vars(batch).values() if value is not None))
 
 
 MEMORYLESS = ["allo", "laplacian", "random", "rnd", "drnd", "icm", "disagreement", "constant", "concat"]
-SHARED = {"count", "re3", "noise"}  # what one copy has seen is known to all, step by step; noise knows nothing
+SHARED = {"count", "re3", "noise"}  # visits in one environment count in all; noise depends on the step alone
 everyone = pytest.mark.parametrize("name", [*INTRINSIC_REWARDS, "concat"])
 
 
 @everyone
 def test_shape_type_and_names(name):
     reward, batch = fitted(name), random_steps()
-    paid = reward.compute(batch)
-    assert paid.shape == (T, B, reward.n_rewards)
-    assert paid.dtype == torch.float32 and not paid.requires_grad and paid.isfinite().all()
+    computed = reward.compute(batch)
+    assert computed.shape == (T, B, reward.n_rewards)
+    assert computed.dtype == torch.float32 and not computed.requires_grad and computed.isfinite().all()
     assert len(set(reward.channel_names)) == reward.n_rewards
 
 
@@ -110,11 +110,11 @@ def test_compute_changes_nothing(name):
 
 
 @pytest.mark.parametrize("name", [name for name in [*INTRINSIC_REWARDS, "concat"] if name not in SHARED])
-def test_copies_are_paid_apart(name):
-    # What one copy is paid does not depend on which other copies share its batch.
+def test_environments_are_independent(name):
+    # The reward in one environment does not depend on which others are in the batch.
     reward, batch = fitted(name), random_steps()
     whole = reward.compute(batch)
-    one_by_one = torch.cat([reward.compute(part_of(batch, copies=slice(b, b + 1))) for b in range(B)], 1)
+    one_by_one = torch.cat([reward.compute(part_of(batch, indices=slice(b, b + 1))) for b in range(B)], 1)
     torch.testing.assert_close(one_by_one, whole, atol=1e-5, rtol=1e-5)
 
 
@@ -129,15 +129,15 @@ def test_a_reward_without_memory_does_not_depend_on_how_time_is_split(name):
 @pytest.mark.parametrize("name", ["allo", "laplacian", "random"])
 def test_differences_come_in_pairs_and_telescope(name):
     reward, batch = fitted(name), random_steps()
-    paid = reward.compute(batch)
-    torch.testing.assert_close(paid[..., 0::2], -paid[..., 1::2])  # −phi_i and +phi_i
+    computed = reward.compute(batch)
+    torch.testing.assert_close(computed[..., 0::2], -computed[..., 1::2])  # −phi_i and +phi_i
     ends = Transitions(batch.observations[:1], batch.actions[:1], batch.next_observations[-1:], *[batch.terminated[:1]] * 2)
-    torch.testing.assert_close(paid.sum(0), reward.compute(ends)[0], atol=1e-4, rtol=1e-4)  # no episode ends in 12 steps
+    torch.testing.assert_close(computed.sum(0), reward.compute(ends)[0], atol=1e-4, rtol=1e-4)  # no episode ends in 12 steps
 
 
 @everyone
 def test_a_memory_goes_on_from_one_batch_to_the_next(name):
-    # Row 0 of a batch comes after the last row of the one before: with `advance` in between, halves are paid like the whole.
+    # Row 0 of a batch comes after the last row of the one before: with `advance` in between, halves equal the whole.
     reward, batch = fitted(name), random_steps()
     first, second = (part_of(batch, steps=steps) for steps in (slice(0, 5), slice(5, T)))
     whole = reward.compute(batch)
@@ -155,7 +155,11 @@ def test_forget_ends_the_running_episodes_only(name):
     once = copy.deepcopy(reward.state_dict())
     reward.forget()
     assert same(reward.state_dict(), once)
-    assert reward.compute(part_of(batch, copies=slice(0, 2))).shape == (T, 2, reward.n_rewards)  # another number of copies
+    assert reward.compute(part_of(batch, indices=slice(0, 2))).shape == (
+        T,
+        2,
+        reward.n_rewards,
+    )  # fewer environments
 
 
 @everyone
@@ -195,16 +199,16 @@ def with_garbage(batch, garbage, n_valid):
 @pytest.mark.parametrize("name", [name for name in INTRINSIC_REWARDS if name != "laplacian"])  # it refuses unknown states
 @pytest.mark.parametrize("n_valid", [0, 7])
 def test_nothing_is_learned_from_invalid_steps(name, n_valid):
-    states, paid = [], []
+    states, computed = [], []
     for garbage in (1e6, float("nan")):
         reward, batch = fitted(name), with_garbage(random_steps(), garbage, n_valid)
-        paid.append(reward.compute(batch)[:n_valid])
+        computed.append(reward.compute(batch)[:n_valid])
         torch.manual_seed(0)
         reward.update(batch)
         reward.forget()
         states.append(copy.deepcopy(reward.state_dict()))
     assert all(same(state, states[0]) for state in states)
-    assert all(torch.equal(other, paid[0]) for other in paid)
+    assert all(torch.equal(other, computed[0]) for other in computed)
 
 
 @everyone
@@ -232,7 +236,7 @@ def all_finite(x):
 
 
 @everyone
-def test_copies_and_pickles(name):
+def test_deep_copies_and_pickles(name):
     reward, batch = fitted(name), random_steps()
     for twin in (copy.deepcopy(reward), cloudpickle.loads(cloudpickle.dumps(reward))):
         assert torch.equal(twin.compute(batch), reward.compute(batch))
@@ -337,8 +341,8 @@ def works_or_is_refused(name, observation_space, action_space):
     assert not reward.needs_fit
     batch = sampled_steps(observation_space, action_space)
     assert all(np.isfinite(value) for value in reward.update(batch).values())
-    paid = reward.compute(batch)
-    assert paid.shape == (4, 2, reward.n_rewards) and paid.dtype == torch.float32 and paid.isfinite().all()
+    computed = reward.compute(batch)
+    assert computed.shape == (4, 2, reward.n_rewards) and computed.dtype == torch.float32 and computed.isfinite().all()
     return True
 
 
@@ -430,12 +434,12 @@ def test_discrete_observations_are_one_hot():
     reward = make_intrinsic_reward("random", space, spaces.Discrete(2), hidden_sizes=(8,), indices=range(5))
     flags = torch.zeros(1, 3, dtype=torch.bool)
     observations, following = torch.tensor([[2, 3, 6]]), torch.tensor([[3, 3, 2]])
-    paid = reward.compute(Transitions(observations, torch.zeros(1, 3), following, flags, flags))
+    computed = reward.compute(Transitions(observations, torch.zeros(1, 3), following, flags, flags))
     eye = torch.eye(5)
     expected = (reward.network(eye[[1, 1, 0]]) - reward.network(eye[[0, 1, 4]]))[:, 1]
-    torch.testing.assert_close(paid[0, :, 1], expected)
+    torch.testing.assert_close(computed[0, :, 1], expected)
     with_axis = Transitions(observations[..., None], torch.zeros(1, 3), following[..., None], flags, flags)
-    torch.testing.assert_close(reward.compute(with_axis), paid)  # SB3 stores them [T, B, 1]
+    torch.testing.assert_close(reward.compute(with_axis), computed)  # SB3 stores them [T, B, 1]
 
 
 def test_import_is_light():

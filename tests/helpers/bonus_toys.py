@@ -19,7 +19,7 @@ SMALL = {"allo": dict(n_rewards=1, gradient_steps=10, hidden_sizes=(16,), n_walk
 
 
 class Line(gym.Env):
-    """Position 0, 1, 2 … in steps of the action; pays the position and ends at ``length``."""
+    """Position 0, 1, 2 … in steps of the action; the reward is the position, and it ends at ``length``."""
 
     action_space = spaces.Discrete(3)
 
@@ -46,7 +46,7 @@ class Line(gym.Env):
 
 
 class Position(IntrinsicReward):
-    """Pays the position that a step leads to; remembers whatever it is given."""
+    """The position that a step leads to; keeps the batches it is given."""
 
     def __init__(self, observation_space, action_space):
         super().__init__(observation_space, action_space)
@@ -72,6 +72,8 @@ class Position(IntrinsicReward):
 
 
 class TwoChannels(Position):
+    """The position, and ten times the position."""
+
     def __init__(self, *args):
         super().__init__(*args)
         self.n_rewards = 2
@@ -82,6 +84,8 @@ class TwoChannels(Position):
 
 
 def lines(n=2, limit=None, **kwargs):
+    """``n`` lines in a ``DummyVecEnv``."""
+
     def make():
         env = Line(**kwargs)
         return Monitor(env if limit is None else TimeLimit(env, limit))
@@ -90,6 +94,7 @@ def lines(n=2, limit=None, **kwargs):
 
 
 def wrapped(venv=None, reward=Position, **kwargs):
+    """A ``VecIntrinsicReward`` on the scale of the reward, around lines."""
     venv = lines() if venv is None else venv
     kwargs = dict(normalize_reward=False, seed=0, device="cpu") | kwargs
     return VecIntrinsicReward(venv, reward(venv.observation_space, venv.action_space), **kwargs)
