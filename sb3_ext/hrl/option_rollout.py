@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +14,8 @@ from torch.utils._pytree import tree_map
 from irwrappers.transitions import EpisodeEnds
 from sb3_ext.hrl.buffers import OptionRolloutBuffer
 
-if TYPE_CHECKING:
-    from sb3_ext.hrl.hrl import HRL
 
-
-def collect_choices(model: HRL, env: VecEnv, callback: BaseCallback, buffer: OptionRolloutBuffer, n_steps: int) -> bool:
+def collect_choices(model: Any, env: VecEnv, callback: BaseCallback, buffer: OptionRolloutBuffer, n_steps: int) -> bool:
     """Fill ``buffer`` with ``n_steps`` steps of every environment, with a new choice for each at the first.
 
     Args:
@@ -36,7 +33,7 @@ def collect_choices(model: HRL, env: VecEnv, callback: BaseCallback, buffer: Opt
     callback.on_rollout_start()
     choices, remaining = np.zeros((2, env.num_envs), dtype=np.int64)
     for step in range(n_steps):
-        observations = obs_as_tensor(model._last_obs, model.device)  # type: ignore[arg-type]
+        observations = obs_as_tensor(model._last_obs, model.device)
         decided = remaining == 0
         values, log_probs = torch.zeros(2, env.num_envs, device=model.device)
         rows = np.flatnonzero(decided)
@@ -54,11 +51,11 @@ def collect_choices(model: HRL, env: VecEnv, callback: BaseCallback, buffer: Opt
         model._update_info_buffer(infos, dones)
         _bootstrap_truncated(model, rewards, dones, infos)
         buffer.decided[step] = decided
-        buffer.add(model._last_obs, choices, rewards, model._last_episode_starts, values, log_probs)  # type: ignore[arg-type]
+        buffer.add(model._last_obs, choices, rewards, model._last_episode_starts, values, log_probs)
         remaining = np.where(dones, 0, remaining - 1)
-        model._last_obs, model._last_episode_starts = new_obs, dones  # type: ignore[assignment]
+        model._last_obs, model._last_episode_starts = new_obs, dones
     with torch.no_grad():
-        last_values = model.policy.predict_values(obs_as_tensor(model._last_obs, model.device))  # type: ignore[arg-type]
+        last_values = model.policy.predict_values(obs_as_tensor(model._last_obs, model.device))
     buffer.compute_returns_and_advantage(last_values=last_values, dones=dones)
     _log_choices(model, buffer)
     callback.update_locals(locals())
@@ -67,7 +64,7 @@ def collect_choices(model: HRL, env: VecEnv, callback: BaseCallback, buffer: Opt
 
 
 @torch.no_grad()
-def _bootstrap_truncated(model: HRL, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
+def _bootstrap_truncated(model: Any, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
     """Add γ V(last observation) to the last reward of episodes that a time limit cut, as SB3 does."""
     cut = EpisodeEnds(dones, infos).truncated
     if cut.any():
@@ -76,7 +73,7 @@ def _bootstrap_truncated(model: HRL, rewards: np.ndarray, dones: np.ndarray, inf
         rewards[cut] += model.gamma * values.cpu().numpy()
 
 
-def _log_choices(model: HRL, buffer: OptionRolloutBuffer) -> None:
+def _log_choices(model: Any, buffer: OptionRolloutBuffer) -> None:
     chosen = buffer.actions[buffer.decided].flatten()
     shares = np.bincount(chosen, minlength=int(model.options.space.n)) / len(chosen)
     for name, share in zip(model.intrinsic_reward.channel_names, shares, strict=False):

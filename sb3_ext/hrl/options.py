@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,9 +16,6 @@ from torch.utils._pytree import tree_map
 
 from irwrappers import VecIntrinsicReward
 from irwrappers.intrinsic.random_walks import random_actions
-
-if TYPE_CHECKING:
-    from sb3_ext.hrl.hrl import HRL
 
 Primitive = Literal["auto", "each", "random", "none"]
 
@@ -96,7 +93,7 @@ class OptionTraining:
         end: value of the algorithm's ``num_timesteps`` at which training ends.
     """
 
-    def __init__(self, model: HRL, index: int, end: int) -> None:
+    def __init__(self, model: Any, index: int, end: int) -> None:
         assert model.env is not None
         arguments = {name: getattr(model, name) for name in PPO_ARGUMENTS}
         n_steps = model.option_kwargs.get("n_steps", model.n_steps)
@@ -117,7 +114,7 @@ class OptionTraining:
         )
         policy_class: Any = model.policy_class
         self.ppo = PPO(policy_class, self.env, policy_kwargs=model.policy_kwargs, device=model.device, **arguments)
-        self.ppo.policy = model.options[index]  # type: ignore[assignment]
+        self.ppo.policy = model.options[index]
         self.ppo.set_logger(model.logger)
         self.ppo._setup_learn(max(1, end - model.num_timesteps))
         self.ppo.ep_info_buffer, self.ppo.ep_success_buffer = model.ep_info_buffer, model.ep_success_buffer
@@ -148,7 +145,7 @@ class OptionTraining:
 class _Relay(BaseCallback):
     """Callback that counts the steps of an option's training in the algorithm and calls the user's callback."""
 
-    def __init__(self, owner: HRL, callback: BaseCallback) -> None:
+    def __init__(self, owner: Any, callback: BaseCallback) -> None:
         super().__init__()
         self.owner, self.callback = owner, callback
 
