@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import data_equivalence
-from irpo_toys import ALLO_QUICK, MAZE, At, assert_same, interrupt, maze_model, state_of, toy_model, toys
+from helpers.irpo_toys import ALLO_QUICK, MAZE, At, assert_same, interrupt, maze_model, state_of, toy_model, toys
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.vec_env import VecNormalize
 from torch.utils._pytree import tree_map

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from irpo_toys import (
+from helpers.irpo_toys import (
     ALLO_QUICK,
     MAZE,
     At,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from irpo_toys import toys
+from helpers.irpo_toys import toys
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from sb3_ext.irpo import IRPO

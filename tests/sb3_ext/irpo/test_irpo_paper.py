@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from irpo_toys import (
+from helpers.irpo_toys import (
     ALLO_QUICK,
     HORIZON,
     MAZE,
