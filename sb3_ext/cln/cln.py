@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
+from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
@@ -20,6 +21,7 @@ from sb3_ext.cln.policies import CLNPolicy, CnnPolicy, MlpPolicy, MultiInputPoli
 from sb3_ext.cln.reward_training import CHUNK_SIZE, RewardTraining, perturbed_advantages, reward_features
 from sb3_ext.common import ppo_losses
 from sb3_ext.common.meta_gradient import Term
+from sb3_ext.common.sb3_arguments import sb3_arguments
 from sb3_ext.learned_reward.algorithm import ClipRanges, Logs
 from sb3_ext.learned_reward.rollout import LearnedRewardRollout
 
@@ -151,32 +153,7 @@ class CLN(RewardTraining):
         self.conditioner_arch = tuple(conditioner_arch)
         self.film = film
         super().__init__(
-            policy,
-            env,
-            learning_rate=learning_rate,
-            n_steps=n_steps,
-            batch_size=batch_size,
-            n_epochs=n_epochs,
-            gamma=gamma,
-            gae_lambda=gae_lambda,
-            clip_range=clip_range,
-            clip_range_vf=clip_range_vf,
-            normalize_advantage=normalize_advantage,
-            ent_coef=ent_coef,
-            vf_coef=vf_coef,
-            max_grad_norm=max_grad_norm,
-            use_sde=use_sde,
-            sde_sample_freq=sde_sample_freq,
-            rollout_buffer_class=rollout_buffer_class,
-            rollout_buffer_kwargs=rollout_buffer_kwargs,
-            target_kl=target_kl,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            _init_setup_model=_init_setup_model,
+            **sb3_arguments(PPO, locals()),
             extrinsic_coef=extrinsic_coef,
             intrinsic_coef=intrinsic_coef,
             reward_learning_rate=reward_learning_rate,

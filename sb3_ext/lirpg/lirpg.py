@@ -6,12 +6,14 @@ from collections import defaultdict
 from typing import Any, TypeVar
 
 import torch
+from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from torch import Tensor
 
 from sb3_ext.common.gae import DiscountedSum
+from sb3_ext.common.sb3_arguments import sb3_arguments
 from sb3_ext.learned_reward.algorithm import LearnedRewardPPO, Logs
 from sb3_ext.learned_reward.rollout import Samples
 from sb3_ext.lirpg.compiled import Compiled, check_compiler
@@ -126,32 +128,7 @@ class LIRPG(RewardGradientAlgorithm, LearnedRewardPPO):
         self.compile = compile
         self._compiled: Compiled | None = None
         super().__init__(
-            policy,
-            env,
-            learning_rate=learning_rate,
-            n_steps=n_steps,
-            batch_size=batch_size,
-            n_epochs=n_epochs,
-            gamma=gamma,
-            gae_lambda=gae_lambda,
-            clip_range=clip_range,
-            clip_range_vf=clip_range_vf,
-            normalize_advantage=normalize_advantage,
-            ent_coef=ent_coef,
-            vf_coef=vf_coef,
-            max_grad_norm=max_grad_norm,
-            use_sde=use_sde,
-            sde_sample_freq=sde_sample_freq,
-            rollout_buffer_class=rollout_buffer_class,
-            rollout_buffer_kwargs=rollout_buffer_kwargs,
-            target_kl=target_kl,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            _init_setup_model=_init_setup_model,
+            **sb3_arguments(PPO, locals()),
             extrinsic_coef=extrinsic_coef,
             intrinsic_coef=intrinsic_coef,
             reward_learning_rate=reward_learning_rate,

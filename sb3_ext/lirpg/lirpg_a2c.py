@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sb3_ext.common import ppo_losses
+from sb3_ext.common.sb3_arguments import sb3_arguments
 from sb3_ext.learned_reward.algorithm import Logs
 from sb3_ext.learned_reward.rollout import Samples
 from sb3_ext.lirpg.reward_gradient import RewardGradientAlgorithm
@@ -96,29 +97,7 @@ class LIRPGA2C(RewardGradientAlgorithm, A2C):
         extrinsic_vf_coef: float = 0.1,
     ) -> None:
         super().__init__(
-            policy,
-            env,
-            learning_rate=learning_rate,
-            n_steps=n_steps,
-            gamma=gamma,
-            gae_lambda=gae_lambda,
-            ent_coef=ent_coef,
-            vf_coef=vf_coef,
-            max_grad_norm=max_grad_norm,
-            rms_prop_eps=rms_prop_eps,
-            use_rms_prop=use_rms_prop,
-            use_sde=use_sde,
-            sde_sample_freq=sde_sample_freq,
-            rollout_buffer_class=rollout_buffer_class,
-            rollout_buffer_kwargs=rollout_buffer_kwargs,
-            normalize_advantage=normalize_advantage,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            _init_setup_model=_init_setup_model,
+            **sb3_arguments(A2C, locals()),
             extrinsic_coef=extrinsic_coef,
             intrinsic_coef=intrinsic_coef,
             reward_learning_rate=reward_learning_rate,
