@@ -35,7 +35,7 @@ class SuccessSignal(gym.Wrapper[ObsType, ActType, ObsType, ActType], gym.utils.R
         max_episode_steps: T; ``None`` for the environment's own, ``env.spec.max_episode_steps``.
 
     Raises:
-        ValueError: as in :class:`SparseReward`, or T is not an integer of at least 1, or neither given nor known.
+        ValueError: as in :class:`~irwrappers.SparseReward`, or T is not an integer of at least 1, or neither given nor known.
 
     Example:
         >>> import gymnasium as gym

@@ -76,7 +76,7 @@ class ALLO(FeatureDifference):
         max_grad_norm: largest norm of a gradient.
         exhaustive: up to this many distinct states, every gradient step uses all of them in place of a random batch of
             ``batch_size`` pairs. Each state has the same weight however often it was visited, and s′ is distributed by the
-            walks' transition frequencies, made symmetric: :class:`ExactLaplacian` has the same eigenvectors.
+            walks' transition frequencies, made symmetric: :class:`~irwrappers.ExactLaplacian` has the same eigenvectors.
         seed: of the network and of training, unless :meth:`fit` is given one.
         agreement: no more walks are collected once the eigenfunctions that the rewards use have had, twice in a row, an
             absolute cosine of at least this with those of the stage before (where eigenvalues are within 5 % of each other,

@@ -40,7 +40,7 @@ class EpisodeEnds:
         """Return the last observation of each ended episode, in the order of ``indices``.
 
         Args:
-            original: as the environment gave it beneath a ``VecNormalize`` (within :meth:`OriginalView.terminals_kept`),
+            original: as the environment gave it beneath a ``VecNormalize`` (within ``OriginalView.terminals_kept``),
                 instead of as the policy sees it.
         """
         ended = [self._infos[i] for i in self.indices.tolist()]

@@ -73,7 +73,8 @@ class OriginalView:
 
     @contextmanager
     def terminals_kept(self) -> Iterator[None]:
-        """Keep original terminal observations in ``infos`` within the block, for :class:`EpisodeEnds`."""
+        """Keep original terminal observations in ``infos`` within the block, for :class:`~irwrappers.transitions.EpisodeEnds`,
+        and drop them after it."""
         if self.normalize is None or self._keeper is None:
             yield
             return

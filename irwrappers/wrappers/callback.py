@@ -13,7 +13,7 @@ from irwrappers.wrappers.vec import VecIntrinsicReward
 
 
 class IntrinsicRewardCallback(BaseCallback):
-    """Write the logs of the training environment's :class:`VecIntrinsicReward` under ``intrinsic/``, and optionally save it.
+    """Log the training environment's :class:`~irwrappers.VecIntrinsicReward` under ``intrinsic/``, and optionally save it.
 
     ``intrinsic/reward`` is the mean bonus before its coefficient, ``intrinsic/episode_return`` its sum over an episode,
     ``intrinsic/return_std`` the deviation it was divided by; beside them is what the reward model logs when it learns (a

@@ -21,16 +21,16 @@ class IntrinsicRewardWrapper(
 ):
     """A Gymnasium environment whose reward is ``extrinsic_coef · r_ext + intrinsic_coef · r_int``.
 
-    Bonuses, entries of ``info`` and the handling of resets are those of :class:`VecIntrinsicReward` around a ``VecEnv`` of one
-    environment; see there. With Stable-Baselines3 prefer that one: n parallel environments then share a reward model, which
-    learns from common batches.
+    Bonuses, entries of ``info`` and the handling of resets are those of :class:`~irwrappers.VecIntrinsicReward` around a
+    ``VecEnv`` of one environment; see there. With Stable-Baselines3 prefer that one: n parallel environments then share a
+    reward model, which learns from common batches.
 
     Put it outside ``TimeLimit`` (as ``gym.make`` gives the environment): episodic memories end with the episode.
 
     Args:
         env: the environment.
         intrinsic_reward: a name (``"rnd"``), ``{name: arguments}``, an instance, or a list of these, as in
-            :func:`make_intrinsic_reward`.
+            :func:`~irwrappers.make_intrinsic_reward`.
         intrinsic_coef: of the bonus: a number, ``"lin_0.1"`` (from 0.1 down to 0) or a function of the remaining progress (1
             to 0). The last two need ``total_timesteps``.
         extrinsic_coef: of the environment's reward.
@@ -51,7 +51,7 @@ class IntrinsicRewardWrapper(
         device: of the reward model.
 
     Raises:
-        ValueError: as in :class:`VecIntrinsicReward`.
+        ValueError: as in :class:`~irwrappers.VecIntrinsicReward`.
 
     >>> import gymnasium as gym
     >>> env = gym.make("MountainCar-v0")

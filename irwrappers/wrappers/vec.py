@@ -45,8 +45,9 @@ class VecIntrinsicReward(BonusProperties, VecEnvWrapper):
     adds bonuses and trains a model of its own; evaluation returns are the environment's all the same, for the ``Monitor`` lies
     beneath.
 
-    *With VecNormalize.* The reward model sees original observations in either order. :class:`IntrinsicRewardCallback` warns
-    or refuses where the order is wrong; this wrapper does not know what is around it.
+    *With VecNormalize.* The reward model sees original observations in either order.
+    :class:`~irwrappers.IntrinsicRewardCallback` warns or refuses where the order is wrong; this wrapper does not know what is
+    around it.
 
     - ``VecNormalize(VecIntrinsicReward(venv), norm_reward=False)``: recommended, and rl_zoo3's order. With
       ``norm_reward=True`` the sum is divided by the deviation of the sum's return: the bonus is part of those statistics, and
@@ -61,7 +62,7 @@ class VecIntrinsicReward(BonusProperties, VecEnvWrapper):
     Args:
         venv: the environment.
         intrinsic_reward: a name (``"rnd"``), ``{name: arguments}``, an instance, or a list of these, as in
-            :func:`make_intrinsic_reward`.
+            :func:`~irwrappers.make_intrinsic_reward`.
         intrinsic_coef: of the bonus: a number, ``"lin_0.1"`` (from 0.1 down to 0) or a function of the remaining progress (1
             to 0). The last two need ``total_timesteps``.
         extrinsic_coef: of the environment's reward.

@@ -53,14 +53,14 @@ class _PrefixedLogger:
 
 
 class Explorer(IntrinsicPPO):
-    """Exploratory policy of an :class:`IRPO`, whose arguments, environment, step count and logger it uses.
+    """Exploratory policy of an :class:`~sb3_ext.IRPO`, whose arguments, environment, step count and logger it uses.
 
     It begins with the weights of the base policy, and each turn continues its last one. Its extrinsic advantages are divided
     by the range of the returns observed, as the intrinsic ones are by the deviation of theirs: the scale of a task's rewards,
     0.01 for success or -100 for a fall, must not decide whether it explores.
 
     Args:
-        model: the :class:`IRPO` to which it belongs.
+        model: the :class:`~sb3_ext.IRPO` to which it belongs.
         reward: its intrinsic reward; all channels have weight 1, each divided by the deviation of its own returns.
         name: name of its logs.
     """

@@ -2,7 +2,7 @@
 
     θ̃_k^(j+1) = θ̃_k^(j) + α ∇J_R̃k(θ̃_k^(j)),   ∇J_IRPO(θ) = Σ_k ω_k (∇_θ θ̃_k^(N))ᵀ ∇J_R(θ̃_k^(N))
 
-The methods of :class:`sb3_ext.IRPO` that run an iteration; the settings are :class:`PaperSettings`.
+The methods of :class:`sb3_ext.IRPO` that run an iteration; the settings are :class:`~sb3_ext.irpo.PaperSettings`.
 """
 
 from __future__ import annotations

@@ -57,7 +57,6 @@ class PaperIRPO(IRPO):
         line_search_shrinking_factor: factor by which the line search shrinks a step.
         n_critic_minibatches: number of minibatches of a critic's pass over a batch.
         n_exploratory_updates: N, number of intrinsic updates of each exploratory policy in an iteration.
-        pruning: fractions of training at which the half of the channels that contributed least is removed.
         pull_back: whether to pull extrinsic gradients back through the exploratory updates; False: first order.
         surrogate: ``"ratio"`` or the authors' ``"log_prob"``.
         target_kl: δ of the trust region in nats, a number or a schedule; not PPO's early stopping.
