@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from gymnasium.wrappers import TimeLimit
 from helpers.bonus_toys import SMALL, Line, Position, TwoChannels, lines, maze, quick, rollout, wrapped
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
@@ -157,7 +156,7 @@ def test_one_environment_has_the_rewards_of_the_gymnasium_wrapper(name):
 
 
 class EndsInBothWays(gym.Wrapper):
-    """Truncates every terminated episode. Gymnasium's TimeLimit does so too, unless rl_zoo3, which patches it, was imported."""
+    """Truncates every terminated episode, as Gymnasium's TimeLimit does unless rl_zoo3, which patches it, was imported."""
 
     def step(self, action):
         observation, reward, terminated, _, info = self.env.step(action)
