@@ -47,7 +47,7 @@ class BatchedEnv(VectorEnv):
         self.max_episode_steps = max_episode_steps
         self.render_mode = single.render_mode
         self.autoreset_mode = AutoresetMode(autoreset_mode)
-        self.metadata = {**single.metadata, "autoreset_mode": self.autoreset_mode, "independent_copies": True}
+        self.metadata = {**single.metadata, "autoreset_mode": self.autoreset_mode, "independent_envs": True}
         self.single_observation_space = single.observation_space
         self.single_action_space = single.action_space
         self.observation_space = batch_space(single.observation_space, num_envs)

@@ -96,7 +96,7 @@ class VectorSparseReward(VectorSuccess[ObsType, ActType]):
         reward: at success.
         terminate_on_success: whether success ends the episode. The vector environment must then be able to reset a
             sub-environment whose episode it has not ended: ``SyncVectorEnv``, ``AsyncVectorEnv`` or one with
-            ``metadata["independent_copies"]``, in ``SAME_STEP`` or ``DISABLED`` mode.
+            ``metadata["independent_envs"]``, in ``SAME_STEP`` or ``DISABLED`` mode.
 
     Raises:
         ValueError: as in :class:`SparseReward`; ``env.metadata["autoreset_mode"]`` is missing; or episodes of this

@@ -164,13 +164,13 @@ class VectorReward(VectorWrapper[ObsType, ActType, ObsType, ActType, np.ndarray]
 
     def _check_can_end_episodes(self) -> None:
         base = self.env.unwrapped
-        independent = isinstance(base, (SyncVectorEnv, AsyncVectorEnv)) or self.metadata.get("independent_copies", False)
+        independent = isinstance(base, (SyncVectorEnv, AsyncVectorEnv)) or self.metadata.get("independent_envs", False)
         if self.autoreset_mode is AutoresetMode.NEXT_STEP or not independent:
             single = type(self).__name__.removeprefix("Vector")
             raise ValueError(
                 f"{self.env} in autoreset mode {self.autoreset_mode.name} can't reset a sub-environment whose episode it has "
                 "not ended itself. Expected SAME_STEP or DISABLED, and a SyncVectorEnv, an AsyncVectorEnv or an environment "
-                f"with metadata['independent_copies'] = True. Wrap the single environments in {single} instead: "
+                f"with metadata['independent_envs'] = True. Wrap the single environments in {single} instead: "
                 f"gym.make_vec(id, num_envs, vectorization_mode='sync', wrappers=[{single}])."
             )
 

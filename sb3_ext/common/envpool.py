@@ -91,8 +91,8 @@ class PooledEnv(BatchedEnv):
         """Return arguments of ``envpool.make``."""
         return {}
 
-    def _translate(self, observations: Any, info: dict[str, Any], copies: np.ndarray | slice) -> np.ndarray:
-        """Return the single environment's observations of the environments ``copies``, from EnvPool's."""
+    def _translate(self, observations: Any, info: dict[str, Any], indices: np.ndarray | slice) -> np.ndarray:
+        """Return the single environment's observations of the environments ``indices``, from EnvPool's."""
         return observations
 
     def _judge(
@@ -110,11 +110,11 @@ class PooledEnv(BatchedEnv):
             self.pool = None
         return super().reset(seed=seed, options=options)
 
-    def _begin(self, copies: np.ndarray, options: dict[str, Any]) -> None:
+    def _begin(self, indices: np.ndarray, options: dict[str, Any]) -> None:
         if self.pool is None:
             self.pool = self._make_pool()
-        observations, info = self.pool.reset(copies.astype(np.int32))
-        self._current[copies] = self._translate(observations, info, copies)
+        observations, info = self.pool.reset(indices.astype(np.int32))
+        self._current[indices] = self._translate(observations, info, indices)
 
     def _make_pool(self) -> Any:
         seeds = [int(self._rng(index).integers(2**31)) for index in range(self.num_envs)]
@@ -127,8 +127,8 @@ class PooledEnv(BatchedEnv):
         self._current[:] = self._translate(observations, info, slice(None))
         return self._judge(rewards.astype(np.float64), terminated, info)
 
-    def _observe(self, copies: np.ndarray | slice = slice(None)) -> np.ndarray:
-        return self._current[copies].copy()
+    def _observe(self, indices: np.ndarray | slice = slice(None)) -> np.ndarray:
+        return self._current[indices].copy()
 
     def close_extras(self, **kwargs: Any) -> None:
         self.pool = None
@@ -211,21 +211,21 @@ class FetchPool(PooledEnv):
     def _config(self) -> dict[str, Any]:
         return {"initial_slide0": 0.405} if self.task_id == "FetchPush-v4" else {}
 
-    def _begin(self, copies: np.ndarray, options: dict[str, Any]) -> None:
-        super()._begin(copies, options)
+    def _begin(self, indices: np.ndarray, options: dict[str, Any]) -> None:
+        super()._begin(indices, options)
         if self._random_start is not None and (self._random_start or options.get("random_start", False)):
-            self._move_anywhere(copies)
+            self._move_anywhere(indices)
 
-    def _move_anywhere(self, copies: np.ndarray) -> None:
+    def _move_anywhere(self, indices: np.ndarray) -> None:
         """Move the gripper to a random start as ``FetchReach`` does."""
         from envs.fetch import START_STEPS
 
-        starts = np.stack([self._sample_start(index) for index in copies.tolist()])
+        starts = np.stack([self._sample_start(index) for index in indices.tolist()])
         for _ in range(START_STEPS):
-            actions = np.zeros((len(copies), 4), dtype=np.float32)
-            actions[:, :3] = np.clip((starts - self._current[copies, 10:13]) / 0.05, -1, 1)
-            observations, *_, info = self.pool.step(actions, copies.astype(np.int32))
-            self._current[copies] = self._translate(observations, info, copies)
+            actions = np.zeros((len(indices), 4), dtype=np.float32)
+            actions[:, :3] = np.clip((starts - self._current[indices, 10:13]) / 0.05, -1, 1)
+            observations, *_, info = self.pool.step(actions, indices.astype(np.int32))
+            self._current[indices] = self._translate(observations, info, indices)
 
     def _sample_start(self, index: int) -> np.ndarray:
         while True:
@@ -233,7 +233,7 @@ class FetchPool(PooledEnv):
             if self._ignore_goal[index] or np.linalg.norm(start - self._current[index, 13:]) > self._too_near:
                 return start
 
-    def _translate(self, observations: Any, info: dict[str, Any], copies: np.ndarray | slice) -> np.ndarray:
+    def _translate(self, observations: Any, info: dict[str, Any], indices: np.ndarray | slice) -> np.ndarray:
         parts = ("observation", "achieved_goal", "desired_goal")
         return np.concatenate([observations[part] for part in parts], axis=1)
 
@@ -272,10 +272,10 @@ class MiniGridPool(PooledEnv):
                 raise ValueError(f"EnvPool {difference}")
         return kwargs["task_name"]
 
-    def _translate(self, observations: Any, info: dict[str, Any], copies: np.ndarray | slice) -> np.ndarray:
-        if not isinstance(copies, slice):  # after a reset
-            self._missions[copies] = [bytes(row).rstrip(b"\0").decode() for row in observations["mission"]]
-        return self._view(observations["image"], observations["direction"], self._missions[copies].tolist())
+    def _translate(self, observations: Any, info: dict[str, Any], indices: np.ndarray | slice) -> np.ndarray:
+        if not isinstance(indices, slice):  # after a reset
+            self._missions[indices] = [bytes(row).rstrip(b"\0").decode() for row in observations["mission"]]
+        return self._view(observations["image"], observations["direction"], self._missions[indices].tolist())
 
     def _judge(
         self, rewards: np.ndarray, terminated: np.ndarray, info: dict[str, Any]
@@ -320,11 +320,11 @@ class MetaWorldPool(PooledEnv):
     def _config(self) -> dict[str, Any]:
         return {"partially_observable": not self._arguments.get("goal_observable", False)}
 
-    def _begin(self, copies: np.ndarray, options: dict[str, Any]) -> None:
-        super()._begin(copies, options)
-        self._succeeded[copies] = False
+    def _begin(self, indices: np.ndarray, options: dict[str, Any]) -> None:
+        super()._begin(indices, options)
+        self._succeeded[indices] = False
 
-    def _translate(self, observations: Any, info: dict[str, Any], copies: np.ndarray | slice) -> np.ndarray:
+    def _translate(self, observations: Any, info: dict[str, Any], indices: np.ndarray | slice) -> np.ndarray:
         space: Any = self.single_observation_space
         return np.clip(observations, space.low, space.high)
 

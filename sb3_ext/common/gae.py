@@ -95,8 +95,8 @@ class DiscountedSum:
 
     def copy_by_copy(self, x: Tensor) -> Tensor:
         """Return y for steps ``[T, B]`` in SB3's order, both x and y ``[B · T]``, environment by environment."""
-        n_steps, n_copies = self.shape
-        return self(x.view(n_copies, n_steps).t()).t().reshape(-1)
+        n_steps, n_envs = self.shape
+        return self(x.view(n_envs, n_steps).t()).t().reshape(-1)
 
     def apply(self, x: Tensor, transposed: bool) -> Tensor:
         """Return the product of the sum's matrix, or of its transpose, with x, outside any graph."""

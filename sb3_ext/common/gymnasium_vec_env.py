@@ -32,7 +32,7 @@ class GymnasiumVecEnv(VecEnv):
     distinguishes a time limit from a terminal state, and ``reset_infos`` has the info of the reset.
 
     That is exact in every autoreset mode for ``SyncVectorEnv``, ``AsyncVectorEnv`` and each environment whose
-    ``metadata["independent_copies"]`` is true (a seed per environment, and ``reset(options={"reset_mask": mask})`` any time),
+    ``metadata["independent_envs"]`` is true (a seed per environment, and ``reset(options={"reset_mask": mask})`` any time),
     and for everything in ``SAME_STEP`` mode. Any other environment in ``NEXT_STEP`` mode (Gymnasium's
     ``CartPoleVectorEnv``, or vector wrappers, few of which know of ``reset_mask``) resets only inside its next step, and
     that step is visible: a done environment keeps its terminal observation; its next step ignores the action and returns the
@@ -49,7 +49,7 @@ class GymnasiumVecEnv(VecEnv):
     Raises:
         TypeError: if ``vector_env`` is not a ``gymnasium.vector.VectorEnv``.
         ValueError: if its ``metadata["autoreset_mode"]`` is missing or unknown, or if its done environments can't be reset
-            separately (``DISABLED`` without independent copies).
+            separately (``DISABLED`` without independent environments).
 
     >>> import gymnasium as gym
     >>> env = GymnasiumVecEnv(gym.make_vec("CartPole-v1", num_envs=4, vectorization_mode="sync"))
@@ -63,10 +63,10 @@ class GymnasiumVecEnv(VecEnv):
         base = vector_env.unwrapped
         self.vector_env = vector_env
         self.spec = vector_env.spec
-        self._copies = base if isinstance(base, (SyncVectorEnv, AsyncVectorEnv)) else None
-        self._independent = self._copies is not None or bool(vector_env.metadata.get("independent_copies", False))
+        self._separate = base if isinstance(base, (SyncVectorEnv, AsyncVectorEnv)) else None
+        self._independent = self._separate is not None or bool(vector_env.metadata.get("independent_envs", False))
         # Only these are certain to make new arrays at every step; others are copied, because callers keep observations.
-        self._fresh = self._copies is vector_env and self._copies.copy
+        self._fresh = self._separate is vector_env and self._separate.copy
         self._end_episodes = self._how_episodes_end(mode)
         self._resetting: list[int] = []  # environments whose next step is their reset
         self._keys, _, self._dtypes = obs_space_info(vector_env.single_observation_space)  # refuses nested spaces
@@ -80,7 +80,7 @@ class GymnasiumVecEnv(VecEnv):
         env = self.vector_env
         if mode is AutoresetMode.SAME_STEP:
             return self._take_final
-        if mode is AutoresetMode.NEXT_STEP and isinstance(self._copies, AsyncVectorEnv) and not self._copies.shared_memory:
+        if mode is AutoresetMode.NEXT_STEP and isinstance(self._separate, AsyncVectorEnv) and not self._separate.shared_memory:
             raise ValueError(
                 f"{env} is an AsyncVectorEnv(shared_memory=False) in NEXT_STEP mode, whose workers forget that they were "
                 "reset and would reset again in the next step. Expected shared_memory=True or "
@@ -95,8 +95,8 @@ class GymnasiumVecEnv(VecEnv):
         )
         if mode is AutoresetMode.DISABLED:
             raise ValueError(
-                f"{env} has autoreset_mode DISABLED and copies that can't be reset alone. Expected a bare SyncVectorEnv, "
-                f"AsyncVectorEnv or environment with metadata['independent_copies'] = True. {remedy}"
+                f"{env} has autoreset_mode DISABLED and environments that can't be reset alone. Use a bare SyncVectorEnv, "
+                f"AsyncVectorEnv or environment with metadata['independent_envs'] = True. {remedy}"
             )
         warnings.warn(
             f"{env} resets a copy only inside its next step, so every episode begins with a step whose action is ignored "
@@ -215,20 +215,20 @@ class GymnasiumVecEnv(VecEnv):
         return list(frames) if frames is not None else [None] * self.num_envs
 
     def has_attr(self, attr_name: str) -> bool:
-        if self._copies is not None:  # without fetching a value, which from another process may not be possible
-            return all(self._call_copies("has_wrapper_attr", (attr_name,)))
+        if self._separate is not None:  # without fetching a value, which from another process may not be possible
+            return all(self._call_separate("has_wrapper_attr", (attr_name,)))
         return any(hasattr(layer, attr_name) for layer in self._layers())
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        if self._copies is not None:
+        if self._separate is not None:
             self._require(attr_name, indices)
-            return self._call_copies("get_wrapper_attr", (attr_name,), indices=indices)
+            return self._call_separate("get_wrapper_attr", (attr_name,), indices=indices)
         value = getattr(self._layer(attr_name), attr_name)
         return [value for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        if self._copies is not None:
-            self._call_copies("set_wrapper_attr", (attr_name, value), indices=indices)
+        if self._separate is not None:
+            self._call_separate("set_wrapper_attr", (attr_name, value), indices=indices)
             return
         given = sorted(set(self._get_indices(indices)))
         if given != list(range(self.num_envs)):
@@ -239,18 +239,18 @@ class GymnasiumVecEnv(VecEnv):
         setattr(self._layer(attr_name) if self.has_attr(attr_name) else self.vector_env, attr_name, value)
 
     def env_method(self, method_name: str, *method_args, indices: VecEnvIndices = None, **method_kwargs) -> list[Any]:
-        if self._copies is not None:
+        if self._separate is not None:
             self._require(method_name, indices)
-            return self._call_copies(method_name, method_args, method_kwargs, indices)
+            return self._call_separate(method_name, method_args, method_kwargs, indices)
         result = getattr(self._layer(method_name), method_name)(*method_args, **method_kwargs)
         return [result for _ in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        if isinstance(self._copies, SyncVectorEnv):
-            return [env_util.is_wrapped(self._copies.envs[index], wrapper_class) for index in self._get_indices(indices)]
-        if isinstance(self._copies, AsyncVectorEnv):
+        if isinstance(self._separate, SyncVectorEnv):
+            return [env_util.is_wrapped(self._separate.envs[index], wrapper_class) for index in self._get_indices(indices)]
+        if isinstance(self._separate, AsyncVectorEnv):
             # A wrapper can't leave its process; its name can: "<Monitor<TimeLimit<…>>>".
-            descriptions = self._call_copies("__str__", indices=indices)
+            descriptions = self._call_separate("__str__", indices=indices)
             return [wrapper_class.__name__ in re.findall(r"<(\w+)", description) for description in descriptions]
         wrapped = any(isinstance(layer, wrapper_class) for layer in self._layers())
         return [wrapped for _ in self._get_indices(indices)]
@@ -271,24 +271,24 @@ class GymnasiumVecEnv(VecEnv):
 
     def _require(self, name: str, indices: VecEnvIndices) -> None:
         # Checked first, because an exception in a worker of AsyncVectorEnv ends the worker.
-        if not all(self._call_copies("has_wrapper_attr", (name,), indices=indices)):
+        if not all(self._call_separate("has_wrapper_attr", (name,), indices=indices)):
             raise AttributeError(f"The environments of {self.vector_env} have no attribute {name!r}.")
 
-    def _call_copies(
+    def _call_separate(
         self, name: str, args: tuple = (), kwargs: dict | None = None, indices: VecEnvIndices = None
     ) -> list[Any]:
         """Call method ``name`` of the environments ``indices`` only, which ``VectorEnv.call`` can't."""
         chosen = list(self._get_indices(indices))
-        if isinstance(self._copies, SyncVectorEnv):
-            return [self._copies.envs[index].get_wrapper_attr(name)(*args, **(kwargs or {})) for index in chosen]
-        assert isinstance(self._copies, AsyncVectorEnv)
-        self._copies._assert_is_running()
-        pipes = [self._copies.parent_pipes[index] for index in chosen]
+        if isinstance(self._separate, SyncVectorEnv):
+            return [self._separate.envs[index].get_wrapper_attr(name)(*args, **(kwargs or {})) for index in chosen]
+        assert isinstance(self._separate, AsyncVectorEnv)
+        self._separate._assert_is_running()
+        pipes = [self._separate.parent_pipes[index] for index in chosen]
         for pipe in pipes:
             pipe.send(("_call", (name, args, kwargs or {})))
         replies = [pipe.recv() for pipe in pipes]
         # It expects num_envs results; the environments that were not called did not fail.
-        self._copies._raise_if_errors([success for _, success in replies] + [True] * (self.num_envs - len(chosen)))
+        self._separate._raise_if_errors([success for _, success in replies] + [True] * (self.num_envs - len(chosen)))
         return [reply for reply, _ in replies]
 
 

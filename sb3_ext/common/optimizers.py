@@ -155,7 +155,7 @@ def optimizer_from(
 
     ``Adam``, ``RMSprop``, ``SGD`` and SB3's ``RMSpropTFLike`` are supported, with their learning rate, decays and eps;
     parameters that have had no gradient yet have the state with which torch would initialise them. ``optimizer`` is not
-    changed; the state has its tensors, not copies.
+    changed; the state has the very tensors of that dictionary.
 
     Args:
         optimizer: the torch optimiser.

@@ -51,7 +51,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--timesteps", type=int, default=3_000_000)
     parser.add_argument("--coef", type=float, default=0.1)
-    parser.add_argument("--copies", type=int, default=64)
+    parser.add_argument("--n-envs", type=int, default=64)
     parser.add_argument("--steps", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
@@ -59,7 +59,7 @@ def main():
     parser.add_argument("--reward-kwargs", type=json.loads, default=None, help='as JSON: {"latent_dim": 16}')
     parser.add_argument("--backend", default=None)
     given = parser.parse_args()
-    env = make_vec_env(given.env, given.copies, seed=given.seed, backend=given.backend)
+    env = make_vec_env(given.env, given.n_envs, seed=given.seed, backend=given.backend)
     settings = dict(
         n_steps=given.steps, batch_size=2048, n_epochs=given.epochs, learning_rate=given.learning_rate,
         ent_coef=given.ent_coef, seed=given.seed, device="cpu",
@@ -71,8 +71,8 @@ def main():
         env = VecIntrinsicReward(env, given.bonus, intrinsic_coef=given.coef, intrinsic_reward_kwargs=given.reward_kwargs)
         model = PPO("MlpPolicy", env, **settings)
     else:
-        paid = dict(intrinsic_reward=given.bonus, intrinsic_reward_kwargs=given.reward_kwargs, intrinsic_coef=given.coef)
-        model = IntrinsicPPO("MlpPolicy", env, extrinsic_coef=1.0, **paid, **settings)
+        bonus = dict(intrinsic_reward=given.bonus, intrinsic_reward_kwargs=given.reward_kwargs, intrinsic_coef=given.coef)
+        model = IntrinsicPPO("MlpPolicy", env, extrinsic_coef=1.0, **bonus, **settings)
     model.learn(given.timesteps, callback=solved)
     seconds = time.perf_counter() - start
     rates = [f"{success(model, given.env, given.backend, deterministic):.2f}" for deterministic in (True, False)]

@@ -3,7 +3,7 @@
     python third_party.py --env FrozenLake8x8-v1 --bonus count --timesteps 300000 --seed 0 >> third_party.csv
 
 Prints one CSV row: env, bonus (or none), seed, timesteps, seconds, success rate and mean return over 50 episodes of an
-environment without the bonus, actions sampled. An episode succeeds if it is paid more than one in which nothing happens.
+environment without the bonus, actions sampled. An episode succeeds if its return exceeds that of one in which nothing happens.
 """
 
 import argparse
@@ -29,11 +29,11 @@ parser.add_argument("--seed", type=int, default=0)
 given = parser.parse_args()
 
 
-def copies(seed):
+def make_envs(seed):
     return make_vec_env(given.env, n_envs=16, seed=seed, env_kwargs=ENV_KWARGS.get(given.env))
 
 
-env = copies(given.seed)
+env = make_envs(given.seed)
 if given.bonus != "none":
     env = VecIntrinsicReward(env, given.bonus, intrinsic_coef=given.coef, extrinsic_coef=given.extrinsic_coef, seed=given.seed)
 policy = "MultiInputPolicy" if hasattr(env.observation_space, "spaces") else "MlpPolicy"
@@ -41,7 +41,7 @@ model = PPO(policy, env, n_steps=128, batch_size=256, n_epochs=4, gamma=0.99, en
 start = time.perf_counter()
 model.learn(given.timesteps)
 seconds = time.perf_counter() - start
-returns, _ = evaluate_policy(model, copies(1000), n_eval_episodes=50, deterministic=False, return_episode_rewards=True)
+returns, _ = evaluate_policy(model, make_envs(1000), n_eval_episodes=50, deterministic=False, return_episode_rewards=True)
 success = sum(r > NOTHING.get(given.env, 0) for r in returns) / len(returns)
 mean = sum(returns) / len(returns)
 row = (given.env, given.bonus, given.seed, model.num_timesteps, f"{seconds:.0f}", f"{success:.2f}", f"{mean:.2f}")

@@ -45,9 +45,9 @@ class Visits(BaseCallback):
         # IRPO's locals here: the base policy's rollout, then one of all exploratory policies after each of their updates.
         base, ended = self.locals["rollouts"][0], self.locals["rollouts"][-1]
         seen = {"base policy": base.raw_observations[base.valid]}
-        copies = base.valid.shape[1] // self.model.n_exploratory
+        n_envs = base.valid.shape[1] // self.model.n_exploratory
         for k, name in enumerate(self.model.intrinsic_reward.channel_names):
-            own = slice(k * copies, (k + 1) * copies)
+            own = slice(k * n_envs, (k + 1) * n_envs)
             seen[name] = ended.raw_observations[:, own][ended.valid[:, own]]
         self.last = self.begun, seen
         if len(self.kept) < 2 and self.begun >= len(self.kept) * self.early:
@@ -65,7 +65,7 @@ class Visits(BaseCallback):
 
 
 def train(env_id: str, timesteps: int, seed: int, out: Path) -> pd.DataFrame:
-    """Train, draw rewards and visits, and return the gradient norms of every iteration."""
+    """Train, plot rewards and visits, and return the gradient norms of every iteration."""
     settings = yaml.safe_load(SETTINGS.read_text())[env_id]
     del settings["n_timesteps"]
     env = make_vec_env(env_id, n_envs=settings.pop("n_envs"), seed=seed)

@@ -1,10 +1,10 @@
-"""One PPO run paid by a bonus of ours or by rllte-core's of the same name, on the same task with the same settings.
+"""One PPO run with a bonus of ours or with rllte-core's of the same name, on the same task with the same settings.
 
     python compare.py --toolkit irwrappers --bonus rnd --seed 0 >> runs.csv
 
 Prints one CSV row: toolkit, bonus, env, seed, timesteps, wall seconds, CPU seconds, success of the last 100 episodes, success
 over training. Both are computed from a finished rollout and added to its rewards before advantages are taken, divided by their
-running deviation. ``--toolkit wrapper`` is ours as users have it, ``VecIntrinsicReward``, which pays after every step.
+running deviation. ``--toolkit wrapper`` is ours as users have it, ``VecIntrinsicReward``, which adds it at every step.
 Needs ``pip install rllte-core`` for ``--toolkit rllte`` and the extra ``envpool``.
 """
 
@@ -40,8 +40,8 @@ SETTINGS = {
 }
 
 
-class Paid(BaseCallback):
-    """Pays a rollout just before its advantages are computed."""
+class Bonus(BaseCallback):
+    """Adds a bonus to a rollout just before its advantages are computed."""
 
     def __init__(self, reward, coef):
         super().__init__()
@@ -73,7 +73,7 @@ class Paid(BaseCallback):
         return torch.as_tensor(np.concatenate([buffer.episode_starts[1:], self.model._last_episode_starts[None]])).bool()
 
 
-class Rllte(Paid):
+class Rllte(Bonus):
     """It divides by its own running deviation."""
 
     def bonus(self, buffer, last):
@@ -92,7 +92,7 @@ class Rllte(Paid):
         return self.reward.compute(samples, sync=True).cpu()
 
 
-class Ours(Paid):
+class Ours(Bonus):
     def __init__(self, reward, coef):
         super().__init__(reward, coef)
         self.std = RunningStd(1)
@@ -145,7 +145,7 @@ def main():
         import gymnasium as gym
         import rllte.xplore.reward as rewards
 
-        spaces = gym.make_vec("CartPole-v1", num_envs=32)  # it asks a vector environment for spaces and number of copies
+        spaces = gym.make_vec("CartPole-v1", num_envs=32)  # it asks a vector environment for spaces and n_envs
         spaces.single_observation_space, spaces.single_action_space = env.observation_space, env.action_space
         callbacks.append(Rllte(getattr(rewards, CLASSES[given.bonus])(spaces, obs_norm_type="none"), given.coef))
     settings = dict(n_steps=128, batch_size=512, n_epochs=4, learning_rate=5e-4, ent_coef=0.01, seed=given.seed, device="cpu")

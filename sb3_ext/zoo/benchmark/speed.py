@@ -32,8 +32,8 @@ from sb3_ext.zoo.benchmark.run import commit
 RESULTS = "speed.csv"
 REFERENCES = {"environment": "vectorised", "learned reward": "PPO"}  # the variants that others are compared with
 FORMS = ("vectorised", "DummyVecEnv", "SyncVectorEnv", "SubprocVecEnv")
-# Format of speed.csv; "copies" is the number of parallel environments.
-COLUMNS = ["measure", "env", "variant", "copies", "repeat", "steps_per_s", "peak_mib", "commit"]
+# Format of speed.csv; n_envs is the number of parallel environments.
+COLUMNS = ["measure", "env", "variant", "n_envs", "repeat", "steps_per_s", "peak_mib", "commit"]
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _measure_environment(one: Measurement) -> list[dict[str, Any]]:
     for repeat in range(-1, one.repeats):  # the first is not counted
         for form, env in envs.items():
             rate = _steps_per_second(env, actions[form], one.n_envs[form], one.amount if repeat >= 0 else one.amount / 10)
-            named = {"measure": one.measure, "env": one.env, "variant": form, "copies": one.n_envs[form], "repeat": repeat}
+            named = {"measure": one.measure, "env": one.env, "variant": form, "n_envs": one.n_envs[form], "repeat": repeat}
             rows.append({**named, "steps_per_s": rate})
     for env in envs.values():
         env.close()
@@ -186,7 +186,7 @@ def _measure_algorithm(one: Measurement) -> dict[str, Any]:
         "measure": one.measure,
         "env": one.env,
         "variant": one.variant,
-        "copies": model.n_envs,
+        "n_envs": model.n_envs,
         "steps_per_s": (after - before) / (end - start),
         "peak_mib": _peak_mib(),
     }
@@ -210,7 +210,7 @@ def report(folder: Path) -> None:
         folder: with ``speed.csv``, to which the tables are written.
     """
     results = pd.read_csv(folder / RESULTS)
-    table = results.groupby(["measure", "env", "variant", "copies"], sort=False)[["steps_per_s", "peak_mib"]].median()
+    table = results.groupby(["measure", "env", "variant", "n_envs"], sort=False)[["steps_per_s", "peak_mib"]].median()
     table = table.reset_index()
     reference = table[table.variant == table.measure.map(REFERENCES)].set_index(["measure", "env"]).steps_per_s
     rates = [reference.get((row.measure, row.env), np.nan) for row in table.itertuples()]
@@ -225,7 +225,7 @@ def report(folder: Path) -> None:
             "" if np.isnan(row[key]) else format(row[key], style)
             for key, style in (("reference_is_faster", ".1f"), ("peak_mib", ",.0f"))
         )
-        cells = [row["measure"], row["env"], row["variant"], row["copies"], f"{row['steps_per_s']:,.0f}", ratio, peak]
+        cells = [row["measure"], row["env"], row["variant"], row["n_envs"], f"{row['steps_per_s']:,.0f}", ratio, peak]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     text = "\n".join([*lines, "", f"Medians of up to {results.repeat.max() + 1} repetitions, measured in turn.", ""])
     (folder / "table.md").write_text(text, encoding="utf-8")

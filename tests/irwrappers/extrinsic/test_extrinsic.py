@@ -374,7 +374,7 @@ def test_ending_episodes_of_worker_processes():
 
 
 def test_ending_episodes_needs_environments_that_can_be_reset_alone():
-    with pytest.raises(ValueError, match="independent_copies"):
+    with pytest.raises(ValueError, match="independent_envs"):
         VectorSparseReward(gym.make_vec("CartPole-v1", num_envs=2), threshold=1.0, terminate_on_success=True)
 
 

@@ -268,7 +268,7 @@ def test_seeds_and_options_reach_the_copies_once():
     env.reset()
     assert native.seeds == [11, None] and native.options == [{"easy": True}, None]
 
-    native.metadata["independent_copies"] = True
+    native.metadata["independent_envs"] = True
     env = GymnasiumVecEnv(native)
     env.seed(11)
     env.reset()
@@ -341,7 +341,7 @@ def with_statistics(mode):
         (TypeError, "got TimeLimit.*make_vec", cartpole),
         (ValueError, r"\['autoreset_mode'\] = None; expected one of", partial(Reuser, None)),
         (ValueError, "= 'Sometimes'", partial(Reuser, "Sometimes")),
-        (ValueError, "DISABLED.*independent_copies.*Use make_vec_env", partial(Reuser, AutoresetMode.DISABLED)),
+        (ValueError, "DISABLED.*independent_envs.*Use make_vec_env", partial(Reuser, AutoresetMode.DISABLED)),
         (ValueError, "DISABLED.*bare SyncVectorEnv", partial(with_statistics, AutoresetMode.DISABLED)),
         (ValueError, "shared_memory=True", partial(AsyncVectorEnv, [pendulum] * 2, shared_memory=False)),
     ],
