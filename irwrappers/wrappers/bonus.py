@@ -38,7 +38,7 @@ class IntrinsicBonus:
         intrinsic_coef: coefficient of the bonus, or its schedule.
         extrinsic_coef: coefficient of the environment's reward.
         intrinsic_reward_kwargs: constructor arguments of a reward given by name.
-        weights: of the reward's channels.
+        intrinsic_weights: of the reward's channels.
         learn_every: steps of each environment between two updates of the reward model.
         normalize_reward: divide by the running deviation of the discounted return.
         gamma: discount factor of that return.
@@ -65,7 +65,7 @@ class IntrinsicBonus:
         intrinsic_coef: Coefficient,
         extrinsic_coef: float,
         intrinsic_reward_kwargs: Mapping[str, Any] | None,
-        weights: Sequence[float] | None,
+        intrinsic_weights: Sequence[float] | None,
         learn_every: int,
         normalize_reward: bool,
         gamma: float,
@@ -104,7 +104,7 @@ class IntrinsicBonus:
             "the reward was built",
         )
         self.intrinsic_reward.to(self.device)
-        self.weights = channel_weights(self.intrinsic_reward, weights).to(self.device)
+        self.intrinsic_weights = channel_weights(self.intrinsic_reward, intrinsic_weights).to(self.device)
         self.std = RunningStd(self.intrinsic_reward.n_rewards).to(self.device)
         self.num_steps = self.num_warmup_steps = self._n_learned = 0
         self._warmed = False
@@ -240,7 +240,7 @@ class IntrinsicBonus:
             )
         if self.normalize_reward:
             channels = self._normalized(channels, valid, done)
-        return (channels @ self.weights).cpu().numpy()
+        return (channels @ self.intrinsic_weights).cpu().numpy()
 
     def _normalized(self, channels: Tensor, valid: Tensor | None, done: np.ndarray) -> Tensor:
         if not self.std.count.any():

@@ -77,9 +77,11 @@ def channel_weights(reward: IntrinsicReward, weights: Sequence[float] | None) ->
         if n > 1 and any(isinstance(part, FeatureDifference) for part in reward.modules()):
             raise ValueError(
                 f"{type(reward).__name__} has the channels {', '.join(names)}, signed pairs that cancel when they are summed. "
-                f"Give the weight of each, e.g. weights={[1] + [0] * (n - 1)}."
+                f"Give the weight of each, e.g. intrinsic_weights={[1] + [0] * (n - 1)}."
             )
         return torch.ones(n)
     if len(weights) != n or not all(math.isfinite(weight) for weight in weights):
-        raise ValueError(f"weights must be {n} finite numbers, one for each of {', '.join(names)}; got {list(weights)}.")
+        raise ValueError(
+            f"intrinsic_weights must be {n} finite numbers, one for each of {', '.join(names)}; got {list(weights)}."
+        )
     return torch.tensor(weights, dtype=torch.float32)

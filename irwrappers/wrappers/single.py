@@ -35,7 +35,7 @@ class IntrinsicRewardWrapper(
             to 0). The last two need ``total_timesteps``.
         extrinsic_coef: of the environment's reward.
         intrinsic_reward_kwargs: constructor arguments of a reward given by name.
-        weights: of the reward's channels in the bonus. Default: 1 each; the signed pairs of ALLO, ExactLaplacian and
+        intrinsic_weights: of the reward's channels in the bonus. Default: 1 each; the signed pairs of ALLO, ExactLaplacian and
             RandomNetworkReward cancel and need them.
         learn_every: steps of each environment between two updates of the reward model.
         normalize_reward: divide by the running deviation.
@@ -69,7 +69,7 @@ class IntrinsicRewardWrapper(
         intrinsic_coef: Coefficient = 1.0,
         extrinsic_coef: float = 1.0,
         intrinsic_reward_kwargs: Mapping[str, Any] | None = None,
-        weights: Sequence[float] | None = None,
+        intrinsic_weights: Sequence[float] | None = None,
         learn_every: int = 128,
         normalize_reward: bool = True,
         gamma: float = 0.99,
@@ -83,9 +83,9 @@ class IntrinsicRewardWrapper(
     ) -> None:
         settings: dict[str, Any] = dict(
             intrinsic_coef=intrinsic_coef, extrinsic_coef=extrinsic_coef, intrinsic_reward_kwargs=intrinsic_reward_kwargs,
-            weights=weights, learn_every=learn_every, normalize_reward=normalize_reward, gamma=gamma, episodic=episodic,
-            clip_reward=clip_reward, warmup_steps=warmup_steps, total_timesteps=total_timesteps, training=training, seed=seed,
-            device=device,
+            intrinsic_weights=intrinsic_weights, learn_every=learn_every, normalize_reward=normalize_reward,
+            gamma=gamma, episodic=episodic, clip_reward=clip_reward, warmup_steps=warmup_steps,
+            total_timesteps=total_timesteps, training=training, seed=seed, device=device,
         )  # fmt: skip
         gym.utils.RecordConstructorArgs.__init__(self, intrinsic_reward=intrinsic_reward, **settings)
         gym.Wrapper.__init__(self, env)

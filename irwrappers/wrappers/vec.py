@@ -19,7 +19,10 @@ from irwrappers.wrappers.bonus import EPISODE, EXTRINSIC, INTRINSIC, BonusProper
 from irwrappers.wrappers.coefficients import Coefficient
 
 # Arguments whose names in files are those of the first version: older files and newer ones can be read alike.
-NAMES_IN_FILES = {"intrinsic_reward": "reward", "intrinsic_coef": "coef", "intrinsic_reward_kwargs": "reward_kwargs"}
+NAMES_IN_FILES = {
+    "intrinsic_reward": "reward", "intrinsic_coef": "coef", "intrinsic_reward_kwargs": "reward_kwargs",
+    "intrinsic_weights": "weights",
+}  # fmt: skip
 
 
 class VecIntrinsicReward(BonusProperties, VecEnvWrapper):
@@ -67,7 +70,7 @@ class VecIntrinsicReward(BonusProperties, VecEnvWrapper):
             to 0). The last two need ``total_timesteps``.
         extrinsic_coef: of the environment's reward.
         intrinsic_reward_kwargs: constructor arguments of a reward given by name.
-        weights: of the reward's channels in the bonus. Default: 1 each; the signed pairs of ALLO, ExactLaplacian and
+        intrinsic_weights: of the reward's channels in the bonus. Default: 1 each; the signed pairs of ALLO, ExactLaplacian and
             RandomNetworkReward cancel and need them.
         learn_every: steps of each environment between two updates of the reward model.
         normalize_reward: divide by the running deviation.
@@ -102,7 +105,7 @@ class VecIntrinsicReward(BonusProperties, VecEnvWrapper):
         intrinsic_coef: Coefficient = 1.0,
         extrinsic_coef: float = 1.0,
         intrinsic_reward_kwargs: Mapping[str, Any] | None = None,
-        weights: Sequence[float] | None = None,
+        intrinsic_weights: Sequence[float] | None = None,
         learn_every: int = 128,
         normalize_reward: bool = True,
         gamma: float = 0.99,
@@ -118,8 +121,9 @@ class VecIntrinsicReward(BonusProperties, VecEnvWrapper):
         self._view = OriginalView(venv)
         settings: dict[str, Any] = dict(
             intrinsic_coef=intrinsic_coef, extrinsic_coef=extrinsic_coef, intrinsic_reward_kwargs=intrinsic_reward_kwargs,
-            weights=weights, learn_every=learn_every, normalize_reward=normalize_reward, gamma=gamma, episodic=episodic,
-            clip_reward=clip_reward, warmup_steps=warmup_steps, total_timesteps=total_timesteps, training=training, seed=seed,
+            intrinsic_weights=intrinsic_weights, learn_every=learn_every, normalize_reward=normalize_reward,
+            gamma=gamma, episodic=episodic, clip_reward=clip_reward, warmup_steps=warmup_steps,
+            total_timesteps=total_timesteps, training=training, seed=seed,
         )  # fmt: skip
         self.bonus = IntrinsicBonus(intrinsic_reward, *self._spaces(), venv.num_envs, device=device, **settings)
         self._arguments = {"intrinsic_reward": intrinsic_reward, **settings, "seed": self.bonus.seed}

@@ -105,7 +105,7 @@ class OptionTraining:
             model.env,
             model.intrinsic_reward,
             extrinsic_coef=0.0,
-            weights=np.eye(model.n_options)[index].tolist(),
+            intrinsic_weights=np.eye(model.n_options)[index].tolist(),
             gamma=arguments["gamma"],
             episodic=True,
             warmup_steps=0,

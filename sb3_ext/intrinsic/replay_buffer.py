@@ -54,7 +54,7 @@ class IntrinsicReplayBuffer(ReplayBuffer):
         handle_timeout_termination: as in SB3.
         intrinsic_reward: a name (``irwrappers.make_intrinsic_reward``), an instance, ``{name: arguments}`` or a list of these.
         intrinsic_reward_kwargs: arguments for a name.
-        weights: w_k, weights of the reward's channels. Default: 1 each; the signed pairs of ALLO, ExactLaplacian and
+        intrinsic_weights: w_k, weights of the reward's channels. Default: 1 each; the signed pairs of ALLO, ExactLaplacian and
             RandomNetworkReward would cancel and need them.
         intrinsic_coef: weight of the intrinsic reward; may be changed while training. 0: SB3's ``ReplayBuffer``.
         extrinsic_coef: weight of the environment's reward.
@@ -79,7 +79,7 @@ class IntrinsicReplayBuffer(ReplayBuffer):
         *,
         intrinsic_reward: str | IntrinsicReward | dict[str, dict[str, Any]] | list[Any] = "rnd",
         intrinsic_reward_kwargs: dict[str, Any] | None = None,
-        weights: Sequence[float] | None = None,
+        intrinsic_weights: Sequence[float] | None = None,
         intrinsic_coef: float = 1.0,
         extrinsic_coef: float = 1.0,
         learn_every: int = 1,
@@ -101,7 +101,7 @@ class IntrinsicReplayBuffer(ReplayBuffer):
             handle_timeout_termination=handle_timeout_termination,
         )
         reward, channel_weights = make_weighted_reward(
-            intrinsic_reward, intrinsic_reward_kwargs, weights, observation_space, action_space, who
+            intrinsic_reward, intrinsic_reward_kwargs, intrinsic_weights, observation_space, action_space, who
         )
         _check_supported(reward, who)
         self._weights = channel_weights.to(self.device)

@@ -195,7 +195,7 @@ def test_from_rl_zoo3_yaml_with_no_bonus_in_evaluation(tmp_path):
 
 
 def test_third_party_environment_in_one_line():
-    env = VecIntrinsicReward(make_vec_env("MountainCar-v0", n_envs=2, seed=0), "random", weights=[0, 1, 0, 0, 0, 0])
+    env = VecIntrinsicReward(make_vec_env("MountainCar-v0", n_envs=2, seed=0), "random", intrinsic_weights=[0, 1, 0, 0, 0, 0])
     PPO("MlpPolicy", env, n_steps=32, batch_size=32, device="cpu").learn(64)
     assert env.bonus.num_steps == 64
     reward = make_intrinsic_reward("random", env.observation_space, env.action_space, n_rewards=1)

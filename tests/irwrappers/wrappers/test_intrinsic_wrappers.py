@@ -51,14 +51,14 @@ def test_batches_follow_each_other_and_end_in_terminal_observations():
 def test_weights_of_channels():
     rewards, _, _ = rollout(wrapped(reward=TwoChannels, extrinsic_coef=0), [[1, 2]])
     assert rewards.tolist() == [[11, 22]]
-    rewards, _, _ = rollout(wrapped(reward=TwoChannels, extrinsic_coef=0, weights=[3, -0.5]), [[1, 2]])
+    rewards, _, _ = rollout(wrapped(reward=TwoChannels, extrinsic_coef=0, intrinsic_weights=[3, -0.5]), [[1, 2]])
     assert rewards.tolist() == [[-2, -4]]
     with pytest.raises(ValueError, match=r"weights must be 2 finite numbers.*\[1\]"):
-        wrapped(reward=TwoChannels, weights=[1])
+        wrapped(reward=TwoChannels, intrinsic_weights=[1])
 
 
 def test_signed_pairs_cancel_and_are_refused_without_weights():
-    with pytest.raises(ValueError, match=r"RandomNetworkReward.*cancel.*weights=\[1, 0, 0, 0, 0, 0\]"):
+    with pytest.raises(ValueError, match=r"RandomNetworkReward.*cancel.*intrinsic_weights=\[1, 0, 0, 0, 0, 0\]"):
         VecIntrinsicReward(maze(), "random")
     with pytest.raises(ValueError, match=r"Concat.*0_randomnetworkreward_-phi_1.*cancel"):
         VecIntrinsicReward(maze(), ["random", {"random": {"n_rewards": 1}}])
@@ -183,7 +183,9 @@ def test_gymnasium_wrapper_is_rebuilt_from_its_spec():
 
 
 def test_no_bonus_no_learning_and_no_fitting_in_evaluation():
-    env = VecIntrinsicReward(maze(), "allo", weights=[1] + [0] * 5, training=False, extrinsic_coef=3.0, learn_every=1)
+    env = VecIntrinsicReward(
+        maze(), "allo", intrinsic_weights=[1] + [0] * 5, training=False, extrinsic_coef=3.0, learn_every=1
+    )
     rewards, _, infos = rollout(env, np.zeros((4, 3), dtype=int))
     assert env.intrinsic_reward.needs_fit and env.num_warmup_steps == 0 and not rewards.any()
     assert infos[0][0]["reward_intrinsic"] == 0 and env.bonus.num_steps == 0

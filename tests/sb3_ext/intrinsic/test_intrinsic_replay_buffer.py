@@ -263,7 +263,10 @@ class Remembers(Price):
         (dict(intrinsic_coef=-1), "intrinsic_coef must be a number"),
         (dict(learn_every=0), "learn_every must be an integer"),
         (dict(intrinsic_reward="random"), "opposite pairs that cancel"),
-        (dict(intrinsic_reward="random", weights=[1, 0, 0, 0, 0, 0]), "RandomNetworkReward must be fitted before.*fit"),
+        (
+            dict(intrinsic_reward="random", intrinsic_weights=[1, 0, 0, 0, 0, 0]),
+            "RandomNetworkReward must be fitted before.*fit",
+        ),
         (dict(intrinsic_reward="prize"), "Did you mean 'price'"),
     ],
 )
@@ -283,7 +286,7 @@ def test_rewards_that_remember_the_episode_are_refused_also_within_others():
 def test_a_fitted_reward_with_weights_is_taken():
     reward = RandomNetworkReward(spaces.Box(-np.inf, np.inf, (3,)), ACTIONS, n_rewards=2, hidden_sizes=(8,))
     reward.fit(gym.make("Pendulum-v1"))
-    buffer = filled(intrinsic_reward=reward, weights=[1.0, 0.0], observation_space=reward.observation_space)
+    buffer = filled(intrinsic_reward=reward, intrinsic_weights=[1.0, 0.0], observation_space=reward.observation_space)
     assert sampled(buffer).rewards.isfinite().all()
 
 
