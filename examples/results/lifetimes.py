@@ -29,8 +29,8 @@ from scipy.stats import bootstrap
 from tqdm import tqdm
 
 from sb3_ext.meta import LifetimeVecEnv, RewardModel, TrialVecEnv
-from sb3_ext.meta.evaluation import Trace, make_evaluation_env, run_lifetimes
-from sb3_ext.meta.imitation import taught_payments
+from sb3_ext.meta.lifetimes.dense_rewards import taught_payments
+from sb3_ext.meta.outer_learners.evaluation import Trace, make_evaluation_env, run_lifetimes
 from sb3_ext.zoo.lifetime_families import make_family
 
 COLORS = {"shaped": "#7a7a7a", "sparse": "#c9a227", "progress": "#3a3a3a"}

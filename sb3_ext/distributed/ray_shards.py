@@ -7,10 +7,10 @@ from copy import deepcopy
 from typing import Any
 
 from sb3_ext.distributed.cluster import connect, import_ray, run_again_if_lost
-from sb3_ext.meta.lifetime_env import LifetimeVecEnv
-from sb3_ext.meta.lifetime_rollout import Job, Result
-from sb3_ext.meta.policies import MetaRewardNetwork
-from sb3_ext.meta.shards import LocalShards, check_jobs, moved
+from sb3_ext.meta.lifetimes.lifetime_vec_env import LifetimeVecEnv
+from sb3_ext.meta.outer_learners.lifetime_collection import Job, Result
+from sb3_ext.meta.outer_learners.lifetime_shards import LocalShards, check_jobs, moved
+from sb3_ext.meta.outer_learners.policies import MetaRewardNetwork
 
 
 class RayShards:
@@ -36,7 +36,7 @@ class RayShards:
         return self._worker_class.remote(self._arguments)
 
     def run(self, network: MetaRewardNetwork, jobs: Sequence[Job]) -> list[Result]:
-        """As :class:`sb3_ext.meta.shards.LocalShards`."""
+        """As :class:`sb3_ext.meta.outer_learners.lifetime_shards.LocalShards`."""
         check_jobs(jobs, len(self.workers))
         ray = import_ray()
         device = next(network.parameters()).device

@@ -1,15 +1,20 @@
-"""Meta-learned rewards (Pappalardo, Ramele & Santos, arXiv 2407.21546) and what they are compared with: RL² and MAML-TRPO."""
+"""Meta-learned rewards (Pappalardo, Ramele & Santos, arXiv 2407.21546) and what they are compared with, RL² and MAML-TRPO.
 
-from sb3_ext.meta.inner import InnerSettings
-from sb3_ext.meta.lifetime_env import LifetimeVecEnv
-from sb3_ext.meta.maml import MAMLTRPO
-from sb3_ext.meta.maml_policy import MAMLPolicy
-from sb3_ext.meta.meta_gradient_reward import MetaGradientReward
-from sb3_ext.meta.meta_reward import MetaReward
-from sb3_ext.meta.meta_reward_ppo import MetaRewardPPO
-from sb3_ext.meta.policies import MetaRewardPolicy
-from sb3_ext.meta.reward_model import RewardModel, reward_model_names
-from sb3_ext.meta.trials import TrialVecEnv
+``lifetimes`` is the environment: agents that learn tasks from scratch, and whose rewards are its action. ``outer_learners``
+learn to give these rewards, store them in a file, and train new agents with them. ``baselines`` learn to adapt to a task
+without a learned reward.
+"""
+
+from sb3_ext.meta.baselines import MAMLTRPO, MAMLPolicy, TrialVecEnv
+from sb3_ext.meta.lifetimes import InnerSettings, LifetimeVecEnv
+from sb3_ext.meta.outer_learners import (
+    MetaGradientReward,
+    MetaReward,
+    MetaRewardPolicy,
+    MetaRewardPPO,
+    RewardModel,
+    reward_model_names,
+)
 
 __all__ = [
     "MAMLTRPO",

@@ -14,8 +14,8 @@ import numpy as np
 
 from envs import tasks
 from envs.catalogue import METAWORLD_TASKS
-from sb3_ext.meta.lifetime_env import LifetimeVecEnv
-from sb3_ext.meta.trials import TrialVecEnv
+from sb3_ext.meta.baselines.trial_vec_env import TrialVecEnv
+from sb3_ext.meta.lifetimes.lifetime_vec_env import LifetimeVecEnv
 
 NAMESPACE = "lifetime/"
 

@@ -17,8 +17,8 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from irwrappers.intrinsic.encoder import SMALLEST_IMAGE, channels_first
 from sb3_ext.distributed import RayShards
-from sb3_ext.meta.inner import InnerSettings
-from sb3_ext.meta.lifetime_algorithm import LifetimeAlgorithm
+from sb3_ext.meta.lifetimes.inner_agents import InnerSettings
+from sb3_ext.meta.outer_learners.lifetime_algorithm import LifetimeAlgorithm
 from sb3_ext.zoo.algorithms import find_algorithm, registered_algorithms
 from sb3_ext.zoo.environments import import_environment, is_atari, native_vec_env, without_bonus
 from sb3_ext.zoo.lifetime_families import is_lifetime

@@ -14,8 +14,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from envs.tasks import MetaWorldML1
 from sb3_ext.meta import LifetimeVecEnv, MetaReward
-from sb3_ext.meta.lifetime_rollout import Job
-from sb3_ext.meta.shards import LocalShards
+from sb3_ext.meta.outer_learners.lifetime_collection import Job
+from sb3_ext.meta.outer_learners.lifetime_shards import LocalShards
 
 UPDATES, SHARDS = 3, 2
 PIECES = {  # (file, function): what it does

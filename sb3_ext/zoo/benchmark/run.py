@@ -30,7 +30,7 @@ from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization, un
 import sb3_ext
 from irwrappers import VecIntrinsicReward
 from irwrappers.seeding import seeded
-from sb3_ext.meta.lifetime_algorithm import LifetimeAlgorithm
+from sb3_ext.meta.outer_learners.lifetime_algorithm import LifetimeAlgorithm
 from sb3_ext.zoo.benchmark.suites import Run
 from sb3_ext.zoo.manager import CONSTRUCTOR_DEFAULTS, ExperimentManager
 

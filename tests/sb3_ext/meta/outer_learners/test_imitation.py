@@ -8,10 +8,11 @@ import torch
 
 from envs.tasks import PointGoal
 from sb3_ext.meta import LifetimeVecEnv
-from sb3_ext.meta.evaluation import run_lifetimes
-from sb3_ext.meta.imitation import Target, expectile_loss, imitation_lesson, running_sums, taught_payments
-from sb3_ext.meta.lifetime_rollout import Job, collect
-from sb3_ext.meta.policies import MetaRewardNetwork
+from sb3_ext.meta.lifetimes.dense_rewards import Target, taught_payments
+from sb3_ext.meta.outer_learners.evaluation import run_lifetimes
+from sb3_ext.meta.outer_learners.imitation import expectile_loss, imitation_lesson, running_sums
+from sb3_ext.meta.outer_learners.lifetime_collection import Job, collect
+from sb3_ext.meta.outer_learners.policies import MetaRewardNetwork
 
 INNER = {"n_steps": 40, "n_batches": 3, "n_epochs": 2, "n_minibatches": 4, "net_arch": (8,)}
 

@@ -20,7 +20,6 @@ State = tuple[Tensor, ...]
 KEYS = ("observation", "action", "scalars")
 SIGNAL, LAST_PAYMENT = 1, 2  # their places among the scalars
 SHARPNESS = 6.0  # of the cells at first: observations of the order of 1 are told apart at distances of about its inverse
-MAX_DENSITY = 10.0  # of an inner action, as it is observed: a density grows without bound as a policy gets certain
 
 
 class Outputs(NamedTuple):
@@ -232,7 +231,7 @@ class MetaRewardPolicy(BasePolicy):
         if self.network.bidirectional:
             raise ValueError(
                 "A bidirectional reward network pays whole batches, not steps: evaluate it with "
-                "sb3_ext.meta.evaluation.run_lifetimes, and train with --eval-freq -1."
+                "sb3_ext.meta.outer_learners.evaluation.run_lifetimes, and train with --eval-freq -1."
             )
         single = np.ndim(observation["scalars"]) == 1
         inputs = {key: torch.as_tensor(np.atleast_2d(observation[key]), device=self.device).float() for key in KEYS}

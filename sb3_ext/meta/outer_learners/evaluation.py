@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from sb3_ext.meta.inner import InnerSettings
-from sb3_ext.meta.lifetime_env import LifetimeVecEnv
-from sb3_ext.meta.lifetime_rollout import Job, collect
-from sb3_ext.meta.reward_model import RewardModel
+from sb3_ext.meta.lifetimes.inner_agents import InnerSettings
+from sb3_ext.meta.lifetimes.lifetime_vec_env import LifetimeVecEnv
+from sb3_ext.meta.outer_learners.lifetime_collection import Job, collect
+from sb3_ext.meta.outer_learners.reward_model import RewardModel
 
 Payer = RewardModel | Literal["sparse", "shaped", "progress"]
 

@@ -14,15 +14,15 @@ from torch import Tensor
 
 from irwrappers.validation import check_choice, check_range
 from sb3_ext.common.episode_rollout import env_actions
-from sb3_ext.meta.imitation import taught_payments
-from sb3_ext.meta.inner import InnerAgents, InnerBatch, InnerSettings, draw_order
-from sb3_ext.meta.lifetime_record import LifetimeRecord, Objective
-from sb3_ext.meta.policies import MAX_DENSITY
-from sb3_ext.meta.shared_vec_env import SharedVecEnv
-from sb3_ext.meta.tasks import TaskBatch, TaskStep, dense_reward, flat_actions, make_task_batch
+from sb3_ext.meta.lifetimes.dense_rewards import dense_reward, taught_payments
+from sb3_ext.meta.lifetimes.inner_agents import InnerAgents, InnerBatch, InnerSettings, draw_order
+from sb3_ext.meta.lifetimes.lifetime_statistics import LifetimeRecord, Objective
+from sb3_ext.meta.lifetimes.shared_vec_env import SharedVecEnv
+from sb3_ext.meta.lifetimes.task_batches import TaskBatch, TaskStep, flat_actions, make_task_batch
 
 Signal = Literal["reward", "advantage", "shaped", "progress", "sparse"]
 SIGNALS: tuple[Signal, ...] = ("reward", "advantage", "shaped", "progress", "sparse")
+MAX_DENSITY = 10.0  # of an inner action, as it is observed: a density grows without bound as a policy gets certain
 BOUND = 1e6  # of the action: finite, as SB3 wants it, and never reached
 
 

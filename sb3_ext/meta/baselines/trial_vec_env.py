@@ -10,9 +10,9 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from irwrappers.validation import check_choice, check_range
-from sb3_ext.meta.lifetime_record import LifetimeRecord, Objective
-from sb3_ext.meta.shared_vec_env import SharedVecEnv
-from sb3_ext.meta.tasks import TaskBatch, TaskStep, flat_actions, make_task_batch
+from sb3_ext.meta.lifetimes.lifetime_statistics import LifetimeRecord, Objective
+from sb3_ext.meta.lifetimes.shared_vec_env import SharedVecEnv
+from sb3_ext.meta.lifetimes.task_batches import TaskBatch, TaskStep, flat_actions, make_task_batch
 
 
 class TrialVecEnv(SharedVecEnv):
@@ -29,7 +29,7 @@ class TrialVecEnv(SharedVecEnv):
 
     Observation, ``Box`` ``[n_obs + n_actions + 2]``: the task's observation, the action before it (discrete ones one-hot),
     the success signal which that brought (``irwrappers.SuccessSignal``), and 1 where an episode begins, else 0. Action: the
-    task's. Reward: what a step is worth, see :class:`sb3_ext.meta.lifetime_record.LifetimeRecord`; all trials end together,
+    task's. Reward: what a step is worth, see :class:`sb3_ext.meta.lifetimes.lifetime_statistics.LifetimeRecord`; all trials end together,
     and ``info`` then holds ``lifetime``, as :class:`LifetimeVecEnv` has it. The same seed draws the same tasks there.
 
     Args:
@@ -41,7 +41,7 @@ class TrialVecEnv(SharedVecEnv):
         n_jobs: processes for environments that have no vectorised form.
 
     Attributes:
-        tasks: of the B trials. last_step: what the last step gave, a :class:`sb3_ext.meta.tasks.TaskStep`.
+        tasks: of the B trials. last_step: what the last step gave, a :class:`sb3_ext.meta.lifetimes.task_batches.TaskStep`.
 
     Raises:
         ValueError: for an argument out of range, and for observations that are no ``Box``.

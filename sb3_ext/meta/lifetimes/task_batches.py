@@ -3,7 +3,6 @@ otherwise one after the other, here or in several processes."""
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
@@ -15,7 +14,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
 from irwrappers.extrinsic import SuccessSignal, VectorSuccessSignal
-from sb3_ext.meta.workers import Workers
+from sb3_ext.meta.lifetimes.worker_processes import Workers
 
 
 class TaskStep(NamedTuple):
@@ -31,20 +30,6 @@ class TaskStep(NamedTuple):
     shaped: np.ndarray
     done: np.ndarray
     success: np.ndarray
-
-
-def dense_reward(shaped: Any) -> Any:
-    """``shaped`` itself.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if math.isnan(float(shaped.sum())):
-        raise ValueError(
-            "The tasks' environments have no info['shaped_reward']. What needs their dense reward: objective='shaped' and "
-            "signal='shaped', whose other values are 'sparse'; imitation; a meta-gradient."
-        )
-    return shaped
 
 
 class TaskBatch(ABC):

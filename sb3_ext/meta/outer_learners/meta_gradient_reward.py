@@ -11,14 +11,14 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
 from irwrappers.validation import check_range
-from sb3_ext.meta.adaptation import linear_baseline, normalized_advantages
-from sb3_ext.meta.inner import InnerAgents, InnerBatch, Minibatch
-from sb3_ext.meta.lifetime_algorithm import LifetimeAlgorithm
-from sb3_ext.meta.lifetime_env import LifetimeVecEnv
-from sb3_ext.meta.lifetime_rollout import Job, Lifetimes, collect
-from sb3_ext.meta.policies import MetaRewardPolicy
-from sb3_ext.meta.reward_gradient import InnerUpdate, advantage_gradient
-from sb3_ext.meta.tasks import dense_reward
+from sb3_ext.meta.lifetimes.dense_rewards import dense_reward
+from sb3_ext.meta.lifetimes.inner_agents import InnerAgents, InnerBatch, Minibatch
+from sb3_ext.meta.lifetimes.lifetime_vec_env import LifetimeVecEnv
+from sb3_ext.meta.outer_learners.advantage_gradient import InnerUpdate, advantage_gradient
+from sb3_ext.meta.outer_learners.lifetime_algorithm import LifetimeAlgorithm
+from sb3_ext.meta.outer_learners.lifetime_collection import Job, Lifetimes, collect
+from sb3_ext.meta.outer_learners.linear_baseline import linear_baseline, normalized_advantages
+from sb3_ext.meta.outer_learners.policies import MetaRewardPolicy
 
 
 class MetaGradientReward(LifetimeAlgorithm):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sb3_ext.meta.advantage import meta_advantage, paper_horizons
+from sb3_ext.meta.outer_learners.meta_advantage import meta_advantage, paper_horizons
 
 
 def random_lifetimes(seed: int, steps: int = 60, agents: int = 3) -> tuple[Tensor, Tensor, Tensor]:

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from irwrappers.extrinsic.signal import success_signal
 from irwrappers.validation import check_range
-from sb3_ext.meta.policies import MetaRewardNetwork
-from sb3_ext.meta.reward_model import Paymaster, RewardModel
-from sb3_ext.meta.tasks import flat_actions
+from sb3_ext.meta.lifetimes.task_batches import flat_actions
+from sb3_ext.meta.outer_learners.policies import MetaRewardNetwork
+from sb3_ext.meta.outer_learners.reward_model import Paymaster, RewardModel
 
 SelfMetaRewardPPO = TypeVar("SelfMetaRewardPPO", bound="MetaRewardPPO")
 

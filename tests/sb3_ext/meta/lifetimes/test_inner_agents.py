@@ -13,7 +13,7 @@ from stable_baselines3 import PPO
 from torch import Tensor
 
 import envs  # noqa: F401
-from sb3_ext.meta.inner import InnerAgents, InnerBatch, InnerSettings, draw_order
+from sb3_ext.meta.lifetimes.inner_agents import InnerAgents, InnerBatch, InnerSettings, draw_order
 
 OBSERVATIONS = spaces.Box(-1, 1, (3,))
 ACTIONS = {"box": spaces.Box(-1, 1, (2,)), "discrete": spaces.Discrete(4)}

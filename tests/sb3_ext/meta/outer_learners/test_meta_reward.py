@@ -20,12 +20,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from envs.tasks import MetaWorldML1, MetaWorldML10, PointGoal
 from sb3_ext.meta import LifetimeVecEnv, MetaReward
-from sb3_ext.meta.inner import InnerSettings
-from sb3_ext.meta.lifetime_rollout import Job, collect, merge_states, normal_log_prob
-from sb3_ext.meta.policies import MetaRewardNetwork
-from sb3_ext.meta.shards import LocalShards, ProcessShards
-from sb3_ext.meta.tasks import LoopedTasks, NativeTasks, ProcessTasks, TaskBatch
-from sb3_ext.meta.workers import Workers
+from sb3_ext.meta.lifetimes.inner_agents import InnerSettings
+from sb3_ext.meta.lifetimes.task_batches import LoopedTasks, NativeTasks, ProcessTasks, TaskBatch
+from sb3_ext.meta.lifetimes.worker_processes import Workers
+from sb3_ext.meta.outer_learners.lifetime_collection import Job, collect, merge_states, normal_log_prob
+from sb3_ext.meta.outer_learners.lifetime_shards import LocalShards, ProcessShards
+from sb3_ext.meta.outer_learners.policies import MetaRewardNetwork
 
 POINT = {"max_episode_steps": 10, "goal_radius": 0.3}
 INNER = {"n_steps": 40, "n_batches": 3, "n_epochs": 2, "n_minibatches": 4, "net_arch": (8,)}

@@ -21,11 +21,12 @@ from irwrappers.validation import check_choice, check_range
 from sb3_ext.common.episode_rollout import env_actions
 from sb3_ext.common.optimizers import Params, global_norm
 from sb3_ext.common.trust_region import trust_region_step
-from sb3_ext.meta.adaptation import Learner, TaskData, linear_baseline, normalized_advantages
-from sb3_ext.meta.maml_policy import MAMLPolicy
-from sb3_ext.meta.outer_loop import OuterLoop
-from sb3_ext.meta.tasks import dense_reward
-from sb3_ext.meta.trials import TrialVecEnv
+from sb3_ext.meta.baselines.adaptation import Learner, TaskData
+from sb3_ext.meta.baselines.maml_policy import MAMLPolicy
+from sb3_ext.meta.baselines.trial_vec_env import TrialVecEnv
+from sb3_ext.meta.lifetimes.dense_rewards import dense_reward
+from sb3_ext.meta.outer_learners.linear_baseline import linear_baseline, normalized_advantages
+from sb3_ext.meta.outer_learners.outer_loop import OuterLoop
 
 
 class Trials(NamedTuple):

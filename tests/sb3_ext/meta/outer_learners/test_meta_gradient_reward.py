@@ -17,10 +17,10 @@ from torch import Tensor
 from envs.tasks import PointGoal
 from sb3_ext.common.optimizers import Params
 from sb3_ext.meta import LifetimeVecEnv, MetaGradientReward, RewardModel
-from sb3_ext.meta.inner import InnerAgents, InnerBatch, InnerSettings, draw_order
-from sb3_ext.meta.meta_gradient_reward import _ages
-from sb3_ext.meta.policies import MetaRewardNetwork
-from sb3_ext.meta.reward_gradient import InnerUpdate, advantage_gradient
+from sb3_ext.meta.lifetimes.inner_agents import InnerAgents, InnerBatch, InnerSettings, draw_order
+from sb3_ext.meta.outer_learners.advantage_gradient import InnerUpdate, advantage_gradient
+from sb3_ext.meta.outer_learners.meta_gradient_reward import _ages
+from sb3_ext.meta.outer_learners.policies import MetaRewardNetwork
 
 T, B, LR = 16, 2, 0.02
 SMALL = dict(encoders=(6, 4), lstm_size=4, mean_arch=(5,), value_arch=(3,), success_memory=True)

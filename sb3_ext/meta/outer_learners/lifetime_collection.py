@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from sb3_ext.meta.imitation import Target, taught_payments
-from sb3_ext.meta.lifetime_env import LifetimeVecEnv
-from sb3_ext.meta.policies import KEYS, LAST_PAYMENT, MetaRewardNetwork
+from sb3_ext.meta.lifetimes.dense_rewards import Target, taught_payments
+from sb3_ext.meta.lifetimes.lifetime_vec_env import LifetimeVecEnv
+from sb3_ext.meta.outer_learners.policies import KEYS, LAST_PAYMENT, MetaRewardNetwork
 
 
 class Lifetimes(NamedTuple):

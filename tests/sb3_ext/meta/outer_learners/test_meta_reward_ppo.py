@@ -21,8 +21,8 @@ from irwrappers import SuccessSignal
 from irwrappers.serialization import describe_space
 from sb3_ext.common.vec_env import make_vec_env as native_vec_env
 from sb3_ext.meta import InnerSettings, LifetimeVecEnv, MetaReward, MetaRewardPPO, RewardModel, reward_model_names
-from sb3_ext.meta.evaluation import make_evaluation_env, run_lifetimes, success_over_lifetimes
-from sb3_ext.meta.policies import MetaRewardNetwork
+from sb3_ext.meta.outer_learners.evaluation import make_evaluation_env, run_lifetimes, success_over_lifetimes
+from sb3_ext.meta.outer_learners.policies import MetaRewardNetwork
 
 NETWORK = {"encoders": (8, 8), "lstm_size": 8, "mean_arch": (8,), "value_arch": (8,)}
 INNER = InnerSettings(n_steps=60, n_batches=3, n_epochs=2, n_minibatches=4, learning_rate=1e-3, net_arch=(16,))

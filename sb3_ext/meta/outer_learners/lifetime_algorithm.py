@@ -15,10 +15,10 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from irwrappers.serialization import describe_space
-from sb3_ext.meta.lifetime_env import LifetimeVecEnv
-from sb3_ext.meta.outer_loop import OuterLoop
-from sb3_ext.meta.policies import MetaRewardPolicy
-from sb3_ext.meta.reward_model import RewardModel
+from sb3_ext.meta.lifetimes.lifetime_vec_env import LifetimeVecEnv
+from sb3_ext.meta.outer_learners.outer_loop import OuterLoop
+from sb3_ext.meta.outer_learners.policies import MetaRewardPolicy
+from sb3_ext.meta.outer_learners.reward_model import RewardModel
 
 
 class LifetimeAlgorithm(OuterLoop):

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch.utils._pytree import tree_map
 
-from sb3_ext.meta.lifetime_env import LifetimeVecEnv
-from sb3_ext.meta.lifetime_rollout import Job, Result, collect
-from sb3_ext.meta.policies import MetaRewardNetwork
-from sb3_ext.meta.workers import Workers
+from sb3_ext.meta.lifetimes.lifetime_vec_env import LifetimeVecEnv
+from sb3_ext.meta.lifetimes.worker_processes import Workers
+from sb3_ext.meta.outer_learners.lifetime_collection import Job, Result, collect
+from sb3_ext.meta.outer_learners.policies import MetaRewardNetwork
 
 
 class Shards(Protocol):

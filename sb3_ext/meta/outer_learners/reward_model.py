@@ -16,10 +16,11 @@ from gymnasium import spaces
 from torch import Tensor
 
 from irwrappers.serialization import check_same_spaces, read_state, write_state
-from sb3_ext.meta.inner import InnerSettings
-from sb3_ext.meta.policies import MAX_DENSITY, MetaRewardNetwork, State
+from sb3_ext.meta.lifetimes.inner_agents import InnerSettings
+from sb3_ext.meta.lifetimes.lifetime_vec_env import MAX_DENSITY
+from sb3_ext.meta.outer_learners.policies import MetaRewardNetwork, State
 
-MODELS = Path(__file__).parent / "models"  # that come with the package
+MODELS = Path(__file__).parents[1] / "models"  # that come with the package
 KIND = "reward model"
 
 

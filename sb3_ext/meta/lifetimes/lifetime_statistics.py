@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sb3_ext.meta.tasks import TaskStep, dense_reward
+from sb3_ext.meta.lifetimes.dense_rewards import dense_reward
+from sb3_ext.meta.lifetimes.task_batches import TaskStep
 
 Objective = Literal["shaped", "sparse"]
 MEAN_OBJECTIVE = 1e-4  # which shaped rewards are scaled to have, for every kind of task

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sb3_ext.common.meta_gradient import InnerLoss, Optimizer, meta_gradient
 from sb3_ext.common.optimizers import SGD, Params, State, clip_by_each_norm, optimizer_from
-from sb3_ext.meta.inner import InnerAgents, InnerBatch, Minibatch
+from sb3_ext.meta.lifetimes.inner_agents import InnerAgents, InnerBatch, Minibatch
 
 
 class InnerUpdate(NamedTuple):

@@ -19,8 +19,9 @@ from torch.func import grad
 from envs.tasks import PointGoal, TaskDistribution
 from irwrappers.extrinsic import SuccessSignal
 from sb3_ext.meta import MAMLTRPO, LifetimeVecEnv, MAMLPolicy, TrialVecEnv
-from sb3_ext.meta.adaptation import Learner, TaskData, linear_baseline
-from sb3_ext.meta.tasks import flat_actions
+from sb3_ext.meta.baselines.adaptation import Learner, TaskData
+from sb3_ext.meta.lifetimes.task_batches import flat_actions
+from sb3_ext.meta.outer_learners.linear_baseline import linear_baseline
 
 POINT = {"max_episode_steps": 10, "goal_radius": 0.3}
 

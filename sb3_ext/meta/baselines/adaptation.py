@@ -16,11 +16,9 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from sb3_ext.common.distributions import ActionDistribution
-from sb3_ext.common.gae import discounted_sum, generalized_advantage_estimation
 from sb3_ext.common.optimizers import SGD, Params
 
 Actor = Callable[[Params, Tensor], Tensor]  # (parameters, observations [T, n_obs]) -> distribution parameters [T, P]
-RIDGE = 1e-5  # of the baseline's regression: features that are constant on a task would leave it undetermined
 
 
 class TaskData(NamedTuple):
@@ -78,35 +76,3 @@ class Learner(NamedTuple):
         log_prob = self.distribution.log_prob(self.actor(params, data.observations), data.actions)
         ratio = torch.exp(log_prob - self.distribution.log_prob(data.outputs, data.actions))
         return (ratio * data.advantages).mean()
-
-
-@torch.no_grad()
-def linear_baseline(observations: Tensor, ages: Tensor, rewards: Tensor, done: Tensor, gamma: float) -> Tensor:
-    """Values ``[T + 1, B]``, for each task a linear regression of its discounted returns (Duan et al. 2016, arXiv 1604.06778).
-
-    The features are observation, its square, and a cubic in the step of the episode, in units of the latest. Episodes that the
-    data cuts off are left out of the regression; where there are no others, values are 0.
-
-    Args:
-        observations: ``[T + 1, B, n_obs]``, the last to come. ages: ``[T + 1, B]``, steps since the episode began.
-        rewards, done: ``[T, B]``.
-    """
-    x = observations.double().clamp(-10, 10)
-    time = ages.double()[..., None] / ages.max().clamp(min=1)
-    features = torch.cat([x, x**2, time, time**2, time**3, torch.ones_like(time)], -1).transpose(0, 1)  # [B, T + 1, F]
-    returns = discounted_sum(rewards.double(), gamma * (~done).double())
-    whole = done.flip(0).cumsum(0).flip(0) > 0  # an end is still to come
-    known = features[:, :-1] * whole.T[..., None]
-    ridge = RIDGE * torch.eye(features.shape[-1], dtype=features.dtype, device=features.device)
-    weights = torch.linalg.solve(known.mT @ known + ridge, known.mT @ returns.T[..., None])
-    return (features @ weights)[..., 0].T.to(rewards.dtype)
-
-
-def normalized_advantages(rewards: Tensor, values: Tensor, done: Tensor, gamma: float, gae_lambda: float) -> Tensor:
-    """GAE ``[T, B]`` with zero mean and unit deviation on each task; an episode's end counts as terminal.
-
-    Args:
-        rewards, done: ``[T, B]``. values: ``[T + 1, B]``.
-    """
-    advantages = generalized_advantage_estimation(rewards, values[:-1], values[1:], done, done, gamma, gae_lambda)
-    return (advantages - advantages.mean(0)) / (advantages.std(0) + 1e-8)

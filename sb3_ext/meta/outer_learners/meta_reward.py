@@ -11,12 +11,12 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
 from irwrappers.validation import check_choice, check_range
-from sb3_ext.meta.advantage import check_horizons, meta_advantage, paper_horizons
-from sb3_ext.meta.imitation import Target, expectile_loss, imitation_lesson, running_sums, taught_payments
-from sb3_ext.meta.lifetime_algorithm import LifetimeAlgorithm
-from sb3_ext.meta.lifetime_env import LifetimeVecEnv
-from sb3_ext.meta.lifetime_record import MEAN_OBJECTIVE
-from sb3_ext.meta.lifetime_rollout import (
+from sb3_ext.meta.lifetimes.dense_rewards import Target, taught_payments
+from sb3_ext.meta.lifetimes.lifetime_statistics import MEAN_OBJECTIVE
+from sb3_ext.meta.lifetimes.lifetime_vec_env import LifetimeVecEnv
+from sb3_ext.meta.outer_learners.imitation import expectile_loss, imitation_lesson, running_sums
+from sb3_ext.meta.outer_learners.lifetime_algorithm import LifetimeAlgorithm
+from sb3_ext.meta.outer_learners.lifetime_collection import (
     Job,
     Lifetimes,
     collect,
@@ -24,15 +24,16 @@ from sb3_ext.meta.lifetime_rollout import (
     merge_states,
     normal_log_prob,
 )
-from sb3_ext.meta.policies import SIGNAL, MetaRewardPolicy
-from sb3_ext.meta.shards import Shards, make_shards
+from sb3_ext.meta.outer_learners.lifetime_shards import Shards, make_shards
+from sb3_ext.meta.outer_learners.meta_advantage import check_horizons, meta_advantage, paper_horizons
+from sb3_ext.meta.outer_learners.policies import SIGNAL, MetaRewardPolicy
 
 
 class MetaReward(LifetimeAlgorithm):
     """Train an LSTM to pay PPO agents, so that they learn fast; the outer loop is PPO over their whole lifetimes.
 
     An iteration runs the B lifetimes of a :class:`LifetimeVecEnv` from beginning to end, estimates the meta-advantage of each
-    payment (``sb3_ext.meta.advantage``), and makes ``n_epochs`` passes of truncated back-propagation through time. It is
+    payment (``sb3_ext.meta.outer_learners.meta_advantage``), and makes ``n_epochs`` passes of truncated back-propagation through time. It is
     first-order: nothing is differentiated through the agents' updates.
 
     Args:
