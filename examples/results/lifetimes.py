@@ -29,7 +29,7 @@ from scipy.stats import bootstrap
 from tqdm import tqdm
 
 from sb3_ext.meta import LifetimeVecEnv, RewardModel, TrialVecEnv
-from sb3_ext.meta.lifetimes.dense_rewards import taught_payments
+from sb3_ext.meta.lifetimes.dense_rewards import bounded_dense_rewards
 from sb3_ext.meta.outer_learners.evaluation import Trace, make_evaluation_env, run_lifetimes
 from sb3_ext.zoo.lifetime_families import make_family
 
@@ -207,7 +207,7 @@ def draw_traces(path: Path, trace: Trace, model: RewardModel) -> None:
     else:
         x, label = trace.shaped, "dense reward"
         goes_on = ~np.concatenate([np.ones_like(trace.done[:1]), trace.done[:-1]])
-        color, told = taught_payments("progress", x, goes_on, np.abs(x).mean(0)), "paid by its progress"
+        color, told = bounded_dense_rewards("progress", x, goes_on, np.abs(x).mean(0)), "paid by its progress"
     shade = np.quantile(np.abs(color), 0.999)
     n = model.inner.n_steps
     figure = Figure(figsize=(9.6, 4.2), layout="constrained")

@@ -29,12 +29,12 @@ class ActionDistribution(ABC):
     n_noise: int
 
     @abstractmethod
-    def draw_noise(self, shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
+    def sample_noise(self, shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
         """Return noise for :meth:`sample`, ``[*shape, n_noise]``."""
 
     @abstractmethod
     def sample(self, params: Tensor, noise: Tensor) -> Tensor:
-        """Return actions ``[..., n_actions]`` of the policy; ``noise`` is from :meth:`draw_noise`."""
+        """Return actions ``[..., n_actions]`` of the policy; ``noise`` is from :meth:`sample_noise`."""
 
     @abstractmethod
     def log_prob(self, params: Tensor, actions: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class Categorical(ActionDistribution):
         self.nvec = nvec
         self.n_params = self.n_noise = sum(nvec)
 
-    def draw_noise(self, shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
+    def sample_noise(self, shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
         uniform = torch.rand((*shape, self.n_noise), generator=generator, device=device)
         return -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))  # Gumbel
 
@@ -97,7 +97,7 @@ class Bernoulli(ActionDistribution):
     def __init__(self, n: int) -> None:
         self.n_params = self.n_noise = n
 
-    def draw_noise(self, shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
+    def sample_noise(self, shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
         return torch.logit(torch.rand((*shape, self.n_noise), generator=generator, device=device), eps=1e-7)
 
     def sample(self, params: Tensor, noise: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ class DiagonalGaussian(ActionDistribution):
     def __init__(self, n: int) -> None:
         self.n_params, self.n_noise = 2 * n, n
 
-    def draw_noise(self, shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
+    def sample_noise(self, shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
         return torch.randn((*shape, self.n_noise), generator=generator, device=device)
 
     def sample(self, params: Tensor, noise: Tensor) -> Tensor:

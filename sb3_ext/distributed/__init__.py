@@ -1,6 +1,6 @@
-"""The same work on a Ray cluster (``pip install "irwrappers[ray]"``): lifetimes of meta-learning, and runs of a benchmark.
+"""Work on a Ray cluster (``pip install "irwrappers[ray]"``): lifetimes of meta-learning, and runs of a benchmark.
 
-Results are those of a run without Ray under the same seed, whatever the number of machines and whichever of them are lost.
+Results equal those of a run without Ray and the same seed, whatever the number of machines, also if some of them are lost.
 
 On several machines: install the same packages on each, ``ray start --head`` on one and ``ray start --address=HEAD:6379`` on
 the others, then give the command ``--ray HEAD:6379`` (or ``--ray auto`` on a machine of the cluster). ``--ray local`` starts a

@@ -1,4 +1,4 @@
-"""A connection to a Ray cluster, and jobs on it that survive the loss of a worker."""
+"""Connection to a Ray cluster, and jobs on it that survive the loss of a worker."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-ATTEMPTS = 4  # at a job whose workers are lost
+ATTEMPTS = 4  # submissions of a job whose workers are lost
 
 
 def import_ray() -> Any:
-    """Ray, which is optional.
+    """Return the module ``ray``, which is optional.
 
     Raises:
-        ImportError: naming the extra.
+        ImportError: if it is not installed; the message names the extra.
     """
     try:
         import ray
@@ -23,15 +23,19 @@ def import_ray() -> Any:
 
 
 def connect(address: str = "local") -> None:
-    """Use the cluster at ``address``: ``"HOST:6379"``, ``"auto"`` for the one that this machine belongs to, or ``"local"``,
-    which starts one of this machine's cores. A program that is connected already stays so.
+    """Connect this program to a cluster, unless it is connected already.
+
+    Args:
+        address: ``"HOST:6379"``, ``"auto"`` for the cluster that this machine belongs to, or ``"local"``, which starts a
+            cluster of this machine's cores.
 
     Raises:
-        ImportError: Ray is not installed. ConnectionError: there is no cluster at ``address``.
+        ImportError: if Ray is not installed.
+        ConnectionError: if there is no cluster at ``address``.
     """
     ray = import_ray()
     if not ray.is_initialized():
-        # Ray's workers step back for everything else on a machine; here they are the work itself.
+        # Ray gives its workers a low priority; here they do the main work of the machine.
         os.environ.setdefault("RAY_worker_niceness", "0")
         ray.init(address=address, include_dashboard=False if address == "local" else None, logging_level="warning")
 
@@ -42,14 +46,16 @@ def run_again_if_lost(
     lost: Callable[[int], None] | None = None,
     finished: Callable[[int], None] | None = None,
 ) -> list[Any]:
-    """The results of jobs 0 … n_jobs − 1, in their order; a job whose worker is lost is submitted again.
+    """Return the results of jobs 0 … n_jobs − 1, in their order; a job whose worker is lost is submitted again.
 
     Args:
-        submit: starts a job and gives Ray's reference to its result. lost: is told of a job whose worker is gone, before it is
-            submitted again. finished: is told of each job that is done.
+        submit: function that starts the job of a number and returns Ray's reference to its result.
+        n_jobs: number of jobs.
+        lost: function that is called with the number of a job whose worker is lost, before it is submitted again.
+        finished: function that is called with the number of each finished job.
 
     Raises:
-        RuntimeError: the workers of one job were lost several times. What a job itself raises.
+        RuntimeError: if the workers of a job were lost several times. An error of the job itself is raised as it is.
     """
     ray = import_ray()
     gone = ray.exceptions

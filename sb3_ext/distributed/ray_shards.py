@@ -1,4 +1,4 @@
-"""Groups of lifetimes, each in an actor of its own."""
+"""Groups of lifetimes, each in its own Ray actor."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from typing import Any
 from sb3_ext.distributed.cluster import connect, import_ray, run_again_if_lost
 from sb3_ext.meta.lifetimes.lifetime_vec_env import LifetimeVecEnv
 from sb3_ext.meta.outer_learners.lifetime_collection import Job, Result
-from sb3_ext.meta.outer_learners.lifetime_shards import LocalShards, check_jobs, moved
+from sb3_ext.meta.outer_learners.lifetime_shards import LocalShards, check_jobs, on_device
 from sb3_ext.meta.outer_learners.policies import MetaRewardNetwork
 
 
 class RayShards:
-    """Runs the jobs of ``MetaReward(n_shards=…)`` side by side on a Ray cluster, with the results of ``LocalShards``:
+    """Groups of lifetimes of ``MetaReward(n_shards=…)`` on a Ray cluster, with the results of ``LocalShards``:
 
         model = MetaReward("MlpLstmPolicy", env, n_shards=8)
         model.shards = RayShards(env, n_shards=8, address="HEAD:6379")
 
-    A job whose worker is lost begins again in a new one: all that is random in it comes from its seed.
+    A job whose worker is lost begins again in a new one; its seed determines everything random in it.
 
     Args:
-        env: of all lifetimes; it is only asked for its arguments. n_shards: actors, of one core each.
+        env: environment of all lifetimes; only its arguments are used.
+        n_shards: number of groups, each in an actor with one core.
         address: see :func:`sb3_ext.distributed.connect`.
     """
 
@@ -36,7 +37,7 @@ class RayShards:
         return self._worker_class.remote(self._arguments)
 
     def run(self, network: MetaRewardNetwork, jobs: Sequence[Job]) -> list[Result]:
-        """As :class:`sb3_ext.meta.outer_learners.lifetime_shards.LocalShards`."""
+        """Return a result for each job, as ``LocalShards`` does."""
         check_jobs(jobs, len(self.workers))
         ray = import_ray()
         device = next(network.parameters()).device
@@ -46,10 +47,10 @@ class RayShards:
             self.workers[index] = self._make_worker()
 
         results = run_again_if_lost(lambda index: self.workers[index].run.remote(sent, [jobs[index]]), len(jobs), replace)
-        return [moved(result, device) for (result,) in results]
+        return [on_device(result, device) for (result,) in results]
 
     def close(self) -> None:
-        """Free the actors."""
+        """End the actors."""
         ray = import_ray()
         for worker in self.workers:
             ray.kill(worker)

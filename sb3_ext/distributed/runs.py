@@ -1,4 +1,4 @@
-"""Runs of a benchmark, each in a worker of its own."""
+"""Runs of a benchmark, each in its own Ray worker."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ def run_on_cluster(
     address: str = "local",
     finished: Callable[[int], None] | None = None,
 ) -> list[Any]:
-    """``function(*job)`` for each of ``jobs`` on a Ray cluster, as many at a time as it has cores; the results in their order.
+    """Return ``function(*job)`` for each job, in their order, run on a Ray cluster, as many at a time as it has cores.
 
     Args:
-        function: one whose work is in files, or that can begin again: where a worker is lost it is called again.
-        finished: is told the number of each job that is done. address: see :func:`sb3_ext.distributed.connect`.
+        function: one that can be called again after it was interrupted, since a job whose worker is lost is repeated.
+        jobs: arguments of each call.
+        address: see :func:`sb3_ext.distributed.connect`.
+        finished: function that is called with the number of each finished job.
     """
     connect(address)
     remote = import_ray().remote(num_cpus=1, max_retries=0)(function)

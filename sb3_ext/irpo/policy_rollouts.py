@@ -95,7 +95,7 @@ def _collect_together(
     def act(observations: Any) -> tuple[np.ndarray, np.ndarray]:
         nonlocal graph
         if not noise:
-            steps = distribution.draw_noise((NOISE_CHUNK, n_policies, n_envs), generator, policy.device)
+            steps = distribution.sample_noise((NOISE_CHUNK, n_policies, n_envs), generator, policy.device)
             noise.extend(reversed(steps))
         inputs = policy.preprocess(obs_as_tensor(observations, policy.device))
         if graph is None:

@@ -1,8 +1,8 @@
-"""``lifetime/…``: ids of families of tasks, so that YAML and the commands can name them.
+"""Ids ``lifetime/…`` of families of tasks, for YAML files and commands.
 
 * ``lifetime/PointGoal-v0``, ``lifetime/PointGoalUpper-v0`` - ``envs.tasks.PointGoal``, the whole circle and its upper half;
 * ``lifetime/ML1-<task>-v3`` - ``envs.tasks.MetaWorldML1(<task>)``, for each of Meta-World's tasks;
-* ``lifetime/ML10-v3``, ``lifetime/ML45-v3`` - many of them.
+* ``lifetime/ML10-v3``, ``lifetime/ML45-v3`` - ``envs.tasks.MetaWorldML10`` and ``MetaWorldML45``.
 """
 
 from __future__ import annotations
@@ -21,16 +21,21 @@ NAMESPACE = "lifetime/"
 
 
 def lifetime_ids() -> list[str]:
-    """All of them."""
+    """Return all ids."""
     many = [f"{NAMESPACE}ML1-{task}-v3" for task in METAWORLD_TASKS]
     return [f"{NAMESPACE}PointGoal-v0", f"{NAMESPACE}PointGoalUpper-v0", *many, f"{NAMESPACE}ML10-v3", f"{NAMESPACE}ML45-v3"]
 
 
 def make_family(env_id: str, split: str = "train", **kwargs: Any) -> Any:
-    """The ``envs.tasks.TaskDistribution`` of an id; ``kwargs`` are its other arguments.
+    """Return the ``envs.tasks.TaskDistribution`` of an id.
+
+    Args:
+        env_id: one of :func:`lifetime_ids`.
+        split: ``"train"`` or ``"test"``.
+        **kwargs: further arguments of the family.
 
     Raises:
-        ValueError: an id that is not one of :func:`lifetime_ids`.
+        ValueError: for another id.
     """
     if env_id not in lifetime_ids():
         raise ValueError(
@@ -46,23 +51,44 @@ def make_family(env_id: str, split: str = "train", **kwargs: Any) -> Any:
 
 
 def is_lifetime(env_id: str) -> bool:
-    """Whether it is an id of ours."""
+    """Return whether an id is that of a family."""
     return env_id.startswith(NAMESPACE)
 
 
 def make_lifetimes(env_id: str, n_lifetimes: int = 30, split: str = "train", **kwargs: Any) -> LifetimeVecEnv:
-    """A :class:`LifetimeVecEnv` of a family by its id; ``kwargs`` are its arguments."""
+    """Return lifetimes of a family.
+
+    Args:
+        env_id: one of :func:`lifetime_ids`.
+        n_lifetimes: number of parallel lifetimes.
+        split: ``"train"`` or ``"test"``.
+        **kwargs: further arguments of ``LifetimeVecEnv``.
+    """
     return LifetimeVecEnv(make_family(env_id, split), n_lifetimes, **kwargs)
 
 
 def make_trials(env_id: str, n_trials: int = 30, split: str = "train", **kwargs: Any) -> TrialVecEnv:
-    """A :class:`TrialVecEnv` of a family by its id; ``kwargs`` are its arguments."""
+    """Return trials of a family.
+
+    Args:
+        env_id: one of :func:`lifetime_ids`.
+        n_trials: number of parallel trials.
+        split: ``"train"`` or ``"test"``.
+        **kwargs: further arguments of ``TrialVecEnv``.
+    """
     return TrialVecEnv(make_family(env_id, split), n_trials, **kwargs)
 
 
 class LifetimeEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
-    """One lifetime at a time as a Gymnasium environment, what ``gym.make`` of these ids gives; :class:`LifetimeVecEnv` has the
-    observations, the action and ``kwargs``."""
+    """One lifetime at a time as a Gymnasium environment, made by ``gym.make`` of these ids.
+
+    Observations and action are those of :class:`~sb3_ext.meta.LifetimeVecEnv`.
+
+    Args:
+        env_id: one of :func:`lifetime_ids`.
+        split: ``"train"`` or ``"test"``.
+        **kwargs: further arguments of ``LifetimeVecEnv``.
+    """
 
     def __init__(self, env_id: str, split: str = "train", **kwargs: Any) -> None:
         self._lifetimes = make_lifetimes(env_id, 1, split, **kwargs)
@@ -91,7 +117,7 @@ class LifetimeEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
 
 
 def register_lifetimes() -> None:
-    """Register the ids with Gymnasium; again is no harm."""
+    """Register the ids with Gymnasium, unless they are registered already."""
     for env_id in lifetime_ids():
         if env_id not in gym.registry:
             gym.register(env_id, entry_point="sb3_ext.zoo.lifetime_families:LifetimeEnv", kwargs={"env_id": env_id})

@@ -1,7 +1,7 @@
 """Baselines of meta-learning: RL² and MAML-TRPO, which adapt to a task without a learned reward.
 
-:class:`TrialVecEnv` plays several episodes of one task in a row; a recurrent policy that learns in it, such as sb3-contrib's
-``RecurrentPPO``, is RL². :class:`MAMLTRPO` learns the weights from which a gradient step adapts to a task. Both use the tasks
+``TrialVecEnv`` plays several episodes of one task in a row; a recurrent policy that learns in it, such as sb3-contrib's
+``RecurrentPPO``, is RL². ``MAMLTRPO`` learns the weights from which a gradient step adapts to a task. Both use the tasks
 and statistics of ``lifetimes``, so their success is measured as that of agents with a learned reward.
 """
 

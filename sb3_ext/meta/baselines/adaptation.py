@@ -2,8 +2,8 @@
 
     θ'_i = θ + α ∇_θ J_i(θ),   maximise (1/B) Σ_i J_i(θ'_i)
 
-J is the surrogate of the importance ratio, in both places: where the policy is the one that collected, it has the gradient of
-the return, and away from there, inside a line search, the adaptation still uses its data rightly.
+J is the surrogate of the importance ratio, in both places: at the policy that collected the data it has the gradient of the
+return, and elsewhere, in a line search, the adaptation still corrects for the policy that collected.
 """
 
 from __future__ import annotations
@@ -24,8 +24,11 @@ Actor = Callable[[Params, Tensor], Tensor]  # (parameters, observations [T, n_ob
 class TaskData(NamedTuple):
     """T steps on each of B tasks; of one task, without the B.
 
-    observations ``[T, B, n_obs]``; actions ``[T, B, n_actions]``; outputs ``[T, B, P]``, the distribution parameters that they
-    were drawn with; advantages ``[T, B]``.
+    Attributes:
+        observations: ``[T, B, n_obs]``.
+        actions: ``[T, B, n_actions]``.
+        outputs: distribution parameters with which the actions were sampled ``[T, B, P]``.
+        advantages: ``[T, B]``.
     """
 
     observations: Tensor
@@ -35,35 +38,61 @@ class TaskData(NamedTuple):
 
 
 class Learner(NamedTuple):
-    """What adapts: ``actor``, its ``distribution`` and the ``learning_rate`` α. Parameters are given to its functions."""
+    """A policy that adapts; its functions take the parameters.
+
+    Attributes:
+        actor: function (parameters, observations ``[T, n_obs]``) → distribution parameters ``[T, P]``.
+        distribution: of the actions.
+        learning_rate: α.
+    """
 
     actor: Actor
     distribution: ActionDistribution
     learning_rate: float
 
     def adapt(self, theta: Params, inner: Sequence[TaskData], n_tasks: int) -> Params:
-        """θ' of each task ``[B, ...]``: a gradient step for each of ``inner``; differentiable in θ."""
+        """Return θ' of each task ``[B, ...]`` after a gradient step for each of ``inner``, differentiable in θ.
+
+        Args:
+            theta: θ.
+            inner: data of the steps.
+            n_tasks: B.
+        """
         params = {name: value.expand(n_tasks, *value.shape) for name, value in theta.items()}
         for data in inner:
             params = vmap(self._step, in_dims=(0, 1))(params, data)
         return params
 
     def objective(self, theta: Params, inner: Sequence[TaskData], outer: TaskData) -> Tensor:
-        """(1/B) Σ_i E[π_θ'_i / π_old · Â]: what the outer step climbs."""
+        """Return (1/B) Σ_i E[π_θ'_i / π_old · Â], the objective of the outer step.
+
+        Args:
+            theta: θ.
+            inner: data of the adaptation.
+            outer: data after it.
+        """
         params = self.adapt(theta, inner, outer.actions.shape[1])
         return vmap(self._surrogate, in_dims=(0, 1))(params, outer).mean()
 
     def kl_divergence(self, theta: Params, inner: Sequence[TaskData], outer: TaskData) -> Tensor:
-        """Mean over tasks and their states of KL(π_old ‖ π_θ'_i) in nats, the policies after adaptation."""
+        """Return the mean of KL(π_old ‖ π_θ'_i) in nats over tasks and states, of the policies after adaptation.
+
+        Args:
+            theta: θ.
+            inner: data of the adaptation.
+            outer: data after it.
+        """
         params = self.adapt(theta, inner, outer.actions.shape[1])
         outputs = vmap(self.actor, in_dims=(0, 1), out_dims=1)(params, outer.observations)
         return self.distribution.kl_divergence(outer.outputs, outputs).mean()
 
     def act(self, params: Params, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """One step on each task: distribution parameters ``[B, P]`` and the actions drawn with them ``[B, n_actions]``.
+        """Return distribution parameters ``[B, P]`` and actions sampled with them ``[B, n_actions]``, for a step on each task.
 
         Args:
-            params: ``[B, ...]``. observations: ``[B, n_obs]``. noise: from ``distribution.draw_noise((B,), …)``.
+            params: of each task ``[B, ...]``.
+            observations: ``[B, n_obs]``.
+            noise: from ``distribution.sample_noise((B,), …)``.
         """
         outputs = vmap(self.actor)(params, observations[:, None])[:, 0]
         return outputs, self.distribution.sample(outputs, noise)

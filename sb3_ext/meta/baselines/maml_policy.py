@@ -1,4 +1,4 @@
-"""The policy of MAML-TRPO: SB3's actor as a function of its parameters."""
+"""Policy of MAML-TRPO: SB3's actor as a function of its parameters."""
 
 from __future__ import annotations
 
@@ -16,10 +16,16 @@ from sb3_ext.common.optimizers import Params
 
 
 class MAMLPolicy(ActorCriticPolicy):
-    """Actor 64-64 tanh by default. SB3's value head is there, without a hidden layer, but nobody trains or asks it.
+    """Actor of MAML-TRPO. SB3's value head exists, without a hidden layer, but is not trained or used.
 
-    The module's own weights are θ, before any adaptation: what ``predict`` uses. Arguments are those of
-    ``ActorCriticPolicy``; its optimiser is not used.
+    The module's own weights are θ, before any adaptation, which ``predict`` uses. The optimiser of SB3 is not used.
+
+    Args:
+        observation_space: of the tasks.
+        action_space: of the tasks.
+        lr_schedule: not used.
+        net_arch: sizes of the hidden layers; None: ``dict(pi=[64, 64], vf=[])``.
+        **kwargs: further arguments of ``ActorCriticPolicy``.
 
     Raises:
         ValueError: for ``use_sde``.
@@ -34,7 +40,9 @@ class MAMLPolicy(ActorCriticPolicy):
         **kwargs: Any,
     ) -> None:
         if kwargs.get("use_sde"):
-            raise ValueError("MAMLTRPO does not support gSDE (use_sde=True): adaptation needs a policy without hidden noise.")
+            raise ValueError(
+                "MAMLTRPO does not support gSDE (use_sde=True): its noise is not a function of the policy's parameters."
+            )
         self.distribution = make_action_distribution(action_space)
         if net_arch is None:
             net_arch = dict(pi=[64, 64], vf=[])
@@ -42,18 +50,18 @@ class MAMLPolicy(ActorCriticPolicy):
 
     @property
     def theta(self) -> Params:
-        """The actor's parameters by name, outside any graph."""
+        """Detached parameters of the actor by name."""
         critic = ("value_net.", "mlp_extractor.value_net.", "vf_features_extractor.")
         return {name: value.detach() for name, value in self.named_parameters() if not name.startswith(critic)}
 
     @torch.no_grad()
     def assign(self, theta: Params) -> None:
-        """Make ``theta`` the parameters of the actor."""
+        """Set the parameters of the actor to ``theta``."""
         for name, value in self.theta.items():
             value.copy_(theta[name])
 
     def actor(self, params: Params, observations: Tensor) -> Tensor:
-        """Distribution parameters ``[n, P]`` of the actor with weights ``params`` on observations ``[n, n_obs]``."""
+        """Return distribution parameters ``[n, P]`` of the actor with weights ``params`` for observations ``[n, n_obs]``."""
         return functional_call(_Actor(self), {f"policy.{name}": value for name, value in params.items()}, (observations,))
 
 

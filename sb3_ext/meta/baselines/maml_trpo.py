@@ -30,17 +30,25 @@ from sb3_ext.meta.outer_learners.outer_loop import OuterLoop
 
 
 class Trials(NamedTuple):
-    """The batches of B trials, and what ``info["lifetime"]`` said of each at its end."""
+    """Data of B trials.
+
+    Attributes:
+        batches: the batches.
+        lifetimes: ``info["lifetime"]`` at the end of each trial.
+    """
 
     batches: list[TaskData]
     lifetimes: list[dict[str, Any]]
 
 
 class Adaptation(NamedTuple):
-    """What :meth:`MAMLTRPO.adapt` saw on B tasks.
+    """Result of :meth:`MAMLTRPO.adapt` on B tasks.
 
-    before, after: share of the episodes that succeeded, before the first and after the last adaptation, ``[B]``.
-    params: the adapted weights ``[B, ...]``; those of one task go into a policy by ``load_state_dict(…, strict=False)``.
+    Attributes:
+        tasks: the tasks.
+        before: share of successful episodes before the first adaptation ``[B]``.
+        after: share of successful episodes after the last adaptation ``[B]``.
+        params: adapted weights ``[B, ...]``; a policy takes those of one task by ``load_state_dict(…, strict=False)``.
     """
 
     tasks: list[Any]
@@ -50,30 +58,40 @@ class Adaptation(NamedTuple):
 
 
 class MAMLTRPO(OuterLoop):
-    """Learn the weights from which one policy-gradient step on a task's success signal goes furthest.
+    """Learn the weights from which policy-gradient steps on a task's success signal improve the policy most.
 
-    An iteration runs the B trials of a :class:`TrialVecEnv`. Each task has a copy of the policy, which takes a plain gradient
-    step after every batch of the trial but the last; the outer step follows the gradient of what the last batch is worth to
-    the environment's ``objective``, back through those steps (second order), within a trust region: the mean KL divergence
-    between the adapted policies before and after it. Advantages are of a linear regression on observation and time, made anew
-    for each task and batch, and normalised. The end of an episode counts as terminal, and an episode that the end of a batch
-    cuts goes on in the next.
+    An iteration runs the B trials of a :class:`TrialVecEnv`. Each task has its own weights, which take a plain gradient step
+    after every batch of the trial but the last; the outer step follows the gradient of the last batch's objective through
+    those steps (second order), within a trust region: the mean KL divergence between the adapted policies before and after it.
+    Advantages are of a linear regression on observation and time for each task and batch, and normalised. The end of an
+    episode counts as terminal, and an episode that the end of a batch divides continues in the next.
+
+    ``num_timesteps`` counts every step on every task. ``rollout/success_first`` is the share of successful episodes before
+    adaptation, ``rollout/success`` after it. Tasks, environments and sampling are seeded from (seed, iteration), and ``save``
+    during an iteration stores its beginning, so that a run continued from a checkpoint with ``reset_num_timesteps=False``
+    equals the uninterrupted run.
 
     Args:
         policy: ``"MlpPolicy"`` or a subclass of :class:`MAMLPolicy`.
         env: a :class:`TrialVecEnv` with ``n_batches`` of at least 2, which makes ``n_batches − 1`` adaptation steps, and
-            ``history=False``, since here it is the weights that remember; the paper's baseline has batches of 2000 steps.
+            ``history=False``, since the weights are the memory; the paper's baseline has batches of 2000 steps.
         learning_rate: α of the adaptation.
-        gamma, gae_lambda: of both.
-        inner_signal: what adaptation is paid: ``"sparse"``, the success signal, or ``"shaped"``, the task's dense reward,
+        gamma: discount of a step, of adaptation and outer step.
+        gae_lambda: λ, of both.
+        target_kl: δ of the outer step in nats, a number or a schedule of the remaining progress.
+        cg_max_steps: number of conjugate-gradient steps of the outer step.
+        cg_damping: added to the diagonal of its Fisher matrix.
+        line_search_shrinking_factor: factor by which its line search shrinks a step.
+        line_search_max_iter: largest number of steps of its line search.
+        stats_window_size: episodes over which ``rollout/…`` is averaged.
+        tensorboard_log: folder of the TensorBoard log, or None.
+        policy_kwargs: arguments of the policy.
+        verbose: 0 for no output, 1 for information, 2 for debugging.
+        seed: of weights, tasks, environments and actions.
+        device: of the policy.
+        _init_setup_model: whether the networks are built at once.
+        inner_signal: reward of the adaptation: ``"sparse"``, the success signal, or ``"shaped"``, the task's dense reward,
             which a new task must then have too.
-        target_kl: δ of the outer step in nats, a number or a schedule of the remaining progress. cg_max_steps, cg_damping,
-            line_search_shrinking_factor, line_search_max_iter: of its conjugate gradients and backtracking.
-
-    The others are SB3's. ``num_timesteps`` counts every step on every task. ``rollout/success_first`` is the share of episodes
-    that succeeded before adaptation, ``rollout/success`` after it. Tasks, environments and sampling are seeded from (seed,
-    iteration), and ``save`` during an iteration stores its beginning, so that a run continued from a checkpoint with
-    ``reset_num_timesteps=False`` is the unbroken run.
 
     Raises:
         ValueError: for an argument out of range or another environment, before anything runs.
@@ -89,7 +107,6 @@ class MAMLTRPO(OuterLoop):
         learning_rate: float | Schedule = 0.07,
         gamma: float = 0.99,
         gae_lambda: float = 0.95,
-        inner_signal: Literal["sparse", "shaped"] = "sparse",
         target_kl: float | Schedule = 1e-3,
         cg_max_steps: int = 10,
         cg_damping: float = 0.1,
@@ -102,6 +119,8 @@ class MAMLTRPO(OuterLoop):
         seed: int | None = None,
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
+        *,
+        inner_signal: Literal["sparse", "shaped"] = "sparse",
     ) -> None:
         check_range("learning_rate", learning_rate, 0)
         check_range("gamma", gamma, 0, 1)
@@ -129,7 +148,7 @@ class MAMLTRPO(OuterLoop):
             supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
         )
         if self.env is not None:
-            self._world()
+            self._lifetime_env()
         if _init_setup_model:
             self._setup_model()
 
@@ -143,7 +162,7 @@ class MAMLTRPO(OuterLoop):
 
     # ------------------------------------------------------------------ learning
 
-    def _world(self) -> TrialVecEnv:
+    def _lifetime_env(self) -> TrialVecEnv:
         return _trials(self.env)
 
     def _iterate(self, env: TrialVecEnv, callback: BaseCallback, seed: int) -> bool:
@@ -168,7 +187,7 @@ class MAMLTRPO(OuterLoop):
 
     @torch.no_grad()
     def _collect(self, env: VecEnv, generator: torch.Generator, on_step: Callable[[dict[str, Any]], bool]) -> Trials | None:
-        """Whole trials, each batch with the policies that the ones before it led to; ``None``: ``on_step`` stopped them."""
+        """Return whole trials, each batch with the policies adapted to those before it; None if ``on_step`` stopped them."""
         inner, learner, n = _trials(env), self._learner(), env.num_envs
         observations: Any = env.reset()
         ages = np.zeros(n, dtype=np.int64)
@@ -178,25 +197,27 @@ class MAMLTRPO(OuterLoop):
             params = learner.adapt(self.policy.theta, batches, n)
             is_last = number == inner.n_batches - 1
             steps: list[tuple[Tensor, ...]] = []
-            noise = learner.distribution.draw_noise((inner.n_steps, n), generator, self.device)
-            if act is None:  # its tensor operations alone, without the layers of Python above them: half the time of a step
-                act = make_fx(lambda *given: learner.act(*given))(params, self._tensor(observations), noise[0])
+            noise = learner.distribution.sample_noise((inner.n_steps, n), generator, self.device)
+            if act is None:  # traced, without the Python code around the tensor operations: half the time of a step
+                act = make_fx(lambda *arguments: learner.act(*arguments))(params, self._tensor(observations), noise[0])
             for noise_of_step in noise:
                 seen = self._tensor(observations)
                 outputs, actions = act(params, seen, noise_of_step)
-                observations, worth, dones, infos = env.step(env_actions(self.action_space, actions.cpu().numpy()))
+                observations, objective, dones, infos = env.step(env_actions(self.action_space, actions.cpu().numpy()))
                 last = inner.last_step
-                rewards = worth if is_last else (last.signal if self.inner_signal == "sparse" else dense_reward(last.shaped))
+                rewards = (
+                    objective if is_last else (last.signal if self.inner_signal == "sparse" else dense_reward(last.shaped))
+                )
                 steps.append((seen, actions, outputs, *map(self._tensor, (ages, rewards, last.done))))
                 ages = np.where(last.done, 0, ages + 1)
-                if not on_step({"new_obs": observations, "rewards": worth, "dones": dones, "infos": infos}):
+                if not on_step({"new_obs": observations, "rewards": objective, "dones": dones, "infos": infos}):
                     return None
             following = np.stack([info["terminal_observation"] for info in infos]) if is_last else observations
             batches.append(self._data(steps, self._tensor(following), self._tensor(ages)))
         return Trials(batches, [info["lifetime"] for info in infos])
 
     def _data(self, steps: list[tuple[Tensor, ...]], observations: Tensor, ages: Tensor) -> TaskData:
-        """One batch; ``observations`` and ``ages`` are of the step that would come next."""
+        """Return a batch; ``observations`` and ``ages`` are those after its last step."""
         seen, actions, outputs, ages_seen, rewards, done = (torch.stack(column) for column in zip(*steps, strict=True))
         ended = done.bool()
         values = linear_baseline(
@@ -205,7 +226,7 @@ class MAMLTRPO(OuterLoop):
         return TaskData(seen, actions, outputs, normalized_advantages(rewards, values, ended, self.gamma, self.gae_lambda))
 
     def _train(self, batches: list[TaskData]) -> None:
-        """The outer step."""
+        """Take the outer step."""
         learner, theta = self._learner(), self.policy.theta
         *inner, outer = batches
         gradient = grad(learner.objective)(theta, inner, outer)
@@ -238,14 +259,14 @@ class MAMLTRPO(OuterLoop):
     # ------------------------------------------------------------------ use
 
     def adapt(self, env: VecEnv) -> Adaptation:
-        """Adapt to the tasks of one trial of ``env``, a test split for instance; nothing is kept of it, nor counted.
+        """Adapt to the tasks of one trial of ``env``, a test split for instance, without changing this model.
 
             family = PointGoal(split="test")
             model.adapt(TrialVecEnv(family, 60, n_batches=2, history=False, seed=0)).after.mean()
 
         Args:
-            env: a :class:`TrialVecEnv`; with more batches than in training the policy adapts more often. Seeded alike it gives
-                the same result again.
+            env: a :class:`TrialVecEnv`; with more batches than in training the policy adapts more often. The same seed gives
+                the same result.
 
         Raises:
             ValueError: for another environment, or other spaces.
@@ -273,12 +294,12 @@ class MAMLTRPO(OuterLoop):
 
 
 def _trials(env: Any) -> TrialVecEnv:
-    """The trials below any wrappers."""
+    """Return the trials below any wrappers."""
     inner = env
     while inner is not None and not isinstance(inner, TrialVecEnv):
         inner = getattr(inner, "venv", None)
     if inner is None:
-        raise ValueError(f"MAMLTRPO needs a sb3_ext.meta.TrialVecEnv, which draws tasks from a family; got {env}.")
+        raise ValueError(f"MAMLTRPO needs a sb3_ext.meta.TrialVecEnv, which samples tasks from a family; got {env}.")
     if inner.n_batches < 2:
         raise ValueError(
             f"MAMLTRPO adapts after each batch of a trial but the last: n_batches of the TrialVecEnv must be at least 2, got "

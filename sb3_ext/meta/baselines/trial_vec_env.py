@@ -1,4 +1,4 @@
-"""``TrialVecEnv``: an environment whose episode is several episodes on one task, so that there is something to remember."""
+"""An environment whose episode is several episodes on one task, for policies with a memory."""
 
 from __future__ import annotations
 
@@ -10,38 +10,43 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from irwrappers.validation import check_choice, check_range
-from sb3_ext.meta.lifetimes.lifetime_statistics import LifetimeRecord, Objective
+from sb3_ext.meta.lifetimes.lifetime_statistics import LifetimeStatistics, Objective
 from sb3_ext.meta.lifetimes.shared_vec_env import SharedVecEnv
 from sb3_ext.meta.lifetimes.task_batches import TaskBatch, TaskStep, flat_actions, make_task_batch
 
 
 class TrialVecEnv(SharedVecEnv):
-    """B trials side by side; a trial is ``n_batches · n_steps`` steps on one task, drawn anew at each reset.
+    """B parallel trials; a trial is ``n_batches · n_steps`` steps on one task, which is sampled at each reset.
 
-    Its episodes follow one another, and only its end is ``done``. With a recurrent policy this is the whole of RL² (Duan et
-    al. 2016, arXiv 1611.02779):
+    Its episodes follow one another, and only its end is ``done``. With a recurrent policy this is RL² (Duan et al. 2016, arXiv
+    1611.02779):
 
         RecurrentPPO("MlpLstmPolicy", VecNormalize(TrialVecEnv(family), norm_obs=False))
 
-    The shaped objective is 1e-4 a step in size, far below the errors of a critic that has just been initialised, and
-    ``VecNormalize`` brings it to scale: on a corridor with a goal on either side 75 % and 92 % of the last episodes succeed
-    after 61 000 steps with it, 46 % and 0 % without (two seeds).
+    The shaped objective is 1e-4 a step in size, far below the errors of a newly initialised critic, and ``VecNormalize`` scales
+    it: on a corridor with a goal on either side 75 % and 92 % of the last episodes succeed after 61 000 steps with it, 46 % and
+    0 % without (two seeds).
 
-    Observation, ``Box`` ``[n_obs + n_actions + 2]``: the task's observation, the action before it (discrete ones one-hot),
-    the success signal which that brought (``irwrappers.SuccessSignal``), and 1 where an episode begins, else 0. Action: the
-    task's. Reward: what a step is worth, see :class:`sb3_ext.meta.lifetimes.lifetime_statistics.LifetimeRecord`; all trials end together,
-    and ``info`` then holds ``lifetime``, as :class:`LifetimeVecEnv` has it. The same seed draws the same tasks there.
+    Observation, ``Box`` ``[n_obs + n_actions + 2]``: the task's observation, the action before it (discrete ones one-hot), the
+    success signal of that action (``irwrappers.SuccessSignal``), and 1 where an episode begins, else 0. Action: the task's.
+    Reward: the objective, see ``lifetime_statistics.LifetimeStatistics``; all trials end together, and ``info`` then holds
+    ``lifetime`` as in ``LifetimeVecEnv``. The same seed samples the same tasks there.
 
     Args:
         family: an ``envs.tasks.TaskDistribution``.
-        n_trials: B. n_steps, n_batches: of the success that ``lifetime`` tells apart.
+        n_trials: B.
+        n_steps: steps of a batch.
+        n_batches: number of batches of a trial; ``lifetime`` holds the success in each.
         objective: ``"shaped"`` or ``"sparse"``.
-        history: False leaves the task's observation alone, for learners that remember in another way (:class:`MAMLTRPO`).
-        env_kwargs: for every environment, ``{"max_episode_steps": 25}`` for instance.
-        n_jobs: processes for environments that have no vectorised form.
+        history: whether the observation holds action, signal and beginning; False for learners that need no memory
+            (:class:`~sb3_ext.meta.MAMLTRPO`).
+        env_kwargs: arguments of every environment, ``{"max_episode_steps": 25}`` for instance.
+        n_jobs: number of processes, for environments that have no vectorised form.
+        seed: of tasks and environments; None: sampled from NumPy's global generator.
 
     Attributes:
-        tasks: of the B trials. last_step: what the last step gave, a :class:`sb3_ext.meta.lifetimes.task_batches.TaskStep`.
+        tasks: of the B trials.
+        last_step: result of the last step, a ``task_batches.TaskStep``.
 
     Raises:
         ValueError: for an argument out of range, and for observations that are no ``Box``.
@@ -69,7 +74,7 @@ class TrialVecEnv(SharedVecEnv):
             )
         self.family, self.n_steps, self.n_batches, self.history = family, n_steps, n_batches, history
         self._batch: TaskBatch = make_task_batch(family, env_kwargs, n_jobs)
-        self._record = LifetimeRecord(n_trials, n_steps, n_batches, objective)
+        self._statistics = LifetimeStatistics(n_trials, n_steps, n_batches, objective)
         self._n_actions = spaces.flatdim(family.action_space)
         self._reset_count, self._base_seed = 0, 0
         width = spaces.flatdim(family.observation_space) + (self._n_actions + 2 if history else 0)
@@ -77,18 +82,18 @@ class TrialVecEnv(SharedVecEnv):
         self.seed(seed if seed is not None else int(np.random.randint(2**31 - 1)))
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
-        """Fix all resets to come: the i-th draws from (seed, i)."""
+        """Seed all following resets: the i-th samples from (seed, i)."""
         if seed is not None:
             self._base_seed, self._reset_count = int(seed), 0
         return [seed] * self.num_envs
 
     def reset(self) -> VecEnvObs:
-        tasks, starts = np.random.SeedSequence([self._base_seed, self._reset_count]).spawn(2)  # as LifetimeVecEnv
+        tasks, starts = np.random.SeedSequence([self._base_seed, self._reset_count]).spawn(2)  # as in LifetimeVecEnv
         self._reset_count += 1
         rng = np.random.default_rng(tasks)
         self.tasks = [self.family.sample(rng) for _ in range(self.num_envs)]
         observations = self._batch.begin(self.tasks, starts.generate_state(self.num_envs).tolist())
-        self._record.begin(self.tasks)
+        self._statistics.begin(self.tasks)
         nothing = np.zeros(self.num_envs)
         return self._observed(observations, np.zeros((self.num_envs, self._n_actions)), nothing, nothing + 1)
 
@@ -97,14 +102,14 @@ class TrialVecEnv(SharedVecEnv):
 
     def step_wait(self) -> VecEnvStepReturn:
         self.last_step: TaskStep = self._batch.step(self._actions)
-        rewards, done = self._record.add(self.last_step), self._record.done
+        rewards, done = self._statistics.add(self.last_step), self._statistics.done
         actions = flat_actions(self.action_space, self._actions)
         observations: VecEnvObs = self._observed(
             self.last_step.observations, actions, self.last_step.signal, self.last_step.done
         )
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if done:
-            infos, terminal = self._record.infos(), observations
+            infos, terminal = self._statistics.infos(), observations
             observations = self.reset()
             for index, info in enumerate(infos):
                 info["terminal_observation"] = terminal[index]  # type: ignore[index]
@@ -114,12 +119,12 @@ class TrialVecEnv(SharedVecEnv):
         self._batch.close()
 
     def get_state(self) -> dict[str, Any]:
-        """What outlives a trial: the running scale of shaped rewards; JSON-ready, for :meth:`set_state`."""
-        return self._record.get_state()
+        """Return what outlives a trial, the running scale of shaped rewards, as JSON types for :meth:`set_state`."""
+        return self._statistics.get_state()
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Take up what :meth:`get_state` gave."""
-        self._record.set_state(state)
+        """Set the state that :meth:`get_state` returned."""
+        self._statistics.set_state(state)
 
     def _observed(self, observations: np.ndarray, actions: np.ndarray, signal: np.ndarray, begins: np.ndarray) -> np.ndarray:
         parts = [observations, actions, signal[:, None], begins[:, None]] if self.history else [observations]

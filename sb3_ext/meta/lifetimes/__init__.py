@@ -1,6 +1,6 @@
 """Lifetimes: parallel agents that learn tasks from scratch, as one environment.
 
-:class:`LifetimeVecEnv` runs the agents (``inner_agents``) on tasks of a family (``task_batches``) and records what they achieve
+``LifetimeVecEnv`` runs the agents (``inner_agents``) on tasks of a family (``task_batches``) and records their success
 (``lifetime_statistics``). Its step is a step of every agent and its action is their reward, so an algorithm of
 ``outer_learners`` acts in it as in any other environment. The room imports neither of the two others.
 """

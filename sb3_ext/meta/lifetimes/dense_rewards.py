@@ -11,10 +11,13 @@ Target = Literal["reward", "progress"]
 
 
 def dense_reward(shaped: Any) -> Any:
-    """``shaped`` itself.
+    """Return ``shaped`` itself if it is known.
+
+    Args:
+        shaped: dense rewards, an array or a tensor; NaN where a task has none.
 
     Raises:
-        ValueError: there is none.
+        ValueError: if there is none.
     """
     if math.isnan(float(shaped.sum())):
         raise ValueError(
@@ -24,21 +27,24 @@ def dense_reward(shaped: Any) -> Any:
     return shaped
 
 
-def taught_payments(target: Target, shaped: np.ndarray, goes_on: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """By the dense reward, in the range of the network's payments; float32 ``[T, B]``, of which the first is unknown (0) for
-    ``"progress"``.
+def bounded_dense_rewards(target: Target, shaped: np.ndarray, continues: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Return rewards that follow from the dense reward, in the range of a reward network; float32 ``[T, B]``.
 
     ``"reward"``: arctan of the dense reward r in units of its mean size. ``"progress"``: arctan(5 (Φ − Φ before)) with
-    Φ = asinh(10 r), 0 at an episode's first step. Differences of a potential leave the best policy as it is (Ng, Harada &
-    Russell, 1999) and tell an agent that has no critic yet which of its actions helped, where r only tells where it is good to
-    be. asinh is linear up to a tenth of r's mean size and then logarithmic: a growth by the same factor counts alike far from
-    the goal and near. On Meta-World's door-close and reach the median payment is 0.01 to 0.06 in size, 99 % are below 0.45.
+    Φ = asinh(10 r), 0 at an episode's first step; the first row is not known, and 0. Differences of a potential leave the best
+    policy as it is (Ng, Harada & Russell, 1999) and tell an agent that has no critic yet which of its actions helped, where r
+    only tells where it is good to be. asinh is linear up to a tenth of r's mean size and then logarithmic: a growth by the
+    same factor counts alike far from the goal and near. On Meta-World's door-close and reach the median is 0.01 to 0.06 in
+    size, 99 % are below 0.45.
 
     Args:
-        shaped: r of each step. goes_on: whether its episode is that of the step before; both ``[T, B]``. scale: ``[B]``.
+        target: ``"reward"`` or ``"progress"``.
+        shaped: r of each step ``[T, B]``.
+        continues: whether the episode of a step is that of the step before, bool ``[T, B]``.
+        scale: mean size of r for each agent's kind of task ``[B]``.
     """
     relative = dense_reward(shaped) / np.maximum(scale, 1e-8)
     if target == "progress":
         potential = np.arcsinh(10 * relative)
-        relative = 5 * np.diff(potential, axis=0, prepend=potential[:1]) * goes_on
+        relative = 5 * np.diff(potential, axis=0, prepend=potential[:1]) * continues
     return np.arctan(relative).astype(np.float32)

@@ -1,7 +1,7 @@
-"""The inner loop of meta-learning: B PPO agents from scratch, side by side, each with networks, data and optimiser of its own.
+"""The inner loop of meta-learning: B parallel PPO agents from scratch, each with its own networks, data and optimiser.
 
 Everything is stacked along a leading axis over agents, so that a layer of all of them is one batched matrix product; noise
-and minibatches come from outside. B agents equal B that are run one after the other (tests/test_meta_inner.py).
+and minibatches come from outside. B agents equal B that are run one after the other.
 """
 
 from __future__ import annotations
@@ -23,11 +23,26 @@ from sb3_ext.common.optimizers import Params, clip_each_
 
 @dataclass(frozen=True)
 class InnerSettings:
-    """A lifetime and the PPO that lives it; the defaults are those of arXiv 2407.21546.
+    """Length of a lifetime and the agents' PPO; the defaults are those of arXiv 2407.21546.
 
-    n_steps: of a batch. n_batches: in a lifetime; each but the last is followed by an update. n_minibatches: of an epoch.
-    The rest is SB3's PPO; ``normalize_advantage`` acts in each minibatch, on estimated advantages only. For agents that are
-    given advantages the paper has ``ent_coef=5e-4``.
+    Args:
+        n_steps: environment steps of a batch.
+        n_batches: number of batches in a lifetime; each but the last is followed by an update.
+        n_epochs: passes over a batch in an update.
+        n_minibatches: number of minibatches in an epoch.
+        learning_rate: of Adam.
+        gamma: discount of a step.
+        gae_lambda: λ of generalised advantage estimation.
+        clip_range: of PPO's probability ratio.
+        normalize_advantage: whether estimated advantages are normalised in each minibatch; given ones are not.
+        ent_coef: entropy coefficient. For agents that receive advantages the paper has 5e-4.
+        vf_coef: coefficient of the value loss.
+        max_grad_norm: largest norm of an agent's gradient; None: not clipped.
+        log_std_init: initial logarithm of the deviation of continuous actions.
+        net_arch: sizes of the hidden layers of policy and critic.
+
+    Raises:
+        ValueError: for an argument out of range.
     """
 
     n_steps: int = 2000
@@ -63,15 +78,21 @@ class InnerSettings:
 
     @property
     def lifetime(self) -> int:
-        """Steps of a lifetime."""
+        """Number of steps of a lifetime."""
         return self.n_steps * self.n_batches
 
 
 @dataclass
 class InnerBatch:
-    """What B agents collected: observations ``[T, B, n_obs]``, actions ``[T, B, n_actions]``, the rest ``[T, B]``.
+    """Steps that B agents collected between two updates.
 
-    rewards: what the agents are paid, or their advantages. done: an episode's last step, which counts as terminal.
+    Args:
+        observations: ``[T, B, n_obs]``.
+        actions: ``[T, B, n_actions]``.
+        log_probs: log-probabilities of the actions ``[T, B]``.
+        values: of the observations ``[T, B]``.
+        rewards: rewards of the agents, or their advantages ``[T, B]``.
+        done: whether a step is the last one of its episode, which counts as terminal; bool ``[T, B]``.
     """
 
     observations: Tensor
@@ -83,8 +104,15 @@ class InnerBatch:
 
 
 class Minibatch(NamedTuple):
-    """m steps of each of B agents, of its own choice: observations ``[B, m, n_obs]``, actions ``[B, m, n_actions]``, the rest
-    ``[B, m]``. returns: the critic's targets, if there is one."""
+    """m steps of each of B agents, other ones for each agent.
+
+    Attributes:
+        observations: ``[B, m, n_obs]``.
+        actions: ``[B, m, n_actions]``.
+        log_probs: log-probabilities of the actions ``[B, m]``.
+        advantages: ``[B, m]``.
+        returns: targets of the critic ``[B, m]``; None without a critic.
+    """
 
     observations: Tensor
     actions: Tensor
@@ -94,14 +122,23 @@ class Minibatch(NamedTuple):
 
 
 class InnerAgents:
-    """B actor-critics (tanh, weights initialised as SB3 does) and their optimiser, Adam.
+    """B actor-critics (tanh, weights initialised as in SB3) and their optimiser, Adam.
 
     Args:
-        observation_space: ``Box``, seen flat. generator: draws the initial weights.
-        dtype: of networks and data. group_size: so many agents in a row begin with the same weights.
+        n_agents: B.
+        observation_space: ``Box``, which is flattened.
+        action_space: of the tasks.
+        settings: of PPO and of the networks.
+        generator: random generator of the initial weights.
+        device: of networks and data.
+        dtype: of networks and data.
+        group_size: number of successive agents that begin with the same weights.
 
     Attributes:
         params: stacked weights, ``[B, ...]``, named ``pi.0.weight``, ``vf.2.bias`` …, ``log_std`` for continuous actions.
+
+    Raises:
+        ValueError: for observations that are no ``Box``.
     """
 
     def __init__(
@@ -141,7 +178,12 @@ class InnerAgents:
         self.optimizer = torch.optim.Adam(self.params.values(), lr=settings.learning_rate, eps=1e-5, fused=True)
 
     def outputs(self, observations: Tensor, params: Params | None = None) -> Tensor:
-        """Observations ``[B, n, n_obs]`` → parameters of the action distributions ``[B, n, P]``; ``params``: other weights."""
+        """Return parameters of the action distributions ``[B, n, P]``.
+
+        Args:
+            observations: ``[B, n, n_obs]``.
+            params: weights; None: the agents' own.
+        """
         params = self.params if params is None else params
         outputs = self._forward("pi", observations, params)
         if "log_std" in params:
@@ -150,7 +192,12 @@ class InnerAgents:
         return outputs
 
     def values(self, observations: Tensor, params: Params | None = None) -> Tensor:
-        """``[B, n, n_obs]`` → ``[B, n]``."""
+        """Return the values ``[B, n]`` of observations.
+
+        Args:
+            observations: ``[B, n, n_obs]``.
+            params: weights; None: the agents' own.
+        """
         return self._forward("vf", observations, self.params if params is None else params)[..., 0]
 
     def _forward(self, name: str, x: Tensor, params: Params) -> Tensor:
@@ -163,20 +210,23 @@ class InnerAgents:
 
     @torch.no_grad()
     def act(self, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Actions ``[B, n_actions]``, their log-probabilities and the values ``[B]``.
+        """Return actions ``[B, n_actions]``, their log-probabilities ``[B]`` and the values ``[B]`` of the observations.
 
         Args:
-            observations: ``[B, n_obs]``. noise: from ``distribution.draw_noise((B,), …)``.
+            observations: ``[B, n_obs]``.
+            noise: from ``distribution.sample_noise((B,), …)``.
         """
         outputs = self.outputs(observations[:, None])
         actions = self.distribution.sample(outputs, noise[:, None])
         return actions[:, 0], self.distribution.log_prob(outputs, actions)[:, 0], self.values(observations[:, None])[:, 0]
 
     def advantages(self, batch: InnerBatch, last_observations: Tensor, params: Params | None = None) -> tuple[Tensor, Tensor]:
-        """Advantages and λ-returns ``[T, B]``, differentiable in the rewards and not in the weights.
+        """Return advantages and λ-returns ``[T, B]``, differentiable in the rewards and not in the weights.
 
         Args:
-            last_observations: ``[B, n_obs]`` after the batch, for an episode that goes on there.
+            batch: the steps.
+            last_observations: observations after the batch ``[B, n_obs]``, for an episode that continues there.
+            params: weights of the critic; None: the agents' own.
         """
         last = self.values(last_observations[:, None], params)[:, 0].detach()
         next_values = torch.cat([batch.values[1:], last[None]])
@@ -187,28 +237,37 @@ class InnerAgents:
 
     @torch.enable_grad()  # an outer learner collects without gradients
     def update(self, batch: InnerBatch, last_observations: Tensor, order: Tensor, are_advantages: bool = False) -> None:
-        """One PPO update of every agent.
+        """Update every agent by PPO.
 
         Args:
+            batch: the steps.
+            last_observations: observations after the batch ``[B, n_obs]``.
             order: int ``[n_epochs, T, B]``, for each epoch and agent a permutation of the steps, cut into minibatches as SB3
                 does: ⌈T / n_minibatches⌉ steps each, the last with what is left.
-            are_advantages: ``batch.rewards`` are the advantages; there is no critic then.
+            are_advantages: whether ``batch.rewards`` are the advantages; there is no critic then.
         """
         advantages, returns = (batch.rewards, None) if are_advantages else self.advantages(batch, last_observations)
         for steps in self.minibatch_steps(order):
             self.optimizer.zero_grad()
             loss = self.loss(self.minibatch(batch, advantages, returns, steps))
-            loss.sum().backward()  # the agents share nothing, so each gets the gradient of its own loss
+            loss.sum().backward()  # the agents share no weights, so each has the gradient of its own loss
             clip_each_(list(self.params.values()), self.settings.max_grad_norm, n_leading=1)
             self.optimizer.step()
 
     def minibatch_steps(self, order: Tensor) -> list[Tensor]:
-        """The steps ``[B, m]`` of each minibatch of an update; order: as for :meth:`update`."""
+        """Return the steps ``[B, m]`` of each minibatch of an update with this ``order`` (see :meth:`update`)."""
         size = math.ceil(order.shape[1] / self.settings.n_minibatches)
         return [steps for epoch in order for steps in epoch.T.split(size, 1)]
 
     def minibatch(self, batch: InnerBatch, advantages: Tensor, returns: Tensor | None, steps: Tensor) -> Minibatch:
-        """Some steps ``[B, m]`` of a batch, whose advantages and returns are ``[T, B]``."""
+        """Return the minibatch of some steps.
+
+        Args:
+            batch: the steps.
+            advantages: ``[T, B]``.
+            returns: ``[T, B]``, or None.
+            steps: numbers of the chosen steps, int ``[B, m]``.
+        """
         rows = steps * self.n_agents + torch.arange(self.n_agents, device=steps.device)[:, None]
 
         def chosen(column: Tensor) -> Tensor:
@@ -220,8 +279,14 @@ class InnerAgents:
         return Minibatch(observations, actions, log_probs, chosen_advantages, chosen_returns)
 
     def loss(self, minibatch: Minibatch, params: Params | None = None) -> Tensor:
-        """PPO's, of each agent ``[B]``; differentiable in weights, advantages and returns. Without returns there is no critic,
-        and the advantages are taken as they are."""
+        """Return PPO's loss of each agent ``[B]``, differentiable in weights, advantages and returns.
+
+        Without returns there is no critic, and the advantages are not normalised.
+
+        Args:
+            minibatch: the steps.
+            params: weights; None: the agents' own.
+        """
         observations, actions, old_log_probs, advantages, returns = minibatch
         if self.settings.normalize_advantage and returns is not None and advantages.shape[1] > 1:
             deviation = advantages.std(1, keepdim=True)
@@ -240,7 +305,16 @@ class InnerAgents:
         params: Params | None = None,
         ent_coef: float = 0.0,
     ) -> Tensor:
-        """PPO's clipped surrogate, less an entropy bonus: ``[B]``; arguments as in :class:`Minibatch`."""
+        """Return PPO's clipped policy loss with an entropy bonus, of each agent ``[B]``.
+
+        Args:
+            observations: as in :class:`Minibatch`.
+            actions: as in :class:`Minibatch`.
+            old_log_probs: ``log_probs`` of :class:`Minibatch`.
+            advantages: as in :class:`Minibatch`.
+            params: weights; None: the agents' own.
+            ent_coef: entropy coefficient.
+        """
         outputs = self.outputs(observations, params)
         ratio = torch.exp(self.distribution.log_prob(outputs, actions) - old_log_probs)
         clip = self.settings.clip_range
@@ -250,8 +324,8 @@ class InnerAgents:
         return loss
 
 
-def draw_order(n_epochs: int, n_steps: int, n_agents: int, generator: torch.Generator) -> Tensor:
-    """Random permutations of the steps for :meth:`InnerAgents.update`: ``[n_epochs, n_steps, n_agents]``."""
+def sample_order(n_epochs: int, n_steps: int, n_agents: int, generator: torch.Generator) -> Tensor:
+    """Return random permutations of the steps for :meth:`InnerAgents.update`, int ``[n_epochs, n_steps, n_agents]``."""
     return torch.rand((n_epochs, n_steps, n_agents), generator=generator, device=generator.device).argsort(1)
 
 

@@ -1,4 +1,4 @@
-"""``SharedVecEnv``: a ``VecEnv`` whose copies are one object."""
+"""A ``VecEnv`` whose parallel environments are one object."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
 
 class SharedVecEnv(VecEnv):
-    """Attributes and methods of every copy are those of this object: what is set for one is set for all."""
+    """``VecEnv`` whose environments share attributes and methods, those of this object: set for one is set for all."""
 
-    render_mode = None  # which SB3 asks for
+    render_mode = None  # SB3 reads it
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         value = getattr(self, attr_name)
@@ -29,7 +29,7 @@ class SharedVecEnv(VecEnv):
         return [result for _ in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        return [wrapper_class is Monitor for _ in self._get_indices(indices)]  # info["episode"] is what a Monitor tells
+        return [wrapper_class is Monitor for _ in self._get_indices(indices)]  # info["episode"] is that of a Monitor
 
     def has_attr(self, attr_name: str) -> bool:
         return hasattr(self, attr_name)

@@ -1,5 +1,7 @@
-"""B environments of a family of tasks, stepped together: natively where the family's environment has a vectorised form,
-otherwise one after the other, here or in several processes."""
+"""B environments of a family of tasks, stepped together.
+
+They are one vectorised environment where the family has one, else single environments in this process or in several.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +16,18 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
 from irwrappers.extrinsic import SuccessSignal, VectorSuccessSignal
-from sb3_ext.meta.lifetimes.worker_processes import Workers
+from sb3_ext.meta.lifetimes.worker_processes import WorkerProcesses
 
 
 class TaskStep(NamedTuple):
-    """What a step of B environments gave.
+    """Result of a step of B environments.
 
-    observations: ``[B, n_obs]`` to act on next, after the reset where an episode ended. The rest is ``[B]``: signal, what
-    ``irwrappers.SuccessSignal`` pays; shaped, ``info["shaped_reward"]``, NaN without one; done, the end of an episode;
-    success, whether the episode of this step has succeeded by now.
+    Attributes:
+        observations: the next ones ``[B, n_obs]``, after the reset where an episode ended.
+        signal: reward of ``irwrappers.SuccessSignal`` ``[B]``.
+        shaped: dense reward, ``info["shaped_reward"]`` ``[B]``; NaN without one.
+        done: whether an episode ended, bool ``[B]``.
+        success: whether the episode of this step has succeeded so far, bool ``[B]``.
     """
 
     observations: np.ndarray
@@ -33,32 +38,41 @@ class TaskStep(NamedTuple):
 
 
 class TaskBatch(ABC):
-    """B environments, a task each."""
+    """B environments with one task each."""
 
     @abstractmethod
     def begin(self, tasks: Sequence[Any], seeds: Sequence[int]) -> np.ndarray:
-        """Put the tasks in place and reset all, perhaps in the middle of a step; observations ``[B, n_obs]``."""
+        """Set the tasks, reset all environments (also while a step is pending) and return observations ``[B, n_obs]``.
+
+        Args:
+            tasks: one for each environment.
+            seeds: one for each environment.
+        """
 
     @abstractmethod
     def send(self, actions: np.ndarray) -> None:
-        """Begin a step of all, in processes of their own where there are any."""
+        """Begin a step of all environments with ``actions`` ``[B, …]``; worker processes run it meanwhile."""
 
     @abstractmethod
     def receive(self) -> TaskStep:
-        """The step that was sent; an episode that ends is followed by the next one."""
+        """Return the result of the step that was sent; an episode that ends is followed by the next one."""
 
     def step(self, actions: np.ndarray) -> TaskStep:
-        """Both."""
+        """Send a step and return its result."""
         self.send(actions)
         return self.receive()
 
     @abstractmethod
     def close(self) -> None:
-        """Free environments and processes."""
+        """Close environments and processes."""
 
 
 class NativeTasks(TaskBatch):
-    """All copies in one vectorised environment: ``gym.make_vec`` of the family's id."""
+    """All tasks in one vectorised environment, ``gym.make_vec`` of the family's id.
+
+    Args:
+        env_kwargs: arguments of the environment beside those of the tasks.
+    """
 
     def __init__(self, env_kwargs: dict[str, Any]) -> None:
         self._env_kwargs = env_kwargs
@@ -76,7 +90,7 @@ class NativeTasks(TaskBatch):
             **{**arguments, **self._env_kwargs},
         )
         self._envs = VectorSuccessSignal(envs)
-        observations, _ = self._envs.reset(seed=list(seeds))  # type: ignore[arg-type]  # environments with a generator per copy
+        observations, _ = self._envs.reset(seed=list(seeds))  # type: ignore[arg-type]  # a seed for each environment
         return observations.reshape(len(tasks), -1)
 
     def send(self, actions: np.ndarray) -> None:
@@ -102,12 +116,17 @@ class NativeTasks(TaskBatch):
 
 
 class LoopedTasks(TaskBatch):
-    """Single environments, one after the other; one that can change its task is used again (``TaskDistribution.retask``)."""
+    """Single environments, stepped in a loop; one that can change its task is used again (``TaskDistribution.retask``).
+
+    Args:
+        family: an ``envs.tasks.TaskDistribution``.
+        env_kwargs: arguments of every environment beside those of its task.
+    """
 
     def __init__(self, family: Any, env_kwargs: dict[str, Any]) -> None:
         self._family, self._env_kwargs = family, env_kwargs
         self._envs: list[gym.Env] = []
-        self._spare: list[gym.Env] = []  # of kinds of tasks that were not drawn this time
+        self._spare: list[gym.Env] = []  # of kinds of tasks that were not sampled this time
 
     def begin(self, tasks: Sequence[Any], seeds: Sequence[int]) -> np.ndarray:
         spare, self._envs = self._envs + self._spare, []
@@ -149,14 +168,19 @@ class LoopedTasks(TaskBatch):
 
 
 class ProcessTasks(TaskBatch):
-    """:class:`LoopedTasks` in ``n_jobs`` processes, each with its share of the environments; the same trajectories.
+    """:class:`LoopedTasks` in several processes, each with its share of the environments; the same trajectories.
+
+    Args:
+        family: an ``envs.tasks.TaskDistribution``.
+        env_kwargs: arguments of every environment beside those of its task.
+        n_jobs: number of processes.
 
     Raises:
-        RuntimeError: what went wrong in a process, with its traceback; all of them are ended then.
+        RuntimeError: for an error in a process, with its traceback; all processes are ended then.
     """
 
     def __init__(self, family: Any, env_kwargs: dict[str, Any], n_jobs: int) -> None:
-        self._workers = Workers(n_jobs, LoopedTasks, family, env_kwargs)
+        self._workers = WorkerProcesses(n_jobs, LoopedTasks, family, env_kwargs)
         self._shares: list[slice] = []
 
     def begin(self, tasks: Sequence[Any], seeds: Sequence[int]) -> np.ndarray:
@@ -179,11 +203,12 @@ class ProcessTasks(TaskBatch):
 
 
 def make_task_batch(family: Any, env_kwargs: dict[str, Any] | None = None, n_jobs: int = 1) -> TaskBatch:
-    """The fastest form for this family.
+    """Return the fastest form for a family.
 
     Args:
-        family: an ``envs.tasks.TaskDistribution``. env_kwargs: for every environment, beside the task's own arguments.
-        n_jobs: processes, for families without a vectorised environment.
+        family: an ``envs.tasks.TaskDistribution``.
+        env_kwargs: arguments of every environment beside those of its task.
+        n_jobs: number of processes, for families without a vectorised environment.
     """
     given = dict(env_kwargs or {})
     if family.has_vector_form:
@@ -192,7 +217,12 @@ def make_task_batch(family: Any, env_kwargs: dict[str, Any] | None = None, n_job
 
 
 def flat_actions(space: spaces.Space, actions: np.ndarray) -> np.ndarray:
-    """A batch of actions ``[B, ...]`` as vectors ``[B, n_actions]``, discrete ones one-hot: ``spaces.flatten`` of each."""
+    """Return actions as vectors ``[B, n_actions]``, discrete ones one-hot: ``spaces.flatten`` of each.
+
+    Args:
+        space: of one action.
+        actions: ``[B, ...]``.
+    """
     columns = actions.reshape(len(actions), -1)
     if not isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
         return columns

@@ -1,4 +1,4 @@
-"""Objects in processes of their own, whose methods are called from here."""
+"""Objects in worker processes, whose methods are called from this process."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ from typing import Any
 START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"  # as SB3's SubprocVecEnv
 
 
-class Workers:
-    """``factory(*arguments)`` in each of ``n`` processes, which begin with the first call.
+class WorkerProcesses:
+    """Worker processes, each with an object ``factory(*arguments)``, which start with the first call.
 
-    What is sent and what comes back is pickled (tensors too: through shared memory they would need a large /dev/shm).
+    Arguments and results are pickled (tensors too: through shared memory they would need a large /dev/shm).
+
+    Args:
+        n: number of processes.
+        factory: makes the object of a process.
+        *arguments: of ``factory``.
 
     Raises:
-        RuntimeError: what went wrong in a process, with its traceback; all of them are ended then.
+        RuntimeError: for an error in a process, with its traceback; all processes are ended then.
     """
 
     def __init__(self, n: int, factory: Callable[..., Any], *arguments: Any) -> None:
@@ -30,8 +35,12 @@ class Workers:
         self._asked: list[Connection] = []
 
     def ask(self, method: str, arguments: Sequence[tuple[Any, ...] | None]) -> None:
-        """Call a method of each object, with arguments of its own; ``None``: not of this one. What they were asked before and
-        nobody heard the answer to is finished first."""
+        """Call a method of the objects, without waiting for the results; an earlier call is finished first.
+
+        Args:
+            method: name of the method.
+            arguments: of each object; None: its method is not called.
+        """
         if self._asked:
             self.answers()
         try:
@@ -39,33 +48,39 @@ class Workers:
                 self._start()
             for pipe, given in zip(self._pipes, arguments, strict=True):
                 if given is not None:
-                    with contextlib.suppress(ConnectionError):  # its process has ended, as the answer will tell
+                    with contextlib.suppress(
+                        ConnectionError
+                    ):  # its process has ended, and receiving its answer raises the error
                         pipe.send_bytes(pickle.dumps((method, given)))
                     self._asked.append(pipe)
-        except BaseException:  # Ctrl-C: nobody knows then who was asked
+        except BaseException:  # Ctrl-C: it is not known then which processes were asked
             self.close(timeout=0)
             raise
 
     def answers(self) -> list[Any]:
-        """What those that were asked returned, in order."""
+        """Return the results of the last call, in the order of the processes that were asked."""
         results = []
         try:
             for pipe in self._asked:
                 try:
                     error, answer = pickle.loads(pipe.recv_bytes())
                 except (EOFError, ConnectionError):
-                    error, answer = "It ended without a word (killed, perhaps for memory).", None
+                    error, answer = "It ended without an answer (killed, perhaps for memory).", None
                 if error is not None:
                     raise RuntimeError(f"A process of environments failed:\n{error}")
                 results.append(answer)
-        except BaseException:  # Ctrl-C too: nobody knows then who has answered
+        except BaseException:  # Ctrl-C too: it is not known then which have answered
             self.close(timeout=0)
             raise
         self._asked = []
         return results
 
     def close(self, timeout: float = 5) -> None:
-        """Close the objects and end the processes, those that are at work after ``timeout`` seconds each."""
+        """Close the objects and end the processes.
+
+        Args:
+            timeout: seconds after which a process that still works is terminated.
+        """
         for pipe in self._pipes:
             pipe.close()  # its process then reads the end of the pipe
         for process in self._processes:
@@ -86,9 +101,9 @@ class Workers:
 
 
 def _work(pipe: Connection, factory: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches every process; the other end decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches every process; the parent decides
     worker = None
-    # The other end closes when all is over, perhaps with an answer of ours unread.
+    # The other end of the pipe closes at the end, perhaps with an unread answer of this process.
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             method, given = pickle.loads(pipe.recv_bytes())

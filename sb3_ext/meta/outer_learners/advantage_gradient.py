@@ -1,4 +1,4 @@
-"""How much each agent's next policy would gain by a change of what it is paid: a meta-gradient through its PPO update."""
+"""Meta-gradient through an agent's PPO update: how its next policy changes with its rewards or advantages."""
 
 from __future__ import annotations
 
@@ -16,8 +16,14 @@ from sb3_ext.meta.lifetimes.inner_agents import InnerAgents, InnerBatch, Minibat
 class InnerUpdate(NamedTuple):
     """An update that B agents are about to make.
 
-    params: their weights ``[B, ...]``. optimizer, state: of Adam, the state ``[B, ...]`` too. batch, last_observations, order,
-    are_advantages: as in :meth:`InnerAgents.update`.
+    Attributes:
+        params: weights of the agents ``[B, ...]``.
+        optimizer: their Adam, as a differentiable function.
+        state: of the optimiser ``[B, ...]``.
+        batch: as in ``InnerAgents.update``.
+        last_observations: as in ``InnerAgents.update``.
+        order: as in ``InnerAgents.update``.
+        are_advantages: as in ``InnerAgents.update``.
     """
 
     params: Params
@@ -32,21 +38,39 @@ class InnerUpdate(NamedTuple):
     def of(
         cls, agents: InnerAgents, batch: InnerBatch, last_observations: Tensor, order: Tensor, are_advantages: bool = False
     ) -> InnerUpdate:
-        """The update of these arguments, with copies of all that it will change."""
-        optimizer, state = optimizer_from(agents.optimizer, agents.params)
-        copies = {name: _copied(value) if isinstance(value, dict) else value for name, value in state.items()}
-        return cls(_copied(agents.params), optimizer, copies, batch, last_observations, order, are_advantages)
+        """Return the update with these arguments of ``InnerAgents.update``, and clones of all that it will change.
 
-    def advantages(self, agents: InnerAgents, payments: Tensor) -> Tensor:
-        """What the agents would learn from, were they paid otherwise; ``[T, B]`` both, differentiable in the payments."""
+        Args:
+            agents: the agents.
+            batch: the steps.
+            last_observations: observations after the batch.
+            order: of the steps in minibatches.
+            are_advantages: whether the batch holds advantages.
+        """
+        optimizer, state = optimizer_from(agents.optimizer, agents.params)
+        cloned = {name: _cloned(value) if isinstance(value, dict) else value for name, value in state.items()}
+        return cls(_cloned(agents.params), optimizer, cloned, batch, last_observations, order, are_advantages)
+
+    def advantages(self, agents: InnerAgents, rewards: Tensor) -> Tensor:
+        """Return the agents' advantages with other rewards ``[T, B]``, differentiable in the rewards.
+
+        Args:
+            agents: the agents.
+            rewards: in place of those of the batch ``[T, B]``.
+        """
         if self.are_advantages:
-            return payments
-        return agents.advantages(replace(self.batch, rewards=payments), self.last_observations, self.params)[0]
+            return rewards
+        return agents.advantages(replace(self.batch, rewards=rewards), self.last_observations, self.params)[0]
 
 
 class AdvantageGradient(NamedTuple):
-    """gradient: of each agent's outer loss in the advantages that it learns from ``[T, B]``. outer_loss ``[]``: the sum of
-    them. params: the weights after the unrolled steps."""
+    """Result of :func:`advantage_gradient`.
+
+    Attributes:
+        gradient: of each agent's outer loss in the advantages that it learns from ``[T, B]``.
+        outer_loss: sum of the outer losses ``[]``.
+        params: weights after the unrolled steps ``[B, ...]``.
+    """
 
     gradient: Tensor
     outer_loss: Tensor
@@ -61,16 +85,19 @@ def advantage_gradient(
     n_unroll: int,
     learning_rate: float | None = None,
 ) -> AdvantageGradient:
-    """d(outer loss)/d(advantages) through the first ``n_unroll`` minibatch steps of an update.
+    """Return d(outer loss)/d(advantages) through the first ``n_unroll`` minibatch steps of an update.
 
     The outer loss is PPO's clipped one at the weights after these steps. The gradient in the parameters of a reward network is
     this one, pulled back through :meth:`InnerUpdate.advantages`.
 
     Args:
-        agents: only their shape and settings count. advantages: ``[T, B]``, what the agents learn from.
-        outer: steps ``[B, m]`` and the task's own advantages of them.
-        learning_rate: of plain gradient steps; ``None``: those of :meth:`InnerAgents.update`, each agent's gradient clip
-            included, and Adam's second moment without a gradient, as in LIRPG's program (Zheng, Oh & Singh, arXiv 1804.06459).
+        agents: their networks and settings; the weights are those of ``update``.
+        update: the update.
+        advantages: from which the agents learn ``[T, B]``.
+        outer: steps ``[B, m]`` with the advantages of the task's own reward.
+        n_unroll: number of minibatch steps that are differentiated.
+        learning_rate: of plain gradient steps; None: the steps of ``InnerAgents.update``, with each agent's gradient clipped,
+            and Adam's second moment without a gradient, as in LIRPG's program (Zheng, Oh & Singh, arXiv 1804.06459).
     """
     optimizer: Optimizer = _EachClipped(update.optimizer, agents.settings.max_grad_norm)
     state = update.state
@@ -78,10 +105,10 @@ def advantage_gradient(
         optimizer, state = SGD(learning_rate), {}
 
     def inner_loss(steps: Tensor) -> InnerLoss:
-        def loss(theta: Params, _: Params, paying: Params) -> Tensor:
-            given = paying["advantages"]
-            returns = None if update.are_advantages else given + update.batch.values
-            return agents.loss(agents.minibatch(update.batch, given, returns, steps), theta).sum()
+        def loss(theta: Params, _: Params, given: Params) -> Tensor:
+            inner = given["advantages"]
+            returns = None if update.are_advantages else inner + update.batch.values
+            return agents.loss(agents.minibatch(update.batch, inner, returns, steps), theta).sum()
 
         return loss
 
@@ -102,7 +129,7 @@ def advantage_gradient(
 
 @dataclass(frozen=True)
 class _EachClipped:
-    """An optimiser of B stacked agents, which clips the gradient of each by its own norm before its step."""
+    """Optimiser of B stacked agents that clips each agent's gradient by its own norm before the step."""
 
     optimizer: Optimizer
     max_norm: float | None
@@ -111,5 +138,5 @@ class _EachClipped:
         return self.optimizer.update(params, clip_by_each_norm(grads, self.max_norm), state)
 
 
-def _copied(tree: Params) -> Params:
+def _cloned(tree: Params) -> Params:
     return {name: torch.clone(value.detach()) for name, value in tree.items()}

@@ -1,4 +1,4 @@
-"""What the outer learners have in common: whole lifetimes as iterations, checkpoints between them, and SB3's surface."""
+"""Base class of the outer learners that reward the agents of a ``LifetimeVecEnv``."""
 
 from __future__ import annotations
 
@@ -22,12 +22,23 @@ from sb3_ext.meta.outer_learners.reward_model import RewardModel
 
 
 class LifetimeAlgorithm(OuterLoop):
-    """Trains a :class:`MetaRewardPolicy` to pay the agents of a :class:`LifetimeVecEnv`; a subclass says how, in
-    :meth:`_iterate`.
+    """Base of algorithms that train a :class:`MetaRewardPolicy` to reward the agents of a :class:`LifetimeVecEnv`.
 
-    An iteration is B lifetimes from beginning to end, seeded from (seed, iteration). The arguments are SB3's. Logs:
-    ``rollout/success`` is the share of episodes of the last inner batch that succeeded, ``rollout/success_first`` of the
+    An iteration is B lifetimes from beginning to end, seeded from (seed, iteration); a subclass implements :meth:`_iterate`.
+    Logs: ``rollout/success`` is the share of successful episodes in the last inner batch, ``rollout/success_first`` in the
     first. ``num_timesteps`` counts every step of every inner agent.
+
+    Args:
+        policy: ``"MlpLstmPolicy"`` or a subclass of :class:`MetaRewardPolicy`.
+        env: a :class:`LifetimeVecEnv`, or None.
+        learning_rate: a number or a schedule of the remaining progress.
+        stats_window_size: episodes over which ``rollout/…`` is averaged.
+        tensorboard_log: folder of the TensorBoard log, or None.
+        policy_kwargs: arguments of the policy.
+        verbose: 0 for no output, 1 for information, 2 for debugging.
+        seed: of weights, tasks, agents and environments.
+        device: of the policy.
+        _init_setup_model: whether the networks are built at once.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpLstmPolicy": MetaRewardPolicy}
@@ -73,7 +84,7 @@ class LifetimeAlgorithm(OuterLoop):
         """The environment.
 
         Raises:
-            ValueError: there is none, it is no :class:`LifetimeVecEnv`, or one in which nothing can be learned.
+            ValueError: if there is none, if it is no :class:`LifetimeVecEnv`, or if nothing can be learned in it.
         """
         env = self.env
         while env is not None and not isinstance(env, LifetimeVecEnv):
@@ -81,20 +92,23 @@ class LifetimeAlgorithm(OuterLoop):
         if env is None:
             raise ValueError(f"{type(self).__name__} needs a sb3_ext.meta.LifetimeVecEnv, got {self.env}.")
         if env.signal not in ("reward", "advantage"):
-            raise ValueError(f"The agents of this LifetimeVecEnv are paid by the task (signal={env.signal!r}).")
+            raise ValueError(
+                f"The agents of this LifetimeVecEnv are rewarded by the task (signal={env.signal!r}); use signal='reward' or "
+                "'advantage'."
+            )
         if env.settings.n_batches < 2:
             raise ValueError(
-                f"A payment shows after the agents' next update: n_batches must be at least 2, got {env.settings.n_batches}."
+                f"A reward has an effect after the agents' next update: n_batches must be at least 2, got {env.settings.n_batches}."
             )
         if self.get_vec_normalize_env() is not None:
-            raise ValueError("Lifetimes are run without wrappers; take VecNormalize off the LifetimeVecEnv.")
+            raise ValueError("Lifetimes run without wrappers; use the LifetimeVecEnv without VecNormalize.")
         return env
 
-    def _world(self) -> LifetimeVecEnv:
+    def _lifetime_env(self) -> LifetimeVecEnv:
         return self.lifetimes
 
     def _step_counter(self, env: LifetimeVecEnv, callback: BaseCallback) -> Callable[[Any, Any, Any, Any], bool]:
-        """What ``collect`` calls after each step of the B agents."""
+        """Return the function that ``collect`` calls after each step of the B agents."""
 
         def on_step(observations: Any, rewards: Any, dones: Any, infos: Any) -> bool:
             self.num_timesteps += env.num_envs
@@ -103,37 +117,41 @@ class LifetimeAlgorithm(OuterLoop):
 
         return on_step
 
-    def _note_lifetimes(self, infos: list[dict[str, Any]]) -> None:
-        """Log the lifetimes whose last infos these are."""
+    def _log_lifetimes(self, infos: list[dict[str, Any]]) -> None:
+        """Log the lifetimes that end with these ``infos``."""
         self._update_info_buffer(infos, np.ones(len(infos), dtype=bool))
-        told = [info["lifetime"] for info in infos]
-        success = np.mean([one["success"] for one in told], axis=0)
+        lifetimes = [info["lifetime"] for info in infos]
+        success = np.mean([one["success"] for one in lifetimes], axis=0)
         self.logger.record("rollout/success", float(success[-1]))
         self.logger.record("rollout/success_first", float(success[0]))
         self.logger.record("rollout/success_mean", float(success.mean()))
         for name in ("shaped", "sparse"):
-            self.logger.record(f"rollout/{name}_return", float(np.mean([one[name] for one in told])))
+            self.logger.record(f"rollout/{name}_return", float(np.mean([one[name] for one in lifetimes])))
         kinds: dict[str, list[float]] = {}
-        for one in told:
+        for one in lifetimes:
             kinds.setdefault(one["task"].env_id, []).append(one["success"][-1])
         if len(kinds) > 1:
             for kind, values in kinds.items():
                 self.logger.record(f"success/{kind.removeprefix('sparse/')}", float(np.mean(values)))
 
     def save_reward_model(self, path: str | os.PathLike[str], **record: Any) -> None:
-        """Write what was learned to a file for :class:`~sb3_ext.meta.MetaRewardPPO`; ``record`` joins what it says of its
-        training, JSON."""
+        """Write what was learned to a file for :class:`~sb3_ext.meta.MetaRewardPPO`.
+
+        Args:
+            path: the file; ``.safetensors`` is added to a path without a suffix.
+            **record: further entries of the model's record of its training, JSON types.
+        """
         env = self.lifetimes
-        told = env.describe()
+        description = env.describe()
         RewardModel(
             deepcopy(self.policy.network).cpu(),
             self.policy.network_kwargs,
             describe_space(env.family.observation_space),
             describe_space(env.family.action_space),
-            told.pop("signal"),
+            description.pop("signal"),
             env.settings,
-            told.pop("env"),
-            {"timesteps": self.num_timesteps, "updates": self._iteration, "seed": self._base_seed, **told, **record},
+            description.pop("env"),
+            {"timesteps": self.num_timesteps, "updates": self._iteration, "seed": self._base_seed, **description, **record},
         ).save(path)
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:

@@ -1,4 +1,4 @@
-"""Whole lifetimes, paid by a reward network."""
+"""Whole lifetimes of agents that a reward network rewards."""
 
 from __future__ import annotations
 
@@ -10,46 +10,63 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from sb3_ext.meta.lifetimes.dense_rewards import Target, taught_payments
+from sb3_ext.meta.lifetimes.dense_rewards import Target, bounded_dense_rewards
 from sb3_ext.meta.lifetimes.lifetime_vec_env import LifetimeVecEnv
-from sb3_ext.meta.outer_learners.policies import KEYS, LAST_PAYMENT, MetaRewardNetwork
+from sb3_ext.meta.outer_learners.policies import KEYS, LAST_REWARD, MetaRewardNetwork
 
 
 class Lifetimes(NamedTuple):
-    """B whole lifetimes: inputs ``[T, B, ...]``, the rest ``[T, B]`` but where noted.
+    """B whole lifetimes of T steps.
 
-    episodes: the number of each step's episode. shaped: the tasks' own dense reward. scale: its mean size ``[B]``.
-    taught: bool ``[B]``, paid by the dense reward.
+    Attributes:
+        inputs: of the reward network, by name ``[T, B, ...]``.
+        agent_rewards: what the network gave ``[T, B]``.
+        log_probs: their log-probabilities ``[T, B]``.
+        values: of the network's value head ``[T, B]``.
+        rewards: of the outer learner ``[T, B]``.
+        episodes: number of each step's episode, int ``[T, B]``.
+        shaped: dense reward of the tasks ``[T, B]``.
+        scale: mean size of the dense reward ``[B]``.
+        dense: whether the agent received the dense reward instead of the network's, bool ``[B]``.
     """
 
     inputs: dict[str, Tensor]
-    payments: Tensor
+    agent_rewards: Tensor
     log_probs: Tensor
     values: Tensor
     rewards: Tensor
     episodes: Tensor
     shaped: Tensor
     scale: Tensor
-    taught: Tensor
+    dense: Tensor
 
 
 class Job(NamedTuple):
-    """What determines a group's lifetimes, beside the network and the environment.
+    """What determines a group of lifetimes, beside the network and the environment.
 
-    seed: of tasks, agents and payments. n_taught: so many agents are paid by the dense reward. noise: whether the others are
-    paid a sample, or the mean. state: the environment's running scale (``LifetimeVecEnv.get_state``). target: how the dense
-    reward pays (``taught_payments``).
+    Attributes:
+        seed: of tasks, agents and sampled rewards.
+        n_dense: number of agents that receive the dense reward.
+        noise: whether the rewards of the others are sampled; False: the network's mean.
+        state: the environment's running scale (``LifetimeVecEnv.get_state``).
+        target: form of the dense reward, see ``bounded_dense_rewards``.
     """
 
     seed: int
-    n_taught: int
+    n_dense: int
     noise: bool
     state: dict[str, Any]
     target: Target = "reward"
 
 
 class Result(NamedTuple):
-    """Of a :class:`Job`; infos: of the last step, one for each lifetime. state: the environment's, afterwards."""
+    """Result of a :class:`Job`.
+
+    Attributes:
+        lifetimes: the steps.
+        infos: of the last step, one for each lifetime.
+        state: of the environment, afterwards.
+    """
 
     lifetimes: Lifetimes
     infos: list[dict[str, Any]]
@@ -61,79 +78,79 @@ OnStep = Callable[[Any, np.ndarray, np.ndarray, list[dict[str, Any]]], bool]
 
 @torch.no_grad()
 def collect(network: MetaRewardNetwork, env: LifetimeVecEnv, job: Job, on_step: OnStep | None = None) -> Result | None:
-    """Whole lifetimes from birth.
+    """Return whole lifetimes, from reset to their end, or None if ``on_step`` stopped them.
 
     Args:
-        on_step: called with (observations, rewards, dones, infos) after each step; ``False`` ends it, and there is no result.
+        network: gives the rewards.
+        env: the environment.
+        job: seeds and settings.
+        on_step: function that is called with (observations, rewards, dones, infos) after each step; False stops.
     """
     n, device = env.num_envs, next(network.parameters()).device
     generator = torch.Generator(device).manual_seed(job.seed)
     env.seed(job.seed)
     env.set_state(job.state)
     observations: Any = env.reset()
-    state, payments = network.begin(n, device), torch.zeros(n, device=device)
-    taught = np.arange(n) < job.n_taught
-    paid: list[tuple[Any, ...]] = []  # of one step or, bidirectional, of a batch: inputs, payments and the network's outputs
+    state, last_rewards = network.begin(n, device), torch.zeros(n, device=device)
+    dense = np.arange(n) < job.n_dense
+    outputs_of_steps: list[tuple[Any, ...]] = []
     stepped: list[tuple[Any, ...]] = []
-    pending: list[dict[str, Tensor]] = []  # steps that are still to be paid
     for step in range(env.settings.lifetime):
         inputs = {key: torch.as_tensor(observations[key], device=device) for key in KEYS}
-        inputs["scalars"][:, LAST_PAYMENT] = payments  # the network's own, also where the agent got something else
-        pending.append(inputs)
+        inputs["scalars"][:, LAST_REWARD] = last_rewards  # the network's own, also where the agent received the dense one
         last, scale = env.last_step, env.mean_shaped()
         if step % env.settings.n_steps == 0:
-            drawn = network.draw_noise(n, generator)
-        given = np.zeros(n, np.float32)
-        if not network.bidirectional or (step + 1) % env.settings.n_steps == 0:
-            together = {key: torch.stack([one[key] for one in pending]) for key in KEYS}
-            outputs = network(together, state)
-            state, batch = outputs.state, outputs.mean
-            if job.noise:
-                batch = batch + network.noise(outputs, drawn, generator)
-            paid.append((together, batch, normal_log_prob(batch, outputs.mean, outputs.std), outputs.value))
-            due = batch.cpu().numpy()
-            if job.n_taught:
-                # One step more than is due: progress is since the step before.
-                since = stepped[max(len(stepped) - len(pending), 0) :]
-                shaped = np.stack([*(one[2] for one in since), last.shaped])
-                goes_on = np.stack([np.zeros(n, bool), *(~one[1] for one in since)])
-                due = np.where(taught, taught_payments(job.target, shaped, goes_on, scale)[-len(due) :], due)
-            env.pay_earlier(due[:-1])
-            given, pending = due[-1], []
-            payments = payments if network.bidirectional else batch[0]
+            sde_weights = network.sample_noise(n, generator)
+        outputs = network({key: value[None] for key, value in inputs.items()}, state)
+        state, sampled = outputs.state, outputs.mean
+        if job.noise:
+            sampled = sampled + network.noise(outputs, sde_weights, generator)
+        outputs_of_steps.append((inputs, sampled, normal_log_prob(sampled, outputs.mean, outputs.std), outputs.value))
+        last_rewards = sampled[0]
+        given = last_rewards.cpu().numpy()
+        if job.n_dense:
+            before = stepped[-1:]  # progress is since the step before
+            shaped = np.stack([*(one[2] for one in before), last.shaped])
+            continues = np.stack([np.zeros(n, bool), *(~one[1] for one in before)])
+            given = np.where(dense, bounded_dense_rewards(job.target, shaped, continues, scale)[-1], given)
         observations, rewards, dones, infos = env.step(given[:, None])
         stepped.append((rewards, last.done, last.shaped))
         if on_step is not None and not on_step(observations, rewards, dones, infos):
             return None
-    inputs_, *columns = zip(*paid, strict=True)
-    payments_, log_probs, values = (torch.cat(column) for column in columns)
+    inputs_, *columns = zip(*outputs_of_steps, strict=True)
+    agent_rewards, log_probs, values = (torch.cat(column) for column in columns)
     rewards_, done, shaped_ = (torch.as_tensor(np.stack(column), device=device) for column in zip(*stepped, strict=True))
     ended = done.long().cumsum(0)
     lifetimes = Lifetimes(
-        {key: torch.cat([one[key] for one in inputs_]) for key in KEYS},
-        payments_,
+        {key: torch.stack([one[key] for one in inputs_]) for key in KEYS},
+        agent_rewards,
         log_probs,
         values,
         rewards_.float(),
         torch.cat([torch.zeros_like(ended[:1]), ended[:-1]]),
         shaped_.float(),
         torch.as_tensor(scale, device=device),
-        torch.as_tensor(taught, device=device),
+        torch.as_tensor(dense, device=device),
     )
     return Result(lifetimes, infos, env.get_state())
 
 
 def concatenate(groups: Sequence[Lifetimes]) -> Lifetimes:
-    """All lifetimes of several groups."""
-    return groups[0] if len(groups) == 1 else Lifetimes(*(_side_by_side(column) for column in zip(*groups, strict=True)))
+    """Return the lifetimes of several groups as one."""
+    return groups[0] if len(groups) == 1 else Lifetimes(*(_concatenated(column) for column in zip(*groups, strict=True)))
 
 
-def _side_by_side(parts: Sequence[Any]) -> Any:
+def _concatenated(parts: Sequence[Any]) -> Any:
     return tree_map(lambda *tensors: torch.cat(tensors, min(1, tensors[0].ndim - 1)), *parts)
 
 
 def merge_states(states: Sequence[dict[str, Any]], before: dict[str, Any]) -> dict[str, Any]:
-    """One running scale from those of several groups, which all began with ``before``."""
+    """Return one running scale from those of several groups.
+
+    Args:
+        states: of the groups, afterwards.
+        before: the state with which all of them began.
+    """
     if len(states) == 1:
         return states[0]
     scale: dict[str, list[float]] = {}
@@ -149,5 +166,11 @@ def merge_states(states: Sequence[dict[str, Any]], before: dict[str, Any]) -> di
 
 
 def normal_log_prob(values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Of independent normal numbers."""
+    """Return the log-density of independent normal numbers.
+
+    Args:
+        values: the numbers.
+        mean: of each.
+        std: standard deviation of each.
+    """
     return -0.5 * ((values - mean) / std).square() - std.log() - 0.9189385332046727

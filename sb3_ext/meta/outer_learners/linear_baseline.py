@@ -7,19 +7,22 @@ from torch import Tensor
 
 from sb3_ext.common.gae import discounted_sum, generalized_advantage_estimation
 
-RIDGE = 1e-5  # of the baseline's regression: features that are constant on a task would leave it undetermined
+RIDGE = 1e-5  # of the regression: features that are constant on a task would leave it undetermined
 
 
 @torch.no_grad()
 def linear_baseline(observations: Tensor, ages: Tensor, rewards: Tensor, done: Tensor, gamma: float) -> Tensor:
-    """Values ``[T + 1, B]``, for each task a linear regression of its discounted returns (Duan et al. 2016, arXiv 1604.06778).
+    """Return values ``[T + 1, B]``, for each task a linear regression of its discounted returns (arXiv 1604.06778).
 
-    The features are observation, its square, and a cubic in the step of the episode, in units of the latest. Episodes that the
-    data cuts off are left out of the regression; where there are no others, values are 0.
+    The features are the observation, its square, and a cubic in the step of the episode, in units of the latest. Episodes that
+    end after the data are left out of the regression; where there are no others, values are 0.
 
     Args:
-        observations: ``[T + 1, B, n_obs]``, the last to come. ages: ``[T + 1, B]``, steps since the episode began.
-        rewards, done: ``[T, B]``.
+        observations: of the steps and of the one after them ``[T + 1, B, n_obs]``.
+        ages: steps since the episode began ``[T + 1, B]``.
+        rewards: ``[T, B]``.
+        done: whether an episode ended, bool ``[T, B]``.
+        gamma: discount of a step.
     """
     x = observations.double().clamp(-10, 10)
     time = ages.double()[..., None] / ages.max().clamp(min=1)
@@ -33,10 +36,14 @@ def linear_baseline(observations: Tensor, ages: Tensor, rewards: Tensor, done: T
 
 
 def normalized_advantages(rewards: Tensor, values: Tensor, done: Tensor, gamma: float, gae_lambda: float) -> Tensor:
-    """GAE ``[T, B]`` with zero mean and unit deviation on each task; an episode's end counts as terminal.
+    """Return GAE ``[T, B]`` with zero mean and unit deviation on each task; an episode's end counts as terminal.
 
     Args:
-        rewards, done: ``[T, B]``. values: ``[T + 1, B]``.
+        rewards: ``[T, B]``.
+        values: ``[T + 1, B]``.
+        done: whether an episode ended, bool ``[T, B]``.
+        gamma: discount of a step.
+        gae_lambda: λ.
     """
     advantages = generalized_advantage_estimation(rewards, values[:-1], values[1:], done, done, gamma, gae_lambda)
     return (advantages - advantages.mean(0)) / (advantages.std(0) + 1e-8)

@@ -1,4 +1,4 @@
-"""The advantage of an action that pays an agent, whose effect shows only after the agent's next update."""
+"""The advantage of a reward that an agent receives, which has an effect only after the agent's next update."""
 
 from __future__ import annotations
 
@@ -12,14 +12,27 @@ from sb3_ext.common.gae import discounted_sum
 
 
 class MetaAdvantage(NamedTuple):
-    """advantages: ``[T, B]``, 0 where undefined. defined: bool ``[T, B]``."""
+    """Advantages of the rewards of B agents.
+
+    Attributes:
+        advantages: ``[T, B]``, 0 where undefined.
+        defined: where they are defined, bool ``[T, B]``.
+    """
 
     advantages: Tensor
     defined: Tensor
 
 
 def check_horizons(name: str, horizons: Sequence[int]) -> None:
-    """Raise ``ValueError`` unless ``horizons`` are numbers of steps."""
+    """Check that horizons are numbers of steps.
+
+    Args:
+        name: of the argument, for the message.
+        horizons: its value.
+
+    Raises:
+        ValueError: if they are not.
+    """
     if not isinstance(horizons, Sequence) or not all(isinstance(n, int) and n > 0 for n in horizons):
         raise ValueError(f"{name} must be a list of numbers of steps, each at least 1; got {horizons!r}.")
 
@@ -36,7 +49,7 @@ def meta_advantage(
     decay: float = 0.85,
     skip: bool = True,
 ) -> MetaAdvantage:
-    """Weighted mean of n-step advantages that leave out what the action cannot have influenced (arXiv 2407.21546).
+    """Return weighted means of n-step advantages that leave out what a reward cannot have influenced (arXiv 2407.21546).
 
     With u = b − (t mod b) the steps up to the inner agent's next update and e_l the episode of step l,
 
@@ -46,9 +59,15 @@ def meta_advantage(
     is none, over those of ``fallback``. The discount falls once an episode, not at every step. Linear in T.
 
     Args:
-        rewards, values: ``[T, B]`` of B whole lifetimes. episodes: int ``[T, B]``, the number of each step's episode.
-        steps_per_update: b. gamma: the discount of an episode.
-        skip: False takes u = 0, counting all that is paid from t on.
+        rewards: R, the outer learner's rewards of B whole lifetimes ``[T, B]``.
+        values: V ``[T, B]``.
+        episodes: e, number of each step's episode, int ``[T, B]``.
+        steps_per_update: b, steps of an inner batch.
+        gamma: γ, the discount of an episode.
+        horizons: the n_i, in steps.
+        fallback: the n_i where no one of ``horizons`` is possible.
+        decay: factor by which the weight of each further n_i falls.
+        skip: whether rewards before the agents' next update are left out; False: u = 0.
     """
     steps = len(rewards)
     time = torch.arange(steps, device=rewards.device)
@@ -72,6 +91,6 @@ def meta_advantage(
 
 
 def paper_horizons(steps_per_update: int) -> tuple[list[int], list[int]]:
-    """``horizons`` and ``fallback`` of the paper, 2200 + 300 i and 1 + 300 i for i < 6 at b = 2000, in proportion to b."""
+    """Return the paper's ``horizons`` and ``fallback``, 2200 + 300 i and 1 + 300 i for i < 6 at b = 2000, in proportion to b."""
     first, step = round(1.1 * steps_per_update), max(1, round(0.15 * steps_per_update))
     return [first + step * i for i in range(6)], [1 + step * i for i in range(6)]

@@ -1,4 +1,4 @@
-"""MetaGradientReward: learn how to pay a learner, by differentiating through what it learns."""
+"""MetaGradientReward: learn to reward a learning agent by a gradient through its updates."""
 
 from __future__ import annotations
 
@@ -22,33 +22,39 @@ from sb3_ext.meta.outer_learners.policies import MetaRewardPolicy
 
 
 class MetaGradientReward(LifetimeAlgorithm):
-    """Train an LSTM to pay PPO agents by a meta-gradient: the counterpart of :class:`MetaReward`, which is black-box.
+    """Train an LSTM to reward PPO agents by a meta-gradient: the counterpart of :class:`MetaReward`, which is black-box.
 
     An iteration runs the B lifetimes of a :class:`LifetimeVecEnv`. Every inner batch but the last is followed by an update of
-    the agents, θ → θ'(η), on payments r_η; η descends −J(θ'(η)), PPO's clipped loss with the advantages of the task's own
-    dense reward (``info["shaped_reward"]``, known in meta-training only). So does LIRPG (Zheng, Oh & Singh, arXiv 1804.06459)
-    within one task. Here one network pays on many, of which it sees what the black box sees: the sparse signal.
+    the agents, θ → θ'(η), on rewards r_η; η descends −J(θ'(η)), PPO's clipped loss with the advantages of the task's own
+    dense reward (``info["shaped_reward"]``, known in meta-training only). LIRPG (Zheng, Oh & Singh, arXiv 1804.06459) does so
+    within one task. Here one network rewards agents on many tasks, and its input is that of the black box, the sparse signal.
 
-    θ' comes from the first ``n_unroll`` minibatch steps of the update; the agents make all of it, as on any other payments. J
-    is estimated on the batch that was paid, with the importance ratio of θ' to θ: so a batch serves for many steps of η,
-    each with payments and a θ' of its own. What an update does to later ones is not seen: exploring that pays off only
-    after the next update is not learned by this, and can be by the black box.
+    θ' comes from the first ``n_unroll`` minibatch steps of the update, of which the agents take all. J is estimated on the
+    same batch, with the importance ratio of θ' to θ: a batch thus serves for many steps of η, each with its own rewards and
+    θ'. The effect of an update on later ones is not in the gradient: exploration that is useful only after the next update
+    can be learned by the black box, and not here.
+
+    Logs ``train/outer_loss`` (−J(θ'), 0 for an update without effect), ``train/gradient_norm`` and ``train/reward_std``.
 
     Args:
         policy: ``"MlpLstmPolicy"`` or a subclass of :class:`MetaRewardPolicy`.
         env: a :class:`LifetimeVecEnv` with ``signal="reward"`` or ``"advantage"``.
-        learning_rate: of η, one step for each inner batch; back-propagation through the LSTM stops at its beginning.
+        learning_rate: of η, with one step for each inner batch; back-propagation through the LSTM stops at its beginning.
         n_epochs: passes over the lifetimes of an iteration.
-        n_unroll: minibatch steps that are differentiated. Default: an epoch of PointGoal's agents, so that every step of the
-            batch takes part; three epochs told good steps from bad no better.
-        unroll_learning_rate: these are plain gradient steps; ``None``: the agents' own Adam steps. An agent's first is the
-            sign of its gradient, and with the second moment held fixed its derivative is a poorer guide to which steps were
-            good. On PointGoal the two end about equal.
-        gae_lambda: of the task's advantages; smaller than the agents', since these are only to tell good steps from bad.
-        max_grad_norm: of η's gradient, to which every agent contributes alike, whatever the size of its own.
-
-    The others are as in SB3. Logs ``train/outer_loss`` (−J(θ'), 0 for an update without effect), ``train/gradient_norm``
-    and ``train/payment_std``.
+        gae_lambda: λ of the task's advantages; smaller than the agents', since these only separate good steps from bad.
+        max_grad_norm: largest norm of η's gradient, to which every agent contributes alike, whatever the size of its own.
+        stats_window_size: episodes over which ``rollout/…`` is averaged.
+        tensorboard_log: folder of the TensorBoard log, or None.
+        policy_kwargs: arguments of the policy.
+        verbose: 0 for no output, 1 for information, 2 for debugging.
+        seed: of weights, tasks, agents and environments.
+        device: of the policy.
+        _init_setup_model: whether the networks are built at once.
+        n_unroll: number of minibatch steps that are differentiated. Default: an epoch of PointGoal's agents, so that every step
+            of the batch takes part; three epochs did not separate good steps from bad any better.
+        unroll_learning_rate: learning rate of the differentiated steps, which are plain gradient steps; None: the agents' own
+            Adam steps. Adam's first step is the sign of the gradient, and with the second moment held fixed its derivative is
+            a poorer guide to which steps were good. On PointGoal the two end about equal.
 
     Raises:
         ValueError: for an argument out of range and for an environment of another kind.
@@ -60,8 +66,6 @@ class MetaGradientReward(LifetimeAlgorithm):
         env: GymEnv | str | None,
         learning_rate: float | Schedule = 1e-3,
         n_epochs: int = 4,
-        n_unroll: int = 4,
-        unroll_learning_rate: float | None = 0.1,
         gae_lambda: float = 0.5,
         max_grad_norm: float = 0.5,
         stats_window_size: int = 100,
@@ -71,6 +75,9 @@ class MetaGradientReward(LifetimeAlgorithm):
         seed: int | None = None,
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
+        *,
+        n_unroll: int = 4,
+        unroll_learning_rate: float | None = 0.1,
     ) -> None:
         for name, count in (("n_epochs", n_epochs), ("n_unroll", n_unroll)):
             check_range(name, count, 1, integer=True)
@@ -84,38 +91,38 @@ class MetaGradientReward(LifetimeAlgorithm):
             policy,
             env,
             learning_rate,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            _init_setup_model=_init_setup_model,
+            stats_window_size,
+            tensorboard_log,
+            policy_kwargs,
+            verbose,
+            seed,
+            device,
+            _init_setup_model,
         )
 
     def _iterate(self, env: LifetimeVecEnv, callback: BaseCallback, seed: int) -> bool:
         callback.on_rollout_start()
         updates: list[InnerUpdate] = []
 
-        def note(batch: InnerBatch, last_observations: Tensor, order: Tensor) -> None:
+        def record(batch: InnerBatch, last_observations: Tensor, order: Tensor) -> None:
             updates.append(InnerUpdate.of(env.agents, batch, last_observations, order, env.signal == "advantage"))
 
-        env.before_update = note
+        env.before_update = record
         try:
-            job = Job(seed, n_taught=0, noise=False, state=env.get_state())
+            job = Job(seed, n_dense=0, noise=False, state=env.get_state())
             result = collect(self.policy.network, env, job, self._step_counter(env, callback))
         finally:
             env.before_update = None
         if result is None:
             return False
-        self._note_lifetimes(result.infos)
+        self._log_lifetimes(result.infos)
         callback.update_locals(locals())
         callback.on_rollout_end()
         self._train(env, updates, result.lifetimes)
         return True
 
     def _train(self, env: LifetimeVecEnv, updates: list[InnerUpdate], lifetimes: Lifetimes) -> None:
-        """``n_epochs`` passes over the lifetimes, a step of η for each update of the agents."""
+        """Pass over the lifetimes ``n_epochs`` times, with a step of η for each update of the agents."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         network, agents, n_steps = self.policy.network, env.agents, env.settings.n_steps
@@ -124,7 +131,7 @@ class MetaGradientReward(LifetimeAlgorithm):
             part = slice(number * n_steps, (number + 1) * n_steps)
             inputs = {key: value[part] for key, value in lifetimes.inputs.items()}
             shaped = dense_reward(lifetimes.shaped[part]).to(env.device)
-            batches.append((update, inputs, self._by_the_task(agents, update, shaped)))
+            batches.append((update, inputs, self._outer_minibatch(agents, update, shaped)))
         losses, norms = [], []
         for _epoch in range(self.n_epochs):
             state = network.begin(env.num_envs, self.device)
@@ -144,10 +151,10 @@ class MetaGradientReward(LifetimeAlgorithm):
             self._n_updates += 1
         self.logger.record("train/outer_loss", float(np.mean(losses)))
         self.logger.record("train/gradient_norm", float(np.mean(norms)))
-        self.logger.record("train/payment_std", float(lifetimes.payments.std()))
+        self.logger.record("train/reward_std", float(lifetimes.agent_rewards.std()))
 
-    def _by_the_task(self, agents: InnerAgents, update: InnerUpdate, shaped: Tensor) -> Minibatch:
-        """The whole batch of an update, with the advantages of the task's dense reward ``[T, B]``."""
+    def _outer_minibatch(self, agents: InnerAgents, update: InnerUpdate, shaped: Tensor) -> Minibatch:
+        """Return the whole batch of an update with the advantages of the task's dense reward ``shaped`` ``[T, B]``."""
         batch, gamma = update.batch, agents.settings.gamma
         observations = torch.cat([batch.observations, update.last_observations[None]])
         values = linear_baseline(observations, _ages(batch.done), shaped, batch.done, gamma)
@@ -157,7 +164,7 @@ class MetaGradientReward(LifetimeAlgorithm):
 
 
 def _ages(done: Tensor) -> Tensor:
-    """Steps since the episode began ``[T + 1, B]``, counted from the batch's beginning where it began before that."""
+    """Return the steps since the episode began ``[T + 1, B]``, counted from the batch's beginning for an earlier one."""
     steps = torch.arange(len(done) + 1, device=done.device)[:, None].expand(-1, done.shape[1])
     began = torch.cat([torch.zeros_like(steps[:1]), torch.where(done, steps[1:], 0)])
     return steps - began.cummax(0).values

@@ -1,4 +1,4 @@
-"""PPO that is paid by a trained reward model: the one-line swap."""
+"""PPO with the rewards of a trained reward model: the one-line swap."""
 
 from __future__ import annotations
 
@@ -19,35 +19,62 @@ from torch import Tensor
 
 from irwrappers.extrinsic.signal import success_signal
 from irwrappers.validation import check_range
+from sb3_ext.common.sb3_arguments import sb3_arguments
 from sb3_ext.meta.lifetimes.task_batches import flat_actions
 from sb3_ext.meta.outer_learners.policies import MetaRewardNetwork
-from sb3_ext.meta.outer_learners.reward_model import Paymaster, RewardModel
+from sb3_ext.meta.outer_learners.reward_model import RewardComputer, RewardModel
 
 SelfMetaRewardPPO = TypeVar("SelfMetaRewardPPO", bound="MetaRewardPPO")
 
 
 class MetaRewardPPO(PPO):
-    """PPO on the rewards (or the advantages) that a trained :class:`RewardModel` gives; of the environment it uses
+    """PPO on the rewards (or the advantages) of a trained :class:`RewardModel`; of the environment it uses
     ``info["is_success"]`` alone (Pappalardo, Ramele & Santos, arXiv 2407.21546).
 
-    The model sees observations, actions, their probabilities, the success signal (``irwrappers.SuccessSignal``'s: the earlier
-    a success, the more; -0.2 for an episode without) and its own last payment, and remembers all of this agent's life, over
-    every call of ``learn`` and in saved files. Each copy of the environment is a lifetime of its own to it; it was trained on
-    agents with one, and begins anew where an agent goes on with another number of copies. The end of an episode counts as
-    terminal, also by a time limit. Payments enter the rollout buffer after ``on_rollout_end``. Give the model environments
-    like those it knows: ``reward_model.env`` are their arguments, ``reward_model.record["family"]`` the tasks.
+    The model's input is observations, actions, their probabilities, the success signal (``irwrappers.SuccessSignal``'s: the
+    earlier a success, the more; -0.2 for an episode without) and its own last reward. Its memory is the whole life of this
+    agent, over every call of ``learn`` and in saved files. Each parallel environment is a lifetime of its own to it; it was
+    trained on agents with one, and begins anew where an agent continues with another number of environments. The end of an
+    episode counts as terminal, also by a time limit. The rewards enter the rollout buffer after ``on_rollout_end``. Use
+    environments like those of its training: ``reward_model.env`` are their arguments, ``reward_model.record["family"]`` the
+    tasks.
+
+    Arguments that are None are the settings of the agents that the model was trained with. A model of advantages gives them
+    as they are: they are not normalised, and no critic is trained (``vf_coef=0``). Logs ``meta/reward_mean``,
+    ``meta/reward_std`` and ``meta/success``, the share of a rollout's finished episodes that succeeded.
 
     Args:
+        policy: as in PPO.
+        env: a Gymnasium environment, an SB3 ``VecEnv`` or a registered id.
+        learning_rate: as in PPO; None: the model's.
+        n_steps: steps of each environment in a rollout; None: all together collect a batch of the model's agents.
+        batch_size: transitions in a minibatch; None: the model's number of minibatches.
+        n_epochs: as in PPO; None: the model's.
+        gamma: as in PPO; None: the model's.
+        gae_lambda: as in PPO; None: the model's.
+        clip_range: as in PPO; None: the model's.
+        clip_range_vf: as in PPO.
+        normalize_advantage: as in PPO; None: the model's.
+        ent_coef: as in PPO; None: the model's.
+        vf_coef: as in PPO; None: the model's.
+        max_grad_norm: as in PPO; None: the model's.
+        use_sde: as in PPO.
+        sde_sample_freq: as in PPO.
+        rollout_buffer_class: as in PPO.
+        rollout_buffer_kwargs: as in PPO.
+        target_kl: as in PPO.
+        stats_window_size: as in PPO.
+        tensorboard_log: as in PPO.
+        policy_kwargs: as in PPO; sizes and initial deviation are the model's by default.
+        verbose: as in PPO.
+        seed: as in PPO.
+        device: as in PPO.
+        _init_setup_model: as in PPO.
         reward_model: a path, a name (:func:`sb3_ext.meta.reward_model_names`) or a :class:`RewardModel`.
-        max_episode_steps: T of the success signal; default: the environment's own (``env.spec.max_episode_steps``).
-
-    The others are SB3's, in its order. Those left out are the settings of the agents that the model was trained with;
-    ``n_steps`` and ``batch_size`` so that all copies together collect as many steps. A model of advantages is taken at its
-    word: they are not normalised, and no critic is trained (``vf_coef=0``). Logs ``meta/payment_mean``, ``meta/payment_std``
-    and ``meta/success``, the share of a rollout's finished episodes that succeeded.
+        max_episode_steps: T of the success signal; None: the environment's own (``env.spec.max_episode_steps``).
 
     Raises:
-        ValueError: an unknown model, spaces other than those it was trained on, no limit to an episode's steps, or an
+        ValueError: for an unknown model, spaces other than those of its training, no limit of an episode's steps, or an
             environment without ``info["is_success"]``.
 
     >>> import envs, gymnasium as gym
@@ -56,7 +83,7 @@ class MetaRewardPPO(PPO):
     """
 
     reward_model: RewardModel
-    _paymaster: Paymaster
+    _reward_computer: RewardComputer
 
     def __init__(
         self,
@@ -90,43 +117,21 @@ class MetaRewardPPO(PPO):
         reward_model: str | os.PathLike[str] | RewardModel | None = None,
         max_episode_steps: int | None = None,
     ) -> None:
-        given: dict[str, Any] = dict(
-            learning_rate=learning_rate, n_epochs=n_epochs, gamma=gamma, gae_lambda=gae_lambda, clip_range=clip_range,
-            normalize_advantage=normalize_advantage, ent_coef=ent_coef, vf_coef=vf_coef,
-        )  # fmt: skip
+        given = {name: value for name, value in sb3_arguments(PPO, locals()).items() if value is not None}
         if reward_model is None:
             if _init_setup_model:
-                raise ValueError("MetaRewardPPO is paid by a reward model: give reward_model=, a path or a name.")
-            settings: dict[str, Any] = {}  # SB3's load sets all of it
+                raise ValueError("MetaRewardPPO needs a reward model: give reward_model=, a path or a name.")
+            settings: dict[str, Any] = {}  # SB3's load sets all attributes
         else:
             self.reward_model = reward_model if isinstance(reward_model, RewardModel) else RewardModel.load(reward_model)
             settings = self._defaults()
-        settings |= {name: value for name, value in given.items() if value is not None}
+            given["policy_kwargs"] = self._policy_kwargs(policy_kwargs)
         if max_episode_steps is not None:
             check_range("max_episode_steps", max_episode_steps, 1, integer=True)
         self.max_episode_steps = max_episode_steps
         self._memory: tuple[np.ndarray, ...] | None = None
         self._elapsed, self._succeeded = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=bool)  # of the running episodes
-        super().__init__(
-            policy,
-            env,
-            n_steps=2048 if n_steps is None else n_steps,
-            batch_size=64 if batch_size is None else batch_size,
-            clip_range_vf=clip_range_vf,
-            use_sde=use_sde,
-            sde_sample_freq=sde_sample_freq,
-            rollout_buffer_class=rollout_buffer_class,
-            rollout_buffer_kwargs=rollout_buffer_kwargs,
-            target_kl=target_kl,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=self._policy_kwargs(policy_kwargs) if reward_model is not None else policy_kwargs,
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            _init_setup_model=False,
-            **settings,
-        )
+        super().__init__(**(settings | given | dict(_init_setup_model=False)))
         if max_grad_norm is not None:
             self.max_grad_norm = max_grad_norm
         elif reward_model is not None:
@@ -163,16 +168,16 @@ class MetaRewardPPO(PPO):
         self.reward_model.check_spaces(self.observation_space, self.action_space)
         super()._setup_model()
         self.reward_network: MetaRewardNetwork = deepcopy(self.reward_model.network).to(self.device)
-        if self.env is not None:  # a loaded agent may have none, to predict
+        if self.env is not None:  # a model that is loaded to predict may have none
             self._horizon = self._find_horizon(self.env)
-        self._paymaster = Paymaster(self.reward_network, self.n_envs, self.device)
-        if self._memory is not None:  # saved agents go on living
-            if [part.shape for part in self._memory] == [part.shape for part in self._paymaster.memory]:
-                self._paymaster.memory = self._memory
+        self._reward_computer = RewardComputer(self.reward_network, self.n_envs, self.device)
+        if self._memory is not None:  # the memory of a saved agent
+            if [part.shape for part in self._memory] == [part.shape for part in self._reward_computer.memory]:
+                self._reward_computer.memory = self._memory
             else:
                 warnings.warn(
-                    "The reward model begins with an empty memory: what this agent had lived was with another number of "
-                    f"copies of its environment than {self.n_envs}, or paid by another model.",
+                    "The reward model begins with an empty memory: the saved one is of another number of environments than "
+                    f"{self.n_envs}, or of another model.",
                     stacklevel=2,
                 )
         if len(self._elapsed) != self.n_envs:
@@ -187,17 +192,17 @@ class MetaRewardPPO(PPO):
         limit = self.max_episode_steps
         if limit is None:
             spec = env.get_attr("spec")[0]
-            # gym.make_vec leaves a limit of one's own among the arguments.
+            # gym.make_vec has a limit that the user gave among the arguments.
             limit = None if spec is None else spec.kwargs.get("max_episode_steps", spec.max_episode_steps)
         if limit is None:
             raise ValueError(
-                "The environment does not say how long its episodes are at most (spec.max_episode_steps); give "
+                "The length of the environment's episodes is not known (it has no spec.max_episode_steps); give "
                 "max_episode_steps."
             )
         trained = self.reward_model.env.get("max_episode_steps", limit)
         if limit != trained:
             warnings.warn(
-                f"This reward model was trained on episodes of {trained} steps, and these have {limit}: it may pay poorly. "
+                f"This reward model was trained on episodes of {trained} steps, and these have {limit}: its rewards may be poor. "
                 f"Its environments were made with {self.reward_model.env}.",
                 stacklevel=2,
             )
@@ -216,15 +221,15 @@ class MetaRewardPPO(PPO):
             return False
         if recorder.ended:
             self.logger.record("meta/success", recorder.ended_well / recorder.ended)
-        payments = self._paymaster.pay(*self._paid_for(rollout_buffer, recorder))
-        self._memory = self._paymaster.memory
-        self.logger.record("meta/payment_mean", float(payments.mean()))
-        self.logger.record("meta/payment_std", float(payments.std()))
-        self._take(payments, rollout_buffer)
+        rewards = self._reward_computer.compute(*self._model_inputs(rollout_buffer, recorder))
+        self._memory = self._reward_computer.memory
+        self.logger.record("meta/reward_mean", float(rewards.mean()))
+        self.logger.record("meta/reward_std", float(rewards.std()))
+        self._put_into_buffer(rewards, rollout_buffer)
         return True
 
-    def _paid_for(self, buffer: RolloutBuffer, recorder: _Recorder) -> tuple[Tensor, ...]:
-        """What the model sees of the rollout just collected, see :meth:`Paymaster.pay`."""
+    def _model_inputs(self, buffer: RolloutBuffer, recorder: _Recorder) -> tuple[Tensor, ...]:
+        """Return the inputs of ``RewardComputer.compute`` for the rollout that was collected last."""
         steps = (buffer.buffer_size, buffer.n_envs)
         actions = flat_actions(self.action_space, buffer.actions.reshape(steps[0] * steps[1], -1)).reshape(*steps, -1)
         observations = np.stack(recorder.observations).reshape(*steps, -1)
@@ -232,13 +237,13 @@ class MetaRewardPPO(PPO):
         to_tensor = lambda x: torch.as_tensor(np.asarray(x, np.float32), device=self.device)  # noqa: E731
         return to_tensor(observations), to_tensor(actions), *(to_tensor(column) for column in columns)
 
-    def _take(self, payments: np.ndarray, buffer: RolloutBuffer) -> None:
-        """Put the payments into the buffer, in place of what SB3 found there."""
+    def _put_into_buffer(self, rewards: np.ndarray, buffer: RolloutBuffer) -> None:
+        """Put rewards or advantages ``[T, B]`` into the buffer, in place of the environment's."""
         if self.reward_model.signal == "advantage":
-            buffer.advantages = payments
+            buffer.advantages = rewards
             buffer.returns = buffer.advantages + buffer.values
             return
-        buffer.rewards = payments
+        buffer.rewards = rewards
         with torch.no_grad():
             last_values = self.policy.predict_values(self.policy.obs_to_tensor(self._last_obs)[0])  # type: ignore[arg-type]
         buffer.compute_returns_and_advantage(last_values, self._last_episode_starts)  # type: ignore[arg-type]
@@ -255,12 +260,19 @@ class MetaRewardPPO(PPO):
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "reward_network", "_paymaster"]
+        return [*super()._excluded_save_params(), "reward_network", "_reward_computer"]
 
 
 class _Recorder(VecEnvWrapper):
-    """Notes what the reward model sees of each step and SB3's buffer does not hold: original observations before the step and
-    the success signal. Counts in ``elapsed`` and ``succeeded`` ``[B]``, of the running episodes."""
+    """Recorder of inputs of the reward model that SB3's buffer does not hold: original observations and the success signal.
+
+    Args:
+        venv: the environment.
+        seen: observations before the first step.
+        elapsed: steps of the running episodes ``[B]``, updated in place.
+        succeeded: whether the running episodes have succeeded ``[B]``, updated in place.
+        horizon: T of the success signal.
+    """
 
     def __init__(self, venv: VecEnv, seen: Any, elapsed: np.ndarray, succeeded: np.ndarray, horizon: int) -> None:
         super().__init__(venv)
@@ -278,7 +290,7 @@ class _Recorder(VecEnvWrapper):
         observations, rewards, dones, infos = self.venv.step_wait()
         if any("is_success" not in info for info in infos):
             raise ValueError(
-                "A reward model is told of successes, and this environment has no info['is_success']; wrap it in "
+                "A reward model needs successes, and this environment has no info['is_success']; wrap it in "
                 "irwrappers.SuccessSignal, whose arguments say what a success is."
             )
         success = np.array([bool(info["is_success"]) for info in infos])

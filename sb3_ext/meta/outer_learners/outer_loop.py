@@ -1,4 +1,4 @@
-"""The outer loop of meta-learning with SB3's surface: whole lifetimes as iterations, and checkpoints between them."""
+"""The outer loop of meta-learning as an SB3 algorithm: iterations of whole lifetimes, with checkpoints between them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,21 @@ SelfOuterLoop = TypeVar("SelfOuterLoop", bound="OuterLoop")
 
 
 class OuterLoop(IterationCheckpoint, BaseAlgorithm):
-    """Learns from B lifetimes (or trials) an iteration, seeded from (seed, iteration); a subclass says how in
-    :meth:`_iterate`, and which environment has their running scale in :meth:`_world`. The arguments are SB3's.
+    """Base of algorithms that learn from B lifetimes (or trials) in each iteration, seeded from (seed, iteration).
+
+    A subclass implements :meth:`_iterate` and :meth:`_lifetime_env`.
+
+    Args:
+        policy: name or class of the policy.
+        env: the environment of lifetimes or trials, or None.
+        learning_rate: a number or a schedule of the remaining progress.
+        stats_window_size: episodes over which ``rollout/…`` is averaged.
+        tensorboard_log: folder of the TensorBoard log, or None.
+        policy_kwargs: arguments of the policy.
+        verbose: 0 for no output, 1 for information, 2 for debugging.
+        seed: of weights, tasks, agents and environments.
+        device: of the policy.
+        supported_action_spaces: classes of action spaces; None: all.
     """
 
     _boundary_attributes = (*IterationCheckpoint._boundary_attributes, "env_state")
@@ -57,8 +70,8 @@ class OuterLoop(IterationCheckpoint, BaseAlgorithm):
         self.env_state: dict[str, Any] | None = None
 
     @abstractmethod
-    def _world(self) -> Any:
-        """The environment below any wrappers, with ``get_state`` and ``set_state``; ``ValueError`` if it is another kind."""
+    def _lifetime_env(self) -> Any:
+        """Return the environment below any wrappers, with ``get_state`` and ``set_state``; ValueError for another kind."""
 
     def learn(
         self: SelfOuterLoop,
@@ -69,8 +82,8 @@ class OuterLoop(IterationCheckpoint, BaseAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfOuterLoop:
-        """As SB3's; ``tb_log_name`` defaults to the name of the class."""
-        env = self._world()
+        """Train as in SB3; ``tb_log_name`` defaults to the name of the class."""
+        env = self._lifetime_env()
         if self.env_state is not None:
             env.set_state(self.env_state)
         total_timesteps, callback = self._setup_learn(
@@ -90,7 +103,7 @@ class OuterLoop(IterationCheckpoint, BaseAlgorithm):
             if not finished:
                 steps = self.num_timesteps
                 self._restore(self._boundary)
-                self.num_timesteps = steps  # a callback's stop: the steps were taken
+                self.num_timesteps = steps  # a callback stopped training: its steps count
                 break
             self._iteration += 1
             self.env_state, self._boundary = env.get_state(), None
@@ -102,7 +115,7 @@ class OuterLoop(IterationCheckpoint, BaseAlgorithm):
 
     @abstractmethod
     def _iterate(self, env: Any, callback: BaseCallback, seed: int) -> bool:
-        """Run B lifetimes of ``env``, that of :meth:`_world`, and learn from them; ``False``: a callback stopped it."""
+        """Run B lifetimes of ``env`` and learn from them; return False if a callback stopped training."""
 
     def _iteration_seed(self) -> int:
         return int(np.random.SeedSequence([self._base_seed, self._iteration]).generate_state(1)[0])

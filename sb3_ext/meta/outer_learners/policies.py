@@ -1,4 +1,4 @@
-"""The network that pays: an LSTM over a lifetime, whose output is the reward (or the advantage) of each transition."""
+"""The reward network of meta-learning: an LSTM over a lifetime that gives each transition its reward (or advantage)."""
 
 from __future__ import annotations
 
@@ -18,40 +18,52 @@ from irwrappers.validation import check_range
 
 State = tuple[Tensor, ...]
 KEYS = ("observation", "action", "scalars")
-SIGNAL, LAST_PAYMENT = 1, 2  # their places among the scalars
-SHARPNESS = 6.0  # of the cells at first: observations of the order of 1 are told apart at distances of about its inverse
+SIGNAL, LAST_REWARD = 1, 2  # their positions in the scalars
+SHARPNESS = 6.0  # of the initial cells: they separate observations of the order of 1 at distances of about its inverse
 
 
 class Outputs(NamedTuple):
-    """Each ``[T, B]``; state: after the last step, see :meth:`MetaRewardNetwork.begin`."""
+    """Outputs of the network for T steps of B lifetimes.
+
+    Attributes:
+        mean: of the reward ``[T, B]``.
+        std: its standard deviation ``[T, B]``.
+        value: of the value head ``[T, B]``.
+        state: after the last step, see :meth:`MetaRewardNetwork.begin`.
+        sde_features: last hidden layer of the mean's head ``[T, B, n]``.
+    """
 
     mean: Tensor
     std: Tensor
     value: Tensor
     state: State
-    sde_features: Tensor  # [T, B, n]
+    sde_features: Tensor
 
 
 class MetaRewardNetwork(nn.Module):
-    """Two ReLU encoders with the scalars put in again after each, an LSTM, and heads for mean, deviation and value.
+    """Two ReLU encoders, each followed by the scalars again, an LSTM, and heads for mean, deviation and value.
 
-    The mean is arctan(MLP(h)), the deviation 0.2 · exp(linear(h)) but at least ``min_std``; Pappalardo, Ramele & Santos, arXiv
-    2407.21546, whose sizes are the defaults.
+    The mean is arctan(MLP(h)), the deviation 0.2 · exp(linear(h)); Pappalardo, Ramele & Santos, arXiv 2407.21546, whose sizes
+    are the defaults.
 
     Args:
-        n_obs, n_actions, n_scalars: entries of the parts of an observation (``LifetimeVecEnv``).
-        initial_std: of the payment at the start of training.
-        use_sde: state-dependent noise, as SB3's gSDE: payments are mean + W · f, f the last hidden layer of the mean's head,
-            and W drawn for every inner batch, so that what is explored are other reward *functions*; std follows from the
-            learned deviations of W.
-        bidirectional: not in the paper: the inputs of a call are a whole inner batch, and each step is paid knowing what came
-            after it there. The last payment is no input then (it stays 0).
-        success_memory: not in the paper: two more inputs, the mean observation of the lifetime's paid steps so far (signal
-            above 0) and whether there was one; and the heads see the second encoder's output beside the LSTM's. Where the goal
-            is need not be learned to be remembered then, only to be used.
-        visit_memory: not in the paper: so many soft cells into which observations are sorted, by a linear layer that is
-            learned. How often the lifetime was in each, and in the present one, are inputs, on a logarithmic scale: what was
-            searched in vain. 0: none.
+        n_obs: entries of ``observation`` of ``LifetimeVecEnv``.
+        n_actions: entries of ``action``.
+        n_scalars: entries of ``scalars``.
+        encoders: sizes of the encoders.
+        lstm_size: size of the LSTM.
+        mean_arch: sizes of the hidden layers of the mean's head.
+        value_arch: sizes of the hidden layers of the value head.
+        initial_std: deviation of the reward at the start of training.
+        success_memory: two more inputs, not in the paper: the mean observation of the lifetime's successful steps so far
+            (signal above 0) and whether there was one; and the heads receive the second encoder's output beside the LSTM's.
+            The network then need not learn to remember where the goal is, only to use it.
+        visit_memory: number of soft cells, not in the paper, to which a learned linear layer assigns observations. How often
+            the lifetime was in each of them, and in the present one, are inputs, on a logarithmic scale: where it has searched
+            in vain. 0: none.
+        use_sde: state-dependent noise, as SB3's gSDE: rewards are mean + W · f, with f the last hidden layer of the mean's
+            head, and W sampled for every inner batch, so that exploration is among reward *functions*; the deviation follows
+            from the learned deviations of W.
     """
 
     def __init__(
@@ -64,16 +76,14 @@ class MetaRewardNetwork(nn.Module):
         mean_arch: Sequence[int] = (128, 128),
         value_arch: Sequence[int] = (512,),
         initial_std: float = 0.2,
-        min_std: float = 0.0,
         success_memory: bool = False,
         visit_memory: int = 0,
         use_sde: bool = False,
-        bidirectional: bool = False,
     ) -> None:
         super().__init__()
         check_range("visit_memory", visit_memory, 0, integer=True)
         self.n_obs, self.n_actions, self.n_scalars = n_obs, n_actions, n_scalars
-        self.min_std, self.success_memory, self.visit_memory = min_std, success_memory, visit_memory
+        self.success_memory, self.visit_memory = success_memory, visit_memory
         self.encoders = nn.ModuleList()
         width = n_obs + n_actions + n_scalars + (n_obs + 1 if success_memory else 0)
         if visit_memory:
@@ -88,10 +98,7 @@ class MetaRewardNetwork(nn.Module):
             self.encoders.append(nn.Linear(width, size))
             width = size + n_scalars
         self.lstm = nn.LSTM(width, lstm_size)
-        self.bidirectional = bidirectional
-        if bidirectional:
-            self.backward_lstm = nn.LSTM(width, lstm_size)
-        n_features = lstm_size * (1 + bidirectional) + (width if success_memory else 0)
+        n_features = lstm_size + (width if success_memory else 0)
         self.mean_head = nn.Sequential(*create_mlp(n_features, 1, list(mean_arch), nn.ReLU))
         self.use_sde = use_sde
         if use_sde:
@@ -103,21 +110,33 @@ class MetaRewardNetwork(nn.Module):
         with torch.no_grad():
             last = self.mean_head[-1]
             assert isinstance(last, nn.Linear)
-            last.weight.mul_(0.1)  # payments begin near 0
+            last.weight.mul_(0.1)  # rewards begin near 0
             last.bias.zero_()
             if not use_sde:
                 self.std_head.weight.zero_()
                 self.std_head.bias.fill_(math.log(initial_std / 0.2))
 
     def begin(self, n_lifetimes: int, device: torch.device | str = "cpu") -> State:
-        """The state before a lifetime's first step: the LSTM's ``[1, B, hidden]`` twice; with a success memory, sums over
-        paid steps ``[1, B, n_obs + 1]``, their number last; with one of visits, how many each cell had ``[1, B, cells]``."""
+        """Return the state before the first step of a lifetime.
+
+        It is the LSTM's, ``[1, B, hidden]`` twice; with ``success_memory`` also sums over successful steps
+        ``[1, B, n_obs + 1]``, their number last; with ``visit_memory`` also the visits of each cell ``[1, B, cells]``.
+
+        Args:
+            n_lifetimes: B.
+            device: of the state.
+        """
         sizes = [self.lstm.hidden_size] * 2 + [self.n_obs + 1] * self.success_memory
         sizes += [self.visit_memory] * bool(self.visit_memory)
         return tuple(torch.zeros(1, n_lifetimes, size, device=device) for size in sizes)
 
     def forward(self, inputs: dict[str, Tensor], state: State) -> Outputs:
-        """T steps of B lifetimes: each of ``inputs`` is ``[T, B, ...]``."""
+        """Return the outputs for T steps of B lifetimes.
+
+        Args:
+            inputs: observations by name, each ``[T, B, ...]``.
+            state: before the first of these steps.
+        """
         scalars = inputs["scalars"]
         hidden, cell, *before = state
         parts, memory = [inputs["observation"], inputs["action"], scalars], []
@@ -133,9 +152,6 @@ class MetaRewardNetwork(nn.Module):
         for encoder in self.encoders:
             x = torch.cat([torch.relu(encoder(x)), scalars], -1)
         features, (hidden, cell) = self.lstm(x, (hidden, cell))
-        if self.bidirectional:
-            backward, _ = self.backward_lstm(x.flip(0))
-            features = torch.cat([features, backward.flip(0)], -1)
         if self.success_memory:
             features = torch.cat([features, x], -1)
         *hidden_layers, last_layer = self.mean_head  # a slice of a Sequential takes as long as a layer of it
@@ -148,31 +164,37 @@ class MetaRewardNetwork(nn.Module):
             std = ((sde_features * self.log_std.exp()).square().sum(-1) + 1e-6).sqrt()
         else:
             std = 0.2 * torch.exp(self.std_head(features)[..., 0])
-        return Outputs(mean, std.clamp(min=self.min_std), value, (hidden, cell, *memory), sde_features)
+        return Outputs(mean, std, value, (hidden, cell, *memory), sde_features)
 
-    def draw_noise(self, n_lifetimes: int, generator: torch.Generator) -> Tensor | None:
-        """For a stretch of :meth:`noise`: W ``[B, n]`` with ``use_sde``."""
+    def sample_noise(self, n_lifetimes: int, generator: torch.Generator) -> Tensor | None:
+        """Return W ``[B, n]`` for the following calls of :meth:`noise`; None without ``use_sde``."""
         if not self.use_sde:
             return None
         shape = (n_lifetimes, len(self.log_std))
         return self.log_std.exp() * torch.randn(shape, generator=generator, device=self.log_std.device)
 
-    def noise(self, outputs: Outputs, drawn: Tensor | None, generator: torch.Generator) -> Tensor:
-        """What a sample adds to the mean ``[T, B]``."""
-        if drawn is not None:
-            return (drawn * outputs.sde_features).sum(-1)
+    def noise(self, outputs: Outputs, sde_weights: Tensor | None, generator: torch.Generator) -> Tensor:
+        """Return what a sample adds to the mean ``[T, B]``.
+
+        Args:
+            outputs: of the network.
+            sde_weights: from :meth:`sample_noise`.
+            generator: of noise without ``use_sde``.
+        """
+        if sde_weights is not None:
+            return (sde_weights * outputs.sde_features).sum(-1)
         return outputs.std * torch.randn(outputs.std.shape, generator=generator, device=outputs.std.device)
 
     @staticmethod
     def _remember(observations: Tensor, scalars: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean observation of the paid steps up to each ``[T, B, n_obs + 1]``, with a last entry 1 if there was any."""
-        paid = (scalars[..., SIGNAL, None] > 0).to(observations.dtype)
-        running = sums + (paid * torch.cat([observations, torch.ones_like(paid)], -1)).cumsum(0)
+        """Return the mean observation of the successful steps up to each ``[T, B, n_obs + 1]``, and 1 if there was any."""
+        successful = (scalars[..., SIGNAL, None] > 0).to(observations.dtype)
+        running = sums + (successful * torch.cat([observations, torch.ones_like(successful)], -1)).cumsum(0)
         count = running[..., -1:].clamp(min=1)
         return torch.cat([running[..., :-1] / count, running[..., -1:] / count], -1), running[-1:]
 
     def _count(self, observations: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """Visits up to each step, of each cell and of the present one ``[T, B, cells + 1]``."""
+        """Return the visits up to each step, of each cell and of the present one ``[T, B, cells + 1]``."""
         cells = torch.softmax(self.cells(observations), -1)
         running = counts + cells.cumsum(0)
         scaled = torch.log1p(running) / 4
@@ -180,8 +202,19 @@ class MetaRewardNetwork(nn.Module):
 
 
 class MetaRewardPolicy(BasePolicy):
-    """:class:`MetaRewardNetwork` with SB3's surface: ``predict(observation, state, episode_start, deterministic)`` as the
-    recurrent policies of sb3-contrib have it. ``network_kwargs``: sizes, for :class:`MetaRewardNetwork`.
+    """:class:`MetaRewardNetwork` as a policy of SB3, with ``predict(observation, state, episode_start, deterministic)`` as the
+    recurrent policies of sb3-contrib.
+
+    Args:
+        observation_space: of a ``LifetimeVecEnv``.
+        action_space: of a ``LifetimeVecEnv``.
+        lr_schedule: learning rate of the optimiser.
+        network_kwargs: arguments of :class:`MetaRewardNetwork`.
+        optimizer_class: class of the optimiser.
+        optimizer_kwargs: its arguments beside the learning rate.
+
+    Raises:
+        ValueError: for observations that are not those of a ``LifetimeVecEnv``.
     """
 
     def __init__(
@@ -196,7 +229,9 @@ class MetaRewardPolicy(BasePolicy):
         super().__init__(observation_space, action_space, optimizer_class=optimizer_class, optimizer_kwargs=optimizer_kwargs)
         self.network_kwargs = dict(network_kwargs or {})
         if not isinstance(observation_space, spaces.Dict) or set(observation_space.keys()) != set(KEYS):
-            raise ValueError(f"MetaReward pays the agents of a LifetimeVecEnv; got observations {observation_space}.")
+            raise ValueError(
+                f"A MetaRewardPolicy rewards the agents of a LifetimeVecEnv; got observations {observation_space}."
+            )
         n_obs, n_actions, n_scalars = (spaces.flatdim(observation_space[key]) for key in KEYS)
         self.network = MetaRewardNetwork(n_obs, n_actions, n_scalars, **self.network_kwargs)
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
@@ -212,7 +247,7 @@ class MetaRewardPolicy(BasePolicy):
         return data
 
     def forward(self, observations: dict[str, Tensor], state: State) -> Outputs:
-        """One step, observations ``[B, ...]``; the outputs are ``[1, B]``."""
+        """Return the outputs ``[1, B]`` for one step with ``observations`` ``[B, ...]`` and the ``state`` before it."""
         return self.network({key: observations[key][None] for key in KEYS}, state)
 
     @torch.no_grad()
@@ -223,35 +258,33 @@ class MetaRewardPolicy(BasePolicy):
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-        """Payments ``[B, 1]`` (of one lifetime: ``[1]``) and the state to give to the next call.
+        """Return rewards ``[B, 1]`` (of one lifetime: ``[1]``) and the state for the next call.
 
-        Raises:
-            ValueError: the network is bidirectional, and pays a step knowing what comes after it.
+        Args:
+            observation: of a ``LifetimeVecEnv``.
+            state: from the last call; None: that before the first step.
+            episode_start: where a lifetime begins, bool ``[B]``.
+            deterministic: whether to return the mean instead of a sample.
         """
-        if self.network.bidirectional:
-            raise ValueError(
-                "A bidirectional reward network pays whole batches, not steps: evaluate it with "
-                "sb3_ext.meta.outer_learners.evaluation.run_lifetimes, and train with --eval-freq -1."
-            )
         single = np.ndim(observation["scalars"]) == 1
         inputs = {key: torch.as_tensor(np.atleast_2d(observation[key]), device=self.device).float() for key in KEYS}
         n = len(inputs["scalars"])
         if state is None:
             lstm_state = self.network.begin(n, self.device)
         else:
-            goes_on = np.ones(n, dtype=bool) if episode_start is None else ~np.asarray(episode_start, dtype=bool).reshape(n)
-            keep = torch.as_tensor(goes_on, device=self.device)[None, :, None]
+            continues = np.ones(n, dtype=bool) if episode_start is None else ~np.asarray(episode_start, dtype=bool).reshape(n)
+            keep = torch.as_tensor(continues, device=self.device)[None, :, None]
             lstm_state = tuple(torch.as_tensor(part, device=self.device) * keep for part in state)
         outputs = self(inputs, lstm_state)
-        payments = outputs.mean[0]
+        rewards = outputs.mean[0]
         if not deterministic:
-            payments = payments + outputs.std[0] * torch.randn_like(payments)
-        result = payments[:, None].cpu().numpy()
+            rewards = rewards + outputs.std[0] * torch.randn_like(rewards)
+        result = rewards[:, None].cpu().numpy()
         new_state = tuple(part.cpu().numpy() for part in outputs.state)
         return (result[0] if single else result), new_state
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
-        raise NotImplementedError("A MetaRewardPolicy remembers: use predict(observation, state, episode_start).")
+        raise NotImplementedError("A MetaRewardPolicy is recurrent: use predict(observation, state, episode_start).")
 
 
 MlpLstmPolicy = MetaRewardPolicy

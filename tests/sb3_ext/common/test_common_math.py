@@ -347,7 +347,7 @@ def test_log_prob_entropy_and_kl_equal_sb3(name):
     ours = make_action_distribution(space)
     rng = torch.Generator().manual_seed(0)
     params, other = torch.randn(2, 7, ours.n_params, generator=rng, dtype=torch.float64)
-    actions = ours.sample(params, ours.draw_noise((7,), rng, torch.device("cpu")).double())
+    actions = ours.sample(params, ours.sample_noise((7,), rng, torch.device("cpu")).double())
     theirs, their_other = sb3_distribution(space, params), sb3_distribution(space, other)
     actions = actions.double()
     shaped = actions[:, 0] if name == "discrete" else actions
@@ -365,7 +365,7 @@ def test_samples_follow_the_probabilities(name):
     distribution, n = make_action_distribution(SPACES[name]), 40_000
     rng = torch.Generator().manual_seed(0)
     params = torch.randn(distribution.n_params, generator=rng)
-    actions = distribution.sample(params, distribution.draw_noise((n,), rng, torch.device("cpu")))
+    actions = distribution.sample(params, distribution.sample_noise((n,), rng, torch.device("cpu")))
     if name == "box":
         mean, log_std = params.chunk(2)
         z = (actions - mean) / log_std.exp()
@@ -386,7 +386,7 @@ def test_noise_repeats_from_its_generator_and_leaves_the_global_one_alone():
     for space in SPACES.values():
         distribution = make_action_distribution(space)
         state = torch.get_rng_state()
-        draws = [distribution.draw_noise((5, 2), torch.Generator().manual_seed(3), torch.device("cpu")) for _ in range(2)]
+        draws = [distribution.sample_noise((5, 2), torch.Generator().manual_seed(3), torch.device("cpu")) for _ in range(2)]
         assert torch.equal(*draws) and draws[0].isfinite().all() and draws[0].shape == (5, 2, distribution.n_noise)
         assert torch.equal(state, torch.get_rng_state())
 

@@ -60,7 +60,7 @@ class Problem:
         n = 30
         observations = torch.randn(n, *observation_shape, generator=rng, dtype=torch.float64)
         outputs = self.actor(params, observations)
-        actions = distribution.sample(outputs, distribution.draw_noise((n,), rng, torch.device("cpu")).double())
+        actions = distribution.sample(outputs, distribution.sample_noise((n,), rng, torch.device("cpu")).double())
         advantages = 3 * torch.randn(n, generator=rng, dtype=torch.float64)
         old = distribution.log_prob(outputs, actions)
         return SurrogateBatch(observations, actions, advantages / n, torch.full_like(advantages, 1 / n), old)

@@ -176,7 +176,7 @@ def problem(space: spaces.Space, learning_rate: float = 0.3) -> tuple[Learner, d
     def data(params: dict) -> TaskData:
         observations = torch.randn(12, 3, 3, dtype=torch.float64)
         outputs = torch.stack([policy.actor({n: v[i] for n, v in params.items()}, observations[:, i]) for i in range(3)], 1)
-        noise = learner.distribution.draw_noise((12, 3), torch.Generator().manual_seed(1), torch.device("cpu")).double()
+        noise = learner.distribution.sample_noise((12, 3), torch.Generator().manual_seed(1), torch.device("cpu")).double()
         actions = learner.distribution.sample(outputs, noise)
         return TaskData(observations, actions, outputs.detach(), torch.randn(12, 3, dtype=torch.float64))
 

@@ -13,7 +13,7 @@ from stable_baselines3 import PPO
 from torch import Tensor
 
 import envs  # noqa: F401
-from sb3_ext.meta.lifetimes.inner_agents import InnerAgents, InnerBatch, InnerSettings, draw_order
+from sb3_ext.meta.lifetimes.inner_agents import InnerAgents, InnerBatch, InnerSettings, sample_order
 
 OBSERVATIONS = spaces.Box(-1, 1, (3,))
 ACTIONS = {"box": spaces.Box(-1, 1, (2,)), "discrete": spaces.Discrete(4)}
@@ -87,13 +87,13 @@ def test_b_agents_side_by_side_are_b_plain_loops(kind: str) -> None:
     collected: list[list[dict]] = [[] for _ in range(n_agents)]
     for _ in range(3):
         observations = torch.randn(n_steps, n_agents, 3, generator=generator, dtype=torch.float64)
-        noise = agents.distribution.draw_noise((n_steps, n_agents), generator, torch.device("cpu")).double()
+        noise = agents.distribution.sample_noise((n_steps, n_agents), generator, torch.device("cpu")).double()
         steps = [agents.act(observations[t], noise[t]) for t in range(n_steps)]
         actions, log_probs, values = (torch.stack(parts) for parts in zip(*steps, strict=True))
         rewards = torch.randn(n_steps, n_agents, generator=generator, dtype=torch.float64)
         done = torch.rand(n_steps, n_agents, generator=generator) < 0.2
         last = torch.randn(n_agents, 3, generator=generator, dtype=torch.float64)
-        order = draw_order(settings.n_epochs, n_steps, n_agents, generator)
+        order = sample_order(settings.n_epochs, n_steps, n_agents, generator)
         agents.update(InnerBatch(observations, actions, log_probs, values, rewards, done), last, order)
         for b in range(n_agents):
             collected[b].append(
@@ -175,14 +175,14 @@ def test_advantages_given_directly_need_no_critic() -> None:
     agents = InnerAgents(2, OBSERVATIONS, ACTIONS["discrete"], settings, generator)
     before = {name: value.detach().clone() for name, value in agents.params.items()}
     observations = torch.randn(8, 2, 3, generator=generator)
-    noise = agents.distribution.draw_noise((8, 2), generator, torch.device("cpu"))
+    noise = agents.distribution.sample_noise((8, 2), generator, torch.device("cpu"))
     actions, log_probs, values = (
         torch.stack(parts) for parts in zip(*[agents.act(observations[t], noise[t]) for t in range(8)], strict=True)
     )
     advantages = torch.zeros(8, 2)
     advantages[0, 0] = 1.0  # agent 0 is told that its first action was good, agent 1 nothing
     batch = InnerBatch(observations, actions, log_probs, values, advantages, torch.zeros(8, 2, dtype=torch.bool))
-    agents.update(batch, observations[0], draw_order(1, 8, 2, generator), are_advantages=True)
+    agents.update(batch, observations[0], sample_order(1, 8, 2, generator), are_advantages=True)
     after = agents.distribution.log_prob(agents.outputs(observations[0][:, None]), actions[0][:, None])[:, 0]
     assert after[0] > log_probs[0, 0] + 0.01
     assert torch.isclose(after[1], log_probs[0, 1])

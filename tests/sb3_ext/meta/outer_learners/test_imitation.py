@@ -8,7 +8,7 @@ import torch
 
 from envs.tasks import PointGoal
 from sb3_ext.meta import LifetimeVecEnv
-from sb3_ext.meta.lifetimes.dense_rewards import Target, taught_payments
+from sb3_ext.meta.lifetimes.dense_rewards import Target, bounded_dense_rewards
 from sb3_ext.meta.outer_learners.evaluation import run_lifetimes
 from sb3_ext.meta.outer_learners.imitation import expectile_loss, imitation_lesson, running_sums
 from sb3_ext.meta.outer_learners.lifetime_collection import Job, collect
@@ -21,11 +21,13 @@ def test_progress_is_the_growth_of_a_potential() -> None:
     """An episode of three steps and one of two; r in units of a mean size of 2."""
     shaped = np.array([2.0, 4, 0, 6, 6])[:, None]
     goes_on, scale = np.array([0, 1, 1, 0, 1])[:, None], np.array([2.0])
-    assert taught_payments("reward", shaped, goes_on, scale).ravel() == pytest.approx(np.arctan([1, 2, 0, 3, 3]))
-    progress = taught_payments("progress", shaped, goes_on, scale).ravel()
+    assert bounded_dense_rewards("reward", shaped, goes_on, scale).ravel() == pytest.approx(np.arctan([1, 2, 0, 3, 3]))
+    progress = bounded_dense_rewards("progress", shaped, goes_on, scale).ravel()
     grown = np.arcsinh(20) - np.arcsinh(10), -np.arcsinh(20)
     assert progress == pytest.approx([0, np.arctan(5 * grown[0]), np.arctan(5 * grown[1]), 0, 0], rel=1e-6)
-    small = taught_payments("progress", 1e-6 * shaped, goes_on, scale).ravel()  # linear there: 5 * 10 / 2 times the growth
+    small = bounded_dense_rewards(
+        "progress", 1e-6 * shaped, goes_on, scale
+    ).ravel()  # linear there: 5 * 10 / 2 times the growth
     assert small == pytest.approx(25e-6 * np.array([0, 2, -4, 0, 0]), rel=1e-4)
 
 
@@ -44,7 +46,7 @@ def test_a_taught_agent_is_paid_by_the_dense_reward(target: Target, bidirectiona
     assert result is not None
     shaped, episodes = result.lifetimes.shaped.numpy(), result.lifetimes.episodes.numpy()
     goes_on = np.diff(episodes, axis=0, prepend=-1) == 0
-    due = taught_payments(target, shaped, goes_on, np.full(2, 0.05))[:80]
+    due = bounded_dense_rewards(target, shaped, goes_on, np.full(2, 0.05))[:80]
     given = torch.cat(paid).numpy()
     assert np.allclose(given[:, 0], due[:, 0], atol=1e-5) and due.std() > 0.1
     assert np.allclose(given[:, 1], result.lifetimes.payments[:80, 1], atol=1e-6)
@@ -57,7 +59,7 @@ def test_agents_can_be_paid_by_progress_alone() -> None:
     env.set_state({"scale": {"sparse/PointGoal-v0": [10**12, 0.05]}})
     trace = run_lifetimes(env, "progress", 3)
     goes_on = ~np.concatenate([np.ones((1, 2), bool), trace.done[:-1]])
-    due = taught_payments("progress", trace.shaped, goes_on, np.full(2, 0.05))
+    due = bounded_dense_rewards("progress", trace.shaped, goes_on, np.full(2, 0.05))
     assert np.allclose(trace.payments, due, atol=1e-5) and np.allclose(torch.cat(paid).numpy(), due[:80], atol=1e-5)
 
 

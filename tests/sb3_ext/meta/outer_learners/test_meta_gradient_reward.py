@@ -17,7 +17,7 @@ from torch import Tensor
 from envs.tasks import PointGoal
 from sb3_ext.common.optimizers import Params
 from sb3_ext.meta import LifetimeVecEnv, MetaGradientReward, RewardModel
-from sb3_ext.meta.lifetimes.inner_agents import InnerAgents, InnerBatch, InnerSettings, draw_order
+from sb3_ext.meta.lifetimes.inner_agents import InnerAgents, InnerBatch, InnerSettings, sample_order
 from sb3_ext.meta.outer_learners.advantage_gradient import InnerUpdate, advantage_gradient
 from sb3_ext.meta.outer_learners.meta_gradient_reward import _ages
 from sb3_ext.meta.outer_learners.policies import MetaRewardNetwork
@@ -61,13 +61,13 @@ class Problem:
 
     def _batch(self) -> tuple[InnerBatch, Tensor, Tensor]:
         agents, observations = self.agents, self._randn(T, B, 3)
-        noise = agents.distribution.draw_noise((T, B), self.generator, torch.device("cpu")).double()
+        noise = agents.distribution.sample_noise((T, B), self.generator, torch.device("cpu")).double()
         columns = zip(*[agents.act(observations[t], noise[t]) for t in range(T)], strict=True)
         actions, log_probs, values = (torch.stack(column) for column in columns)
         done = torch.rand(T, B, generator=self.generator) < 0.2
         log_probs += 0.05 * self._randn(T, B)
         batch = InnerBatch(observations, actions, log_probs, values, self._randn(T, B), done)
-        return batch, self._randn(B, 3), draw_order(2, T, B, self.generator)
+        return batch, self._randn(B, 3), sample_order(2, T, B, self.generator)
 
     def advantages(self) -> Tensor:
         return self.update.advantages(self.agents, self.network(self.inputs, self.state).mean)

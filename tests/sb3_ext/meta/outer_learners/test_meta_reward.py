@@ -22,7 +22,7 @@ from envs.tasks import MetaWorldML1, MetaWorldML10, PointGoal
 from sb3_ext.meta import LifetimeVecEnv, MetaReward
 from sb3_ext.meta.lifetimes.inner_agents import InnerSettings
 from sb3_ext.meta.lifetimes.task_batches import LoopedTasks, NativeTasks, ProcessTasks, TaskBatch
-from sb3_ext.meta.lifetimes.worker_processes import Workers
+from sb3_ext.meta.lifetimes.worker_processes import WorkerProcesses
 from sb3_ext.meta.outer_learners.lifetime_collection import Job, collect, merge_states, normal_log_prob
 from sb3_ext.meta.outer_learners.lifetime_shards import LocalShards, ProcessShards
 from sb3_ext.meta.outer_learners.policies import MetaRewardNetwork
@@ -405,7 +405,7 @@ def test_it_goes_on_after_ctrl_c_while_processes_are_at_work(n_shards: int, monk
 
 
 def test_a_process_that_was_killed_is_told_and_replaced() -> None:
-    workers = Workers(2, Counter)
+    workers = WorkerProcesses(2, Counter)
     workers.ask("add", [(1,), (2,)])
     assert workers.answers() == [1, 2]
     workers._processes[1].kill()
