@@ -81,7 +81,8 @@ def full_name(thing):
 @pytest.mark.parametrize("cls", CLASSES, ids=full_name)
 def test_each_constructor_parameter_has_one_entry(cls):
     parameters, documented = constructor(cls)
-    missing = [one.name for one in parameters if one.name not in documented and one.name != "args"]
+    names = [one.name for one in parameters if one.name != "args" and not one.name.startswith("_ray")]  # Ray adds its own
+    missing = [name for name in names if name not in documented]
     assert not missing, f"{full_name(cls)} has no entry for {missing}"
     assert len(documented) == len(set(documented)), f"{full_name(cls)} documents a parameter twice: {documented}"
     if not any(one.kind is one.VAR_KEYWORD for one in parameters):

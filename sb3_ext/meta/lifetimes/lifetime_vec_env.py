@@ -62,6 +62,8 @@ class LifetimeVecEnv(SharedVecEnv):
     Attributes:
         before_update: function that is called with the arguments of each update of the agents (the batch, the observations
             after it, the order of its steps), or None.
+        last_step: result of the agents' last step, a ``task_batches.TaskStep``.
+        last_rewards: rewards of the agents for the step before it ``[B]``.
 
     Raises:
         ValueError: for an argument out of range.
@@ -141,7 +143,7 @@ class LifetimeVecEnv(SharedVecEnv):
         self._sent = None
         self._inner_observations = self._tensor(self._batch.begin(self.tasks, seeds))
         self._episode_begins = np.ones(self.num_envs, dtype=bool)
-        self.last_rewards = torch.zeros(self.num_envs, device=self.device)
+        self._observed_rewards = torch.zeros(self.num_envs, device=self.device)
         self._shaped_before = np.zeros(self.num_envs)
         self._statistics.begin(self.tasks)
         self._steps: list[tuple[Tensor, ...]] = []
@@ -229,7 +231,7 @@ class LifetimeVecEnv(SharedVecEnv):
         self._steps.append((self._inner_observations, actions, log_probs, values, done))
         probability = log_probs.exp().clamp(max=MAX_DENSITY)
         begins = 2.0 * self._tensor(self._episode_begins)
-        scalars = torch.stack([probability, 3.0 * self._tensor(self.last_step.signal), self.last_rewards, begins], 1)
+        scalars = torch.stack([probability, 3.0 * self._tensor(self.last_step.signal), self._observed_rewards, begins], 1)
         self._observed = {
             "observation": self._inner_observations.cpu().numpy(),
             "action": flat_actions(self.inner_action_space, actions.cpu().numpy()).astype(np.float32),
@@ -251,7 +253,7 @@ class LifetimeVecEnv(SharedVecEnv):
             self._shaped_before = step.shaped
         else:
             given = self._tensor(dense_reward(step.shaped) if self.signal == "shaped" else step.signal)
-        self.last_rewards = given
+        self._observed_rewards = self.last_rewards = given
         self._rewards.append(given)
 
     def _update(self) -> None:

@@ -1,7 +1,8 @@
 """Outer learners: algorithms that learn, over many lifetimes, how to reward a learning agent.
 
 ``MetaReward`` (black box) and ``MetaGradientReward`` (through the agents' updates) act in a ``LifetimeVecEnv`` with a
-``MetaRewardPolicy``. They save a ``RewardModel``, a file, and ``MetaRewardPPO`` is PPO with its rewards. The room imports ``lifetimes``; ``baselines`` uses its loop of iterations.
+``MetaRewardPolicy``. They save a ``RewardModel``, a file, and ``MetaRewardPPO`` is PPO with its rewards. The room
+imports ``lifetimes``; ``baselines`` uses its loop of iterations.
 """
 
 from sb3_ext.meta.outer_learners.meta_gradient_reward import MetaGradientReward

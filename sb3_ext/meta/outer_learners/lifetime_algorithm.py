@@ -98,7 +98,8 @@ class LifetimeAlgorithm(OuterLoop):
             )
         if env.settings.n_batches < 2:
             raise ValueError(
-                f"A reward has an effect after the agents' next update: n_batches must be at least 2, got {env.settings.n_batches}."
+                "A reward has an effect after the agents' next update: n_batches must be at least 2, got "
+                f"{env.settings.n_batches}."
             )
         if self.get_vec_normalize_env() is not None:
             raise ValueError("Lifetimes run without wrappers; use the LifetimeVecEnv without VecNormalize.")

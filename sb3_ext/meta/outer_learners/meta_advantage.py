@@ -91,6 +91,6 @@ def meta_advantage(
 
 
 def paper_horizons(steps_per_update: int) -> tuple[list[int], list[int]]:
-    """Return the paper's ``horizons`` and ``fallback``, 2200 + 300 i and 1 + 300 i for i < 6 at b = 2000, in proportion to b."""
+    """Return the paper's ``horizons`` and ``fallback``: 2200 + 300 i and 1 + 300 i for i < 6, in proportion to b = 2000."""
     first, step = round(1.1 * steps_per_update), max(1, round(0.15 * steps_per_update))
     return [first + step * i for i in range(6)], [1 + step * i for i in range(6)]

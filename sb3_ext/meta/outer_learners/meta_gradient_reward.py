@@ -22,7 +22,7 @@ from sb3_ext.meta.outer_learners.policies import MetaRewardPolicy
 
 
 class MetaGradientReward(LifetimeAlgorithm):
-    """Train an LSTM to reward PPO agents by a meta-gradient: the counterpart of :class:`MetaReward`, which is black-box.
+    """Train an LSTM to reward PPO agents by a meta-gradient, where :class:`~sb3_ext.MetaReward` is black-box.
 
     An iteration runs the B lifetimes of a :class:`LifetimeVecEnv`. Every inner batch but the last is followed by an update of
     the agents, θ → θ'(η), on rewards r_η; η descends −J(θ'(η)), PPO's clipped loss with the advantages of the task's own
@@ -50,8 +50,8 @@ class MetaGradientReward(LifetimeAlgorithm):
         seed: of weights, tasks, agents and environments.
         device: of the policy.
         _init_setup_model: whether the networks are built at once.
-        n_unroll: number of minibatch steps that are differentiated. Default: an epoch of PointGoal's agents, so that every step
-            of the batch takes part; three epochs did not separate good steps from bad any better.
+        n_unroll: number of minibatch steps that are differentiated. Default: an epoch of PointGoal's agents, so that every
+            step of the batch takes part; three epochs did not separate good steps from bad any better.
         unroll_learning_rate: learning rate of the differentiated steps, which are plain gradient steps; None: the agents' own
             Adam steps. Adam's first step is the sign of the gradient, and with the second moment held fixed its derivative is
             a poorer guide to which steps were good. On PointGoal the two end about equal.

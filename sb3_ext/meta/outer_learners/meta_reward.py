@@ -38,7 +38,7 @@ class MetaReward(LifetimeAlgorithm):
     every inner agent. ``rollout/success`` is the share of successful episodes in the last inner batch,
     ``rollout/success_first`` in the first.
 
-    *Imitation*, which is not in the paper. In the first ``imitation_iterations`` the network's rewards are regressed on rewards
+    *Imitation*, which is not in the paper. In the first ``imitation_iterations`` the network's rewards are regressed on those
     that follow from the task's dense reward (``info["shaped_reward"]``, known in meta-training only). The LSTM sees successes
     alone, and learns to give what the dense reward would, as far as it can be inferred so far. Some agents, half of them at
     first and then fewer, receive the dense reward itself meanwhile, because hardly any would succeed otherwise. The LSTM does
@@ -68,8 +68,8 @@ class MetaReward(LifetimeAlgorithm):
         fallback: n where no one of ``horizons`` is possible; None: the paper's, likewise.
         skip: whether rewards of the outer learner that an agent's reward cannot have influenced yet are left out.
         baseline: ``"value"``, the paper's; ``"step"``: the advantage is relative to the other lifetimes at the same step;
-            ``"group"``: relative to the lifetimes of the same task (``lifetimes_per_task`` of the environment). The return of a
-            lifetime depends mostly on its task, which these two remove.
+            ``"group"``: relative to the lifetimes of the same task (``lifetimes_per_task`` of the environment). A lifetime's
+            return depends mostly on its task; these two remove that.
         imitation_iterations: number of iterations of imitation, before those of PPO; 0: the paper.
         imitation_learning_rate: at the start of imitation; it falls to 0, so that the luck of a few tasks averages out.
         imitation_expectile: expectile, over the tasks that are still possible, of the rewards of an episode so far. 0.5 is the

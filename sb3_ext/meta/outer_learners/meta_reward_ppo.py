@@ -202,8 +202,8 @@ class MetaRewardPPO(PPO):
         trained = self.reward_model.env.get("max_episode_steps", limit)
         if limit != trained:
             warnings.warn(
-                f"This reward model was trained on episodes of {trained} steps, and these have {limit}: its rewards may be poor. "
-                f"Its environments were made with {self.reward_model.env}.",
+                f"This reward model was trained on episodes of {trained} steps, and these have {limit}: its rewards may be "
+                f"poor. Its environments were made with {self.reward_model.env}.",
                 stacklevel=2,
             )
         return int(limit)

@@ -53,7 +53,7 @@ def test_lifetimes_on_a_cluster_are_those_run_here(cluster: None) -> None:
 def test_shards_for_another_number_of_groups_are_refused(cluster: None) -> None:
     model = meta_reward()
     model.shards = RayShards(model.lifetimes, 1)
-    with pytest.raises(ValueError, match="n_shards=2 groups of lifetimes, and its shards were made for 1"):
+    with pytest.raises(ValueError, match="n_shards=2 groups of lifetimes, but its shards were made for 1"):
         model.learn(480)
     model.shards.close()
 

@@ -27,7 +27,7 @@ POINT = {"max_episode_steps": 10, "goal_radius": 0.3}
 
 
 class Sides(gym.Env[np.ndarray, np.integer]):
-    """Walk three steps to the side that pays; staying is an action too."""
+    """Walk three steps to the side with the reward; staying is an action too."""
 
     observation_space = spaces.Box(-3, 3, (1,), np.float32)
     action_space = spaces.Discrete(3)
@@ -104,17 +104,17 @@ def test_a_trial_is_a_plain_loop_over_single_environments(family: Any, objective
             actions = rng.integers(3, size=4)
             flat = np.eye(3)[actions]
         seen, rewards, done, infos = env.step(actions)
-        expected, worth = [], []
+        expected, objectives = [], []
         for index, one in enumerate(singles):
             observation, signal, terminated, truncated, info = one.step(actions[index])
             over = terminated or truncated
             ended[step // 20, index] += over
             succeeded[step // 20, index] += over and info["is_success"]
             expected.append(np.r_[one.reset()[0] if over else observation, flat[index], signal, over])
-            worth.append(info["shaped_reward"] if objective == "shaped" else signal)
-        sizes += np.abs(worth).tolist()
+            objectives.append(info["shaped_reward"] if objective == "shaped" else signal)
+        sizes += np.abs(objectives).tolist()
         scale = 1e-4 / max(np.mean(sizes), 1e-8) if objective == "shaped" else 1.0
-        assert np.allclose(rewards, np.array(worth) * scale, rtol=1e-5, atol=1e-12)
+        assert np.allclose(rewards, np.array(objectives) * scale, rtol=1e-5, atol=1e-12)
         assert done.all() == (step == 39) and not (done.any() and step < 39)
         shown = np.array([info["terminal_observation"] for info in infos]) if step == 39 else seen
         assert np.allclose(shown, expected)
@@ -354,7 +354,7 @@ def test_it_learns_to_adapt() -> None:
 
 
 def test_it_learns_to_adapt_on_the_success_signal_alone() -> None:
-    """As in the paper: adaptation is paid for successes only, the outer loop has the dense reward."""
+    """As in the paper: adaptation receives the success signal only, the outer loop has the dense reward."""
     env = TrialVecEnv(TwoSides(), 20, n_steps=80, n_batches=2, history=False, seed=0)
     model = MAMLTRPO("MlpPolicy", env, learning_rate=1.0, target_kl=0.01, seed=0, device="cpu").learn(15 * 20 * 160)
     result = model.adapt(TrialVecEnv(TwoSides(), 40, n_steps=80, n_batches=2, history=False, seed=1))

@@ -180,7 +180,7 @@ def test_advantages_given_directly_need_no_critic() -> None:
         torch.stack(parts) for parts in zip(*[agents.act(observations[t], noise[t]) for t in range(8)], strict=True)
     )
     advantages = torch.zeros(8, 2)
-    advantages[0, 0] = 1.0  # agent 0 is told that its first action was good, agent 1 nothing
+    advantages[0, 0] = 1.0  # agent 0 has an advantage for its first action, agent 1 none
     batch = InnerBatch(observations, actions, log_probs, values, advantages, torch.zeros(8, 2, dtype=torch.bool))
     agents.update(batch, observations[0], sample_order(1, 8, 2, generator), are_advantages=True)
     after = agents.distribution.log_prob(agents.outputs(observations[0][:, None]), actions[0][:, None])[:, 0]

@@ -39,9 +39,9 @@ def written_out(
                     if not (u < n and t + n < steps):
                         continue
                     first = int(episodes[t + u, k])
-                    paid = sum(gamma ** (int(episodes[m, k]) - first) * float(rewards[m, k]) for m in range(t + u, t + n))
+                    received = sum(gamma ** (int(episodes[m, k]) - first) * float(rewards[m, k]) for m in range(t + u, t + n))
                     after = gamma ** (int(episodes[t + n, k]) - first) * float(values[t + n, k])
-                    terms.append((0.85**i, paid + after - float(values[t, k])))
+                    terms.append((0.85**i, received + after - float(values[t, k])))
                 if terms:
                     result[t, k] = sum(w * x for w, x in terms) / sum(w for w, _ in terms)
                     defined[t, k] = True
@@ -62,7 +62,7 @@ def test_it_is_the_definition(seed: int, skip: bool) -> None:
     assert defined.any() and not defined.all()
 
 
-def test_what_is_paid_before_the_next_update_has_no_weight() -> None:
+def test_rewards_before_the_next_update_have_no_weight() -> None:
     rewards, values, episodes = random_lifetimes(0)
     rewards.requires_grad_(True)
     result = meta_advantage(

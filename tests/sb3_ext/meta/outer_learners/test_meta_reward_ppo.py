@@ -1,4 +1,4 @@
-"""``MetaRewardPPO``: PPO on what a saved reward model pays."""
+"""``MetaRewardPPO``: PPO with the rewards of a saved reward model."""
 
 from __future__ import annotations
 
@@ -47,40 +47,32 @@ def learner(env: Any = None, model: RewardModel | None = None, **kwargs: Any) ->
     return MetaRewardPPO("MlpPolicy", env or point_goals(), **{**given, **kwargs})
 
 
-@pytest.mark.parametrize(
-    "network", [{}, {"success_memory": True, "visit_memory": 4}, {"bidirectional": True}], ids=["plain", "memory", "both ways"]
-)
+@pytest.mark.parametrize("network", [{}, {"success_memory": True, "visit_memory": 4}], ids=["plain", "memory"])
 @pytest.mark.parametrize("n_envs", [1, 3])
-def test_it_pays_what_the_model_gives_over_a_whole_lifetime(n_envs: int, network: dict[str, bool]) -> None:
-    """The payments of three rollouts are those of one pass over all of their steps."""
+def test_its_rewards_are_the_models_over_a_whole_lifetime(n_envs: int, network: dict[str, bool]) -> None:
+    """The rewards of three rollouts are those of one pass over all of their steps."""
     agent = learner(point_goals(n_envs), reward_model(**network))
     seen: list[Any] = []
-    original = agent._paymaster.pay
+    original = agent._reward_computer.compute
 
-    def pay(*inputs: torch.Tensor) -> np.ndarray:
-        payments = original(*inputs)
-        seen.append((*inputs, torch.as_tensor(payments)))
-        return payments
+    def compute(*inputs: torch.Tensor) -> np.ndarray:
+        rewards = original(*inputs)
+        seen.append((*inputs, torch.as_tensor(rewards)))
+        return rewards
 
-    agent._paymaster.pay = pay  # type: ignore[method-assign]
+    agent._reward_computer.compute = compute  # type: ignore[method-assign]
     agent.learn(180)
-    observations, actions, densities, signals, begins, payments = (torch.cat(parts) for parts in zip(*seen, strict=True))
-    assert payments.shape == (180 // n_envs, n_envs)
+    observations, actions, densities, signals, begins, rewards = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    assert rewards.shape == (180 // n_envs, n_envs)
     assert observations[0].abs().max() == 0 and begins[0].all() and (begins.sum(0) > 5).all()
-    last = torch.cat([torch.zeros(1, n_envs), payments[:-1]])
-    if "bidirectional" in network:
-        last = torch.zeros_like(last)
+    last = torch.cat([torch.zeros(1, n_envs), rewards[:-1]])
     scalars = torch.stack([densities.clamp(max=10), 3 * signals, last, 2 * begins], -1)
     inputs = {"observation": observations, "action": actions, "scalars": scalars}
-    net, size = agent.reward_model.network, 60 // n_envs if "bidirectional" in network else 180 // n_envs
-    state, expected = net.begin(n_envs), []
+    network_of_model = agent.reward_model.network
     with torch.no_grad():
-        for start in range(0, len(last), size):
-            outputs = net({key: value[start : start + size] for key, value in inputs.items()}, state)
-            state = outputs.state
-            expected.append(outputs.mean)
-    assert torch.allclose(payments, torch.cat(expected), atol=1e-5)
-    assert np.allclose(agent.rollout_buffer.rewards, payments[-60 // n_envs :].numpy())
+        expected = network_of_model(inputs, network_of_model.begin(n_envs)).mean
+    assert torch.allclose(rewards, expected, atol=1e-5)
+    assert np.allclose(agent.rollout_buffer.rewards, rewards[-60 // n_envs :].numpy())
 
 
 def test_the_signal_is_that_of_the_wrapper() -> None:
@@ -95,8 +87,8 @@ def test_the_signal_is_that_of_the_wrapper() -> None:
             env_kwargs={**LIMIT, "goal_angle": 0.5, "goal_radius": 0.7},
         )
         agent = learner(env, max_episode_steps=10)
-        original, seen = agent._paymaster.pay, []
-        agent._paymaster.pay = lambda *inputs, o=original, s=seen: s.append(inputs[3]) or o(*inputs)  # type: ignore
+        original, seen = agent._reward_computer.compute, []
+        agent._reward_computer.compute = lambda *inputs, o=original, s=seen: s.append(inputs[3]) or o(*inputs)  # type: ignore
         agent.learn(60)
         signals.append(torch.cat(seen))
     assert torch.equal(*signals)
@@ -124,7 +116,7 @@ def test_a_saved_agent_goes_on_living(tmp_path: Path) -> None:
     agent = learner().learn(60)
     agent.save(tmp_path / "agent")
     loaded = MetaRewardPPO.load(tmp_path / "agent", point_goals(), device="cpu")
-    for one, two in zip(agent._paymaster.memory, loaded._paymaster.memory, strict=True):
+    for one, two in zip(agent._reward_computer.memory, loaded._reward_computer.memory, strict=True):
         assert one.any() and np.array_equal(one, two)
     loaded.learn(60, reset_num_timesteps=False)
     assert loaded.num_timesteps == 120
@@ -142,21 +134,21 @@ def test_a_loaded_agents_episode_goes_on(tmp_path: Path) -> None:
     assert loaded._elapsed.tolist() == [5]
 
 
-def test_a_saved_agent_may_be_paid_by_another_model(tmp_path: Path) -> None:
+def test_a_saved_agent_may_have_another_reward_model(tmp_path: Path) -> None:
     learner().save(tmp_path / "agent")
     reward_model(lstm_size=4).save(tmp_path / "other")
     loaded = MetaRewardPPO.load(tmp_path / "agent", point_goals(), reward_model=str(tmp_path / "other"), device="cpu")
     assert loaded.reward_network.lstm.hidden_size == 4
 
 
-def test_episodes_of_another_length_than_in_training_are_told() -> None:
+def test_episodes_of_another_length_than_in_training_are_warned_of() -> None:
     model = reward_model()
     model.env = {"max_episode_steps": 25}
     with pytest.warns(UserWarning, match="trained on episodes of 25 steps, and these have 10"):
         learner(model=model)
 
 
-def test_a_file_named_like_a_model_of_the_package_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_named_like_a_model_of_the_package_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     model = reward_model()
     model.env = {"goal_radius": np.float32(0.5), "made_by": reward_model}  # not JSON, and no reason to lose the model
@@ -169,8 +161,8 @@ def test_a_file_named_like_a_model_of_the_package_is_told(tmp_path: Path, monkey
 def test_the_model_sees_original_observations(order: Any) -> None:
     env = point_goals(2)
     agent = learner(order(env) if order else env)
-    original, seen = agent._paymaster.pay, []
-    agent._paymaster.pay = lambda *inputs: seen.append(inputs[0]) or original(*inputs)  # type: ignore
+    original, seen = agent._reward_computer.compute, []
+    agent._reward_computer.compute = lambda *inputs: seen.append(inputs[0]) or original(*inputs)  # type: ignore
     agent.learn(60)
     observations = torch.cat(seen)
     assert observations[0].abs().max() == 0 and observations.abs().max() <= 1.5  # the arena's
@@ -198,7 +190,7 @@ def test_models_are_files_that_say_what_they_are(tmp_path: Path) -> None:
         (dict(reward_model="point-gaol"), "neither a file nor one of the models"),
         (dict(reward_model=None), "give reward_model="),
         (dict(max_episode_steps=0), r"max_episode_steps must be an integer in \[1, inf\), got 0"),
-        (dict(env="CartPole-v1"), "the reward model pays agents for Box"),
+        (dict(env="CartPole-v1"), "the reward model rewards agents for Box"),
         (dict(env=DummyVecEnv([lambda: gym.make("sparse/PointGoal-v0").unwrapped])), "max_episode_steps"),
     ],
     ids=["name", "none", "no steps", "spaces", "limit"],
@@ -238,22 +230,22 @@ def test_every_model_of_the_package_teaches_unseen_tasks_better_than_success_alo
     known = {key: value for key, value in model.record["family"].items() if key in ("name", "upper_half")}
     family = getattr(envs.tasks, model.record["family"]["class"])(split="test", **known)
     learned, sparse = (
-        run_lifetimes(make_evaluation_env(family, payer, 16, model.inner, model.env), payer, 7).success[-1].mean()
-        for payer in (model, "sparse")
+        run_lifetimes(make_evaluation_env(family, source, 16, model.inner, model.env), source, 7).success[-1].mean()
+        for source in (model, "sparse")
     )
     assert learned > sparse + 0.25
 
 
-def test_lifetimes_paid_by_a_model_are_evaluated() -> None:
+def test_lifetimes_with_a_models_rewards_are_evaluated() -> None:
     model = reward_model()
     model.env = {**LIMIT, "goal_radius": 0.4}
     env = make_evaluation_env(PointGoal("test"), model, 3)
     one, two, other = (run_lifetimes(env, model, seed) for seed in (0, 0, 1))
     assert one.observations.shape == (180, 3, 2) and one.success.shape == (3, 3)
-    assert np.array_equal(one.payments, two.payments) and not np.array_equal(one.payments, other.payments)
+    assert np.array_equal(one.rewards, two.rewards) and not np.array_equal(one.rewards, other.rewards)
     assert success_over_lifetimes(env, model, [0, 1], progress_bar=False)[0] == pytest.approx(one.success.mean(1))
     sparse = make_evaluation_env(PointGoal("test"), "sparse", 3, INNER, model.env)
     trace = run_lifetimes(sparse, "sparse", 0)
-    assert set(np.unique(trace.payments[~trace.done])) <= {0.0} and (trace.payments[trace.done] != 0).all()
-    with pytest.raises(ValueError, match="pays agents"):
+    assert set(np.unique(trace.rewards[~trace.done])) <= {0.0} and (trace.rewards[trace.done] != 0).all()
+    with pytest.raises(ValueError, match="rewards agents"):
         make_evaluation_env(MetaWorldML1("reach"), model, 1)
