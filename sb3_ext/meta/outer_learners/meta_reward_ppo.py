@@ -131,7 +131,7 @@ class MetaRewardPPO(PPO):
         self.max_episode_steps = max_episode_steps
         self._memory: tuple[np.ndarray, ...] | None = None
         self._elapsed, self._succeeded = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=bool)  # of the running episodes
-        super().__init__(**(settings | given | dict(_init_setup_model=False)))
+        super().__init__(**(dict(env=env) | settings | given | dict(_init_setup_model=False)))
         if max_grad_norm is not None:
             self.max_grad_norm = max_grad_norm
         elif reward_model is not None:
