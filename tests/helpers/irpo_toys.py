@@ -8,7 +8,6 @@ import torch
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import KVWriter
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper
 
@@ -115,19 +114,8 @@ def interrupt():
     raise KeyboardInterrupt
 
 
-class Memory(KVWriter):
-    def __init__(self):
-        self.written = []
-
-    def write(self, key_values, key_excluded, step=0):
-        self.written.append(dict(key_values))
-
-    def close(self):
-        pass
-
-
 def toys(n_envs=2, bad=None, **spaces_):
-    """``bad`` goes to the last copy."""
+    """Return parallel toys; ``bad`` goes to the last one."""
     kinds = [None] * (n_envs - 1) + [bad]
     return DummyVecEnv([lambda kind=kind: Monitor(TimeLimit(Toy(bad=kind, **spaces_), HORIZON)) for kind in kinds])
 
@@ -163,3 +151,10 @@ def assert_same(one, other):
     assert one.keys() == other.keys()
     different = [name for name in one if not torch.equal(one[name], other[name])]
     assert not different, f"{len(different)} of {len(one)} tensors differ, e.g. {different[0]}"
+
+
+OBSERVATIONS = {
+    "MlpPolicy": spaces.Box(-10, 10, (3,)),
+    "CnnPolicy": spaces.Box(0, 255, (36, 36, 3), np.uint8),
+    "MultiInputPolicy": spaces.Dict(position=spaces.Box(-10, 10, (3,)), side=spaces.Discrete(2)),
+}

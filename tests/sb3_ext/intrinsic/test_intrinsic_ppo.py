@@ -1,181 +1,29 @@
 """IntrinsicPPO: PPO to the bit without its intrinsic side, RND's returns with it, and an SB3 algorithm throughout."""
 
-import inspect
-import re
-
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from gymnasium.wrappers import TimeLimit
+from helpers.intrinsic_ppo_toys import DICT, IMAGE, SIZE, Place, Walk, assert_same, place_model, state_of, walks
+from helpers.memory import Memory
 from stable_baselines3 import PPO
-from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
-from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
-from torch import nn
 
 import envs  # noqa: F401 (registers sparse/…)
-from irwrappers import INTRINSIC_REWARDS, IntrinsicReward, make_intrinsic_reward
+from irwrappers import INTRINSIC_REWARDS, make_intrinsic_reward
 from irwrappers.transitions import TransitionRecorder
 from sb3_ext import IntrinsicPPO
 from sb3_ext.common.vec_env import make_vec_env
-from sb3_ext.intrinsic.buffers import IntrinsicRolloutBuffer
 from sb3_ext.intrinsic.returns import ReturnRange, ReturnStd
-
-# Arguments with which a reward fits a short run; one that needs none need not be here.
-QUICK = {
-    "allo": dict(n_rewards=1, gradient_steps=10, hidden_sizes=(16,), n_walks=4),
-    "laplacian": dict(n_rewards=1),
-    "random": dict(n_rewards=1, hidden_sizes=(16,)),
-}
-SIZE = dict(n_steps=32, batch_size=16, n_epochs=2)
 
 
 @pytest.fixture(autouse=True)
 def place_by_name(monkeypatch):
     monkeypatch.setitem(INTRINSIC_REWARDS, "place", Place)
-
-
-class Walk(gym.Env):
-    """A drifting point, seen through any observation space; pays ``pay`` times where it is and ends beyond 2."""
-
-    def __init__(self, observation_space=None, action_space=None, pay=1.0, nan_at=None):
-        self.observation_space = observation_space or spaces.Box(-10, 10, (3,))
-        self.action_space = action_space or spaces.Discrete(3)
-        self.pay, self.nan_at = pay, nan_at
-
-    def _see(self, space):
-        if isinstance(space, spaces.Dict):
-            return {name: self._see(part) for name, part in space.items()}
-        if isinstance(space, spaces.Discrete):
-            return int(self.x > 0)
-        if space.dtype == np.uint8:
-            return np.full(space.shape, 128 + 10 * np.clip(self.x, -5, 5), dtype=np.uint8)
-        return np.full(space.shape, np.nan if self.elapsed == self.nan_at else self.x, dtype=space.dtype)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.x, self.elapsed = self.np_random.normal(), 0
-        return self._see(self.observation_space), {}
-
-    def step(self, action):
-        assert self.action_space.contains(action)
-        self.x += 0.5 * self.np_random.normal() + 0.1 * float(np.sum(action))
-        self.elapsed += 1
-        return self._see(self.observation_space), self.pay * self.x, bool(self.x > 2), False, {}
-
-
-class Place(IntrinsicReward):
-    """Pays the square of the first number of the next observation; counts the steps it learned from."""
-
-    n_rewards = 1
-
-    def __init__(self, observation_space, action_space):
-        super().__init__(observation_space, action_space)
-        self.register_buffer("steps", torch.zeros(()))
-        self.scale = nn.Parameter(torch.rand(()))  # moves torch's generator
-        self.batches = []
-        self.forgotten = 0
-
-    def compute(self, batch):
-        first = batch.next_observations
-        first = next(iter(first.values())) if isinstance(first, dict) else first
-        first = first.float()
-        return (first.flatten(2)[..., :1] if first.dim() > 2 else first[..., None]).square()
-
-    def learn(self, batch):
-        self.batches.append(batch)
-        self.steps += batch.mask.sum()
-        return {"steps": float(self.steps)}
-
-    def forget(self):
-        self.forgotten += 1
-
-
-class Memory(KVWriter):
-    def __init__(self):
-        self.written = []
-
-    def write(self, key_values, key_excluded, step=0):
-        self.written.append(dict(key_values))
-
-    def close(self):
-        pass
-
-
-def walks(n_envs=2, horizon=10, normalize=False, **kwargs):
-    env = DummyVecEnv([lambda: Monitor(TimeLimit(Walk(**kwargs), horizon))] * n_envs)
-    return VecNormalize(env) if normalize else env
-
-
-def place_model(env=None, policy="MlpPolicy", seed=0, **kwargs):
-    return IntrinsicPPO(policy, env or walks(), seed=seed, **SIZE | dict(intrinsic_reward="place") | kwargs)
-
-
-def state_of(model):
-    tensors = {f"policy.{name}": value.clone() for name, value in model.policy.state_dict().items()}
-    for index, moments in model.policy.optimizer.state_dict()["state"].items():
-        tensors |= {f"adam.{index}.{name}": torch.as_tensor(value).clone() for name, value in moments.items()}
-    return tensors
-
-
-def assert_same(one, other):
-    different = [name for name in one if not torch.equal(one[name], other[name])]
-    assert not different, f"{len(different)} of {len(one)} tensors differ, e.g. {different[0]}"
-
-
-# ---------------------------------------------------------------------- arguments
-
-
-def test_arguments_are_those_of_ppo_in_its_order_and_ours_come_behind_by_keyword():
-    theirs, ours = (list(inspect.signature(cls).parameters.values()) for cls in (PPO, IntrinsicPPO))
-    shared, added = ours[: len(theirs)], ours[len(theirs) :]
-    assert [p.name for p in shared] == [p.name for p in theirs]
-    assert [p.kind for p in shared] == [p.kind for p in theirs]
-    assert {mine.name for mine, its in zip(shared, theirs, strict=True) if mine.default != its.default} == {"n_steps"}
-    assert {p.kind for p in added} == {inspect.Parameter.KEYWORD_ONLY}
-    assert {"intrinsic_reward", "intrinsic_reward_kwargs", "extrinsic_coef", "intrinsic_coef"} <= {p.name for p in added}
-
-
-def test_every_argument_has_a_line_in_the_docstring():
-    described = re.findall(r"^        (\w+): ", IntrinsicPPO.__doc__.split("Raises:")[0], re.MULTILINE)
-    assert described == list(inspect.signature(IntrinsicPPO).parameters)
-
-
-def test_positional_arguments_of_ppo_mean_the_same():
-    given = [1e-3, 32, 16, 2, 0.9, 0.8, 0.1, None, False, 0.01, 0.4, 0.3, False, -1, None, None, 0.05]
-    ours, theirs = IntrinsicPPO("MlpPolicy", walks(), *given, intrinsic_reward="place"), PPO("MlpPolicy", walks(), *given)
-    for name in list(inspect.signature(PPO).parameters)[2 : 2 + len(given)]:
-        if name not in ("clip_range", "rollout_buffer_class"):
-            assert getattr(ours, name) == getattr(theirs, name), name
-    assert ours.clip_range(1) == theirs.clip_range(1)
-
-
-@pytest.mark.parametrize(("n_envs", "n_steps"), [(1, 2048), (3, 682), (8, 256)])
-def test_the_default_rollout_has_2048_transitions_whatever_the_number_of_environments(n_envs, n_steps, recwarn, tmp_path):
-    model = IntrinsicPPO("MlpPolicy", walks(n_envs), intrinsic_reward="place")
-    assert model.n_steps == model.rollout_buffer.buffer_size == n_steps
-    assert not [warning for warning in recwarn if "mini-batch" in str(warning.message)]
-    model.save(tmp_path / "model")
-    assert IntrinsicPPO.load(tmp_path / "model", env=walks(16)).n_steps == 128
-    assert IntrinsicPPO("MlpPolicy", walks(n_envs), n_steps=64, intrinsic_reward="place").n_steps == 64
-
-
-def test_numbers_of_numpy_and_a_float_total_are_accepted():
-    model = place_model(
-        n_steps=np.int64(32), intrinsic_coef=np.float32(0.5), intrinsic_gamma=np.float64(0.9), warmup_steps=np.int32(8)
-    )
-    assert model.learn(1e2).num_timesteps == 128
-
-
-def test_a_rollout_buffer_class_of_sb3_is_taken_and_one_without_intrinsic_values_is_not():
-    model = place_model(rollout_buffer_class=RolloutBuffer)
-    assert isinstance(model.rollout_buffer, IntrinsicRolloutBuffer)
-    with pytest.raises(ValueError, match=r"IntrinsicRolloutBuffer, got Other"):
-        place_model(rollout_buffer_class=type("Other", (RolloutBuffer,), {}))
 
 
 # ---------------------------------------------------------------------- PPO
@@ -187,10 +35,6 @@ def cartpole():
 
 def pendulum():
     return VecNormalize(DummyVecEnv([lambda: Monitor(gym.make("Pendulum-v1", max_episode_steps=50))] * 2))
-
-
-DICT = spaces.Dict(a=spaces.Box(-10, 10, (2,)), b=spaces.Discrete(2))
-IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -408,125 +252,6 @@ def test_episodes_are_forgotten_with_the_reset_of_learn():
     assert model.intrinsic_reward.forgotten == 2
 
 
-# ---------------------------------------------------------------------- an SB3 algorithm
-
-OBSERVATIONS = {
-    "box": ("MlpPolicy", spaces.Box(-10, 10, (2, 2))),
-    "discrete": ("MlpPolicy", spaces.Discrete(2)),
-    "image": ("CnnPolicy", IMAGE),
-    "dict": ("MultiInputPolicy", DICT),
-}
-ACTIONS = [spaces.Discrete(3), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2), spaces.Box(-1, 1, (2,))]
-
-
-@pytest.mark.parametrize("observations", OBSERVATIONS)
-@pytest.mark.parametrize("action_space", ACTIONS, ids=lambda space: type(space).__name__)
-def test_every_space_learns_saves_and_loads(observations, action_space, tmp_path):
-    policy, observation_space = OBSERVATIONS[observations]
-    if observations != "box" and not isinstance(action_space, (spaces.Discrete, spaces.Box)):
-        pytest.skip("observations and actions do not meet in the code")
-    make = lambda n: walks(n, observation_space=observation_space, action_space=action_space)  # noqa: E731
-    model = place_model(make(2), policy).learn(128)
-    batch = model.intrinsic_reward.batches[0]
-    assert batch.actions.shape == (32, 2, *action_space.shape)
-    if isinstance(action_space, spaces.Box):
-        assert batch.actions.abs().max() <= 1  # as the environment was given them
-    model.save(tmp_path / "model")
-    loaded = IntrinsicPPO.load(tmp_path / "model", env=make(3))
-    assert_same(state_of(model), state_of(loaded))
-    assert loaded.intrinsic_reward.steps == 128 and torch.equal(model.intrinsic_return.std, loaded.intrinsic_return.std)
-    observation = make(2).reset()
-    np.testing.assert_array_equal(
-        model.predict(observation, deterministic=True)[0], loaded.predict(observation, deterministic=True)[0]
-    )
-    loaded.learn(96, reset_num_timesteps=False)
-    assert loaded.num_timesteps == 128 + 96 and loaded.intrinsic_reward.steps == 128 + 96
-
-
-def box(*shape, dtype=np.float32):
-    return spaces.Box(0, 255, shape, dtype)
-
-
-PPO_TAKES = {
-    "matrix": ("MlpPolicy", box(3, 2)),
-    "float64": ("MlpPolicy", box(3, dtype=np.float64)),
-    "integers": ("MlpPolicy", box(3, dtype=np.int64)),
-    "bytes": ("MlpPolicy", box(30, dtype=np.uint8)),
-    "discrete": ("MlpPolicy", spaces.Discrete(5)),
-    "multi-discrete": ("MlpPolicy", spaces.MultiDiscrete([2, 3])),
-    "multi-binary": ("MlpPolicy", spaces.MultiBinary((2, 3))),
-    "image, channels last": ("CnnPolicy", box(40, 44, 3, dtype=np.uint8)),
-    "image, channels first": ("CnnPolicy", box(3, 40, 44, dtype=np.uint8)),
-    "image, grey": ("CnnPolicy", box(40, 44, 1, dtype=np.uint8)),
-    "image, flattened": ("MlpPolicy", box(40, 44, 3, dtype=np.uint8)),
-    "image, small": ("MlpPolicy", box(7, 7, 3, dtype=np.uint8)),
-    "dict": (
-        "MultiInputPolicy",
-        spaces.Dict(
-            place=box(2, 2),
-            room=spaces.Discrete(3),
-            digits=spaces.MultiDiscrete([2, 3]),
-            lamps=spaces.MultiBinary(2),
-            eye=box(40, 44, 3, dtype=np.uint8),
-        ),
-    ),
-}
-
-
-class Sampled(gym.Env):
-    """Observations are samples of their space; an episode has 7 steps."""
-
-    def __init__(self, observation_space, action_space):
-        self.observation_space, self.action_space = observation_space, action_space
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.elapsed = 0
-        return self.observation_space.sample(), {}
-
-    def step(self, action):
-        self.elapsed += 1
-        return self.observation_space.sample(), 0.0, self.elapsed == 7, False, {}
-
-
-@pytest.mark.parametrize("reward", ["rnd", "count", "pseudo_counts"])
-@pytest.mark.parametrize("observations", PPO_TAKES)
-def test_a_reward_takes_every_observation_space_that_ppo_takes(observations, reward):
-    policy, observation_space = PPO_TAKES[observations]
-    env = DummyVecEnv([lambda: Monitor(Sampled(observation_space, spaces.Discrete(3)))] * 2)
-    settings = dict(n_steps=16, batch_size=16, n_epochs=1, device="cpu")
-    if reward == "rnd":
-        PPO(policy, env, **settings).learn(32)
-    model = IntrinsicPPO(policy, env, intrinsic_reward=reward, **settings).learn(64)
-    assert np.isfinite(model.rollout_buffer.intrinsic_returns).all() and model.rollout_buffer.intrinsic_returns.any()
-
-
-@pytest.mark.parametrize("reward", ["rnd", "count", "pseudo_counts"])
-@pytest.mark.parametrize("action_space", [*ACTIONS, spaces.Box(-1, 1, (2, 2)), spaces.Discrete(3, start=1)], ids=str)
-def test_a_reward_takes_every_action_space_that_ppo_takes(action_space, reward):
-    env = DummyVecEnv([lambda: Monitor(Sampled(box(3), action_space))] * 2)
-    IntrinsicPPO("MlpPolicy", env, n_steps=16, batch_size=16, n_epochs=1, intrinsic_reward=reward).learn(64)
-
-
-@pytest.mark.parametrize("name", [name for name in INTRINSIC_REWARDS if name != "place"])
-def test_every_reward_trains_it(name, tmp_path):
-    env = DummyVecEnv([lambda: Monitor(gym.make("sparse/Maze1-v0"))] * 2)
-    memory = Memory()
-    model = IntrinsicPPO(
-        "MlpPolicy", env, intrinsic_reward=name, intrinsic_reward_kwargs=QUICK.get(name), n_steps=256, n_epochs=1, seed=0
-    )
-    model.set_logger(Logger(None, [memory]))
-    model.learn(4000 if name == "allo" else 600)  # a tenth of it for the walks of ALLO
-    assert not model.intrinsic_reward.needs_fit
-    assert all(np.isfinite(value) for logged in memory.written for value in logged.values() if isinstance(value, float))
-    model.save(tmp_path / "model")
-    loaded = IntrinsicPPO.load(tmp_path / "model", env=env)
-    state = model.intrinsic_reward.state_dict()
-    loaded_state = loaded.intrinsic_reward.state_dict()
-    assert all(torch.equal(value, loaded_state[key]) for key, value in state.items() if isinstance(value, torch.Tensor))
-    loaded.learn(512, reset_num_timesteps=False)
-
-
 def test_same_seed_same_weights_other_seed_others():
     one, again, other = (state_of(place_model(seed=seed).learn(200)) for seed in (3, 3, 4))
     assert_same(one, again)
@@ -561,60 +286,6 @@ def test_a_callback_stops_it_in_the_middle_of_a_rollout():
 
     model = place_model().learn(1000, Stop())
     assert model.num_timesteps == 10 and not model.intrinsic_reward.batches
-
-
-# ---------------------------------------------------------------------- bad input
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (dict(intrinsic_coef=-1), "intrinsic_coef must be a number in .0, inf., got -1"),
-        (dict(extrinsic_coef="2"), "extrinsic_coef must be a number"),
-        (dict(intrinsic_gamma=1.1), "intrinsic_gamma must be a number in .0, 1., got 1.1"),
-        (dict(warmup_steps=0.5), "warmup_steps must be an integer"),
-        (dict(intrinsic_reward="plaice"), "Unknown intrinsic reward 'plaice'.*Did you mean 'place'"),
-        (dict(intrinsic_reward="random"), "opposite pairs that cancel.*IRPO"),
-    ],
-)
-def test_wrong_arguments_are_named(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        place_model(**arguments)
-
-
-def test_an_sb3_policy_class_and_a_reward_for_other_observations_are_refused():
-    from stable_baselines3.ppo import MlpPolicy
-
-    with pytest.raises(ValueError, match="IntrinsicActorCriticPolicy, got ActorCriticPolicy"):
-        IntrinsicPPO(MlpPolicy, walks(), intrinsic_reward="place")
-    reward = Place(IMAGE, spaces.Discrete(3))
-    with pytest.raises(ValueError, match=r"built for Box\(0, 255, \(36, 36, 1\).*images as SB3 transposes"):
-        IntrinsicPPO("CnnPolicy", walks(observation_space=IMAGE), intrinsic_reward=reward)
-
-
-def test_observations_that_are_not_finite_are_named():
-    with pytest.raises(ValueError, match="Environment 0 gave a non-finite observation at step 2 of the rollout"):
-        place_model(walks(nan_at=3)).learn(64)
-    with pytest.raises(ValueError, match="Environment 0 gave a non-finite reward at step 0"):
-        place_model(walks(pay=np.inf)).learn(64)
-
-
-def test_intrinsic_rewards_that_are_not_finite_are_named():
-    model = place_model()
-    model.intrinsic_reward.compute = lambda batch: batch.next_observations[..., :1] / 0
-    with pytest.raises(ValueError, match="Place gave NaN or infinite values"):
-        model.learn(64)
-
-
-def test_another_place_of_vec_normalize_is_noticed():
-    space = spaces.Box(-10, 10, (3,))
-    model = place_model(walks(observation_space=space)).learn(64)
-    other = DummyVecEnv([lambda: Monitor(TimeLimit(Walk(spaces.Box(-5, 5, (3,))), 10))] * 2)
-    framed = VecNormalize(other)
-    framed.observation_space = space
-    model.env = framed
-    with pytest.raises(ValueError, match="Put VecNormalize where it was"):
-        model.learn(64)
 
 
 # ---------------------------------------------------------------------- learning

@@ -20,14 +20,6 @@ from sb3_ext.intrinsic import IntrinsicDictReplayBuffer
 BOX, ACTIONS = spaces.Box(-10, 10, (2,)), spaces.Box(-2, 2, (1,))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Price(IntrinsicReward):
     """Pays the first number of the next observation, times what it learned; notes what it is shown."""
 

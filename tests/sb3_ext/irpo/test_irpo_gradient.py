@@ -29,15 +29,6 @@ ACTIONS = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tensors are tiny here: threads would only wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Problem:
     """A policy, a θ and N + 1 fixed batches: one for each exploratory update and one for the extrinsic gradient."""
 

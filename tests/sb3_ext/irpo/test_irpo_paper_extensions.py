@@ -11,7 +11,6 @@ from helpers.irpo_toys import (
     At,
     Change,
     Counting,
-    Memory,
     assert_same,
     interrupt,
     maze_model,
@@ -20,6 +19,7 @@ from helpers.irpo_toys import (
     toy_model,
     toys,
 )
+from helpers.memory import Memory
 from stable_baselines3.common.logger import Logger
 
 from irwrappers import Concat, ExactLaplacian

@@ -2,135 +2,22 @@
 
 from __future__ import annotations
 
-import _thread
-import threading
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from signal import SIGINT, default_int_handler
-from signal import signal as on_signal
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from helpers.lifetimes import INNER, NETWORK, POINT, lifetimes, meta_reward
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from envs.tasks import MetaWorldML1, MetaWorldML10, PointGoal
+from envs.tasks import PointGoal
 from sb3_ext.meta import LifetimeVecEnv, MetaReward
 from sb3_ext.meta.lifetimes.inner_agents import InnerSettings
-from sb3_ext.meta.lifetimes.task_batches import LoopedTasks, NativeTasks, ProcessTasks, TaskBatch
-from sb3_ext.meta.lifetimes.worker_processes import WorkerProcesses
 from sb3_ext.meta.outer_learners.lifetime_collection import Job, collect, merge_states, normal_log_prob
-from sb3_ext.meta.outer_learners.lifetime_shards import LocalShards, ProcessShards
 from sb3_ext.meta.outer_learners.policies import MetaRewardNetwork
-
-POINT = {"max_episode_steps": 10, "goal_radius": 0.3}
-INNER = {"n_steps": 40, "n_batches": 3, "n_epochs": 2, "n_minibatches": 4, "net_arch": (8,)}
-NETWORK = {"encoders": (8, 8), "lstm_size": 8, "mean_arch": (8,), "value_arch": (8,)}
-
-
-def lifetimes(n: int = 4, **kwargs: Any) -> LifetimeVecEnv:
-    return LifetimeVecEnv(PointGoal(), n, settings=INNER, env_kwargs=POINT, **{"seed": 0, **kwargs})
-
-
-def meta_reward(env: Any = None, **kwargs: Any) -> MetaReward:
-    given: dict[str, Any] = dict(chunk=50, n_epochs=2, seed=0, device="cpu", policy_kwargs={"network_kwargs": NETWORK})
-    return MetaReward("MlpLstmPolicy", env or lifetimes(), **{**given, **kwargs})
-
-
-def trajectory(batch: TaskBatch, tasks: list, n_steps: int, width: int) -> list[np.ndarray]:
-    rng = np.random.default_rng(1)
-    seen = [batch.begin(tasks, range(len(tasks)))]
-    for _ in range(n_steps):
-        seen += batch.step(rng.uniform(-1, 1, (len(tasks), width)).astype(np.float32))
-    batch.close()
-    return seen
-
-
-def test_native_looped_and_parallel_tasks_are_the_same() -> None:
-    rng = np.random.default_rng(0)
-    tasks = [PointGoal().sample(rng) for _ in range(3)]
-    forms = [NativeTasks(POINT), LoopedTasks(PointGoal(), POINT), ProcessTasks(PointGoal(), POINT, 2)]
-    native, looped, parallel = (trajectory(form, tasks, 25, 2) for form in forms)
-    assert any(part.any() for part in native[2::5])  # some received a reward
-    for one, two, three in zip(native, looped, parallel, strict=True):
-        assert np.allclose(one, two)
-        assert np.array_equal(two, three)
-
-
-def test_a_meta_world_environment_that_changes_its_task_is_a_new_one() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        family, rng = MetaWorldML1("reach"), np.random.default_rng(0)
-        used, new = LoopedTasks(family, {}), LoopedTasks(family, {})
-        first, second = [family.sample(rng)], [family.sample(rng)]
-        used.begin(first, [0])
-        used.step(np.full((1, 4), 0.5, np.float32))
-        one, two = trajectory(used, second, 5, 4), trajectory(new, second, 5, 4)
-    assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
-
-
-def test_a_process_that_fails_says_why() -> None:
-    batch = ProcessTasks(PointGoal(), {"goal_radius": -1.0}, 2)
-    with pytest.raises(RuntimeError, match="goal_radius must be a positive number"):
-        batch.begin([PointGoal().sample(np.random.default_rng(0)) for _ in range(2)], [0, 1])
-
-
-def run(env: LifetimeVecEnv, reward_of_agents: float = 0.5) -> tuple[list[dict], list[np.ndarray], list[dict]]:
-    observations, rewards = [env.reset()], []
-    for _ in range(env.settings.lifetime):
-        seen, reward, done, infos = env.step(np.full((env.num_envs, 1), reward_of_agents, np.float32))
-        observations.append(seen)
-        rewards.append(reward)
-    assert done.all()
-    return observations, rewards, infos  # type: ignore[return-value]
-
-
-def test_a_lifetime_is_an_episode_and_repeats_under_its_seed() -> None:
-    env = lifetimes()
-    observations, rewards, infos = run(env)
-    space = env.observation_space
-    assert all(np.isin(o["scalars"][:, 3], [0.0, 2.0]).all() for o in observations)
-    assert observations[0]["scalars"][:, 3].all() and not observations[0]["scalars"][:, 2].any()
-    assert np.allclose(observations[5]["scalars"][:, 2], 0.5)  # the last reward
-    assert space["observation"].shape == (2,)
-    assert [len(info["lifetime"]["success"]) for info in infos] == [3] * 4
-    env.seed(0)
-    again = run(env)
-    assert all(np.array_equal(a["observation"], b["observation"]) for a, b in zip(observations, again[0], strict=True))
-    env.seed(1)
-    other = run(env)
-    assert not np.array_equal(observations[9]["observation"], other[0][9]["observation"])
-    assert np.isclose(np.mean(np.abs(rewards)), 1e-4, rtol=0.5)
-
-
-def test_lifetimes_of_one_task_begin_alike() -> None:
-    env = lifetimes(lifetimes_per_task=2)
-    env.reset()
-    assert env.tasks[0] == env.tasks[1] != env.tasks[2]
-    weights = env.agents.params["pi.0.weight"]
-    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[2])
-
-
-def test_dense_rewards_teach_more_than_sparse_ones() -> None:
-    """The two baselines, without an outer learner."""
-    success = {}
-    for signal in ("sparse", "shaped"):
-        inner = dict(n_steps=200, n_batches=4, n_epochs=10, n_minibatches=4, learning_rate=3e-3)
-        env = LifetimeVecEnv(
-            PointGoal("test"),
-            16,
-            signal=signal,
-            settings=inner,
-            env_kwargs={"max_episode_steps": 25, "goal_radius": 0.15},
-            seed=3,
-        )
-        infos = run(env)[2]
-        success[signal] = np.mean([info["lifetime"]["success"][-1] for info in infos])
-    assert success["shaped"] > success["sparse"] + 0.2
 
 
 @pytest.mark.parametrize(
@@ -144,7 +31,6 @@ def test_what_does_not_fit_is_refused(wrong: dict) -> None:
 
 
 def test_it_needs_lifetimes() -> None:
-    import gymnasium as gym
 
     with pytest.raises(ValueError, match="LifetimeVecEnv"):
         meta_reward(DummyVecEnv([lambda: gym.make("sparse/PointGoal-v0")]))
@@ -285,30 +171,6 @@ def test_settings_of_agents_are_checked(wrong: dict[str, Any]) -> None:
         InnerSettings(**{**INNER, **wrong})
 
 
-class NoDenseReward(gym.Wrapper):
-    def step(self, action: Any) -> Any:
-        *step, info = self.env.step(action)
-        del info["shaped_reward"]
-        return *step, info
-
-
-class PointGoalWithout(PointGoal):
-    has_vector_form = False
-
-    def make(self, task: Any, **kwargs: Any) -> gym.Env:
-        return NoDenseReward(super().make(task, **kwargs))
-
-
-def test_tasks_without_a_dense_reward_are_for_the_sparse_objective() -> None:
-    def make(objective: Any) -> LifetimeVecEnv:
-        return LifetimeVecEnv(PointGoalWithout(), 2, objective=objective, settings=INNER, env_kwargs=POINT, seed=0)
-
-    assert meta_reward(make("sparse")).learn(240).num_timesteps == 240
-    for model in (meta_reward(make("shaped")), meta_reward(make("sparse"), imitation_iterations=1)):
-        with pytest.raises(ValueError, match=r"no info\['shaped_reward'\]"):
-            model.learn(240)
-
-
 def test_what_is_learned_follows_from_set_random_seed(tmp_path: Path) -> None:
     one, two, three = meta_reward(), meta_reward(seed=5), meta_reward()
     two.policy.load_state_dict(one.policy.state_dict())
@@ -317,16 +179,6 @@ def test_what_is_learned_follows_from_set_random_seed(tmp_path: Path) -> None:
     one = MetaReward.load(tmp_path / "one", lifetimes(), device="cpu")
     first, second, other = (next(model.learn(480).policy.parameters()) for model in (one, two, three))
     assert torch.equal(first, second) and not torch.equal(first, other)
-
-
-def test_groups_in_processes_are_those_one_after_the_other() -> None:
-    """4 groups of one lifetime, shared out unevenly."""
-    here, there = (meta_reward(lifetimes(n_jobs=jobs), n_shards=4, baseline="step").learn(2 * 480) for jobs in (1, 3))
-    assert isinstance(here.shards, LocalShards) and isinstance(there.shards, ProcessShards)
-    there.shards.close()
-    for one, two in zip(here.policy.parameters(), there.policy.parameters(), strict=True):
-        assert torch.equal(one, two)
-    assert here.env_state == there.env_state
 
 
 def test_a_memory_of_visits_begins_with_the_nearest_of_random_places() -> None:
@@ -353,66 +205,6 @@ def test_a_memory_of_visits_counts_them() -> None:
     assert torch.allclose(counts[0, 0], torch.tensor([2.0, 2.0]))
 
 
-class InterruptSoon(BaseCallback):
-    """Ctrl-C shortly after the second iteration has begun."""
-
-    def _on_rollout_start(self) -> None:
-        if self.num_timesteps == 480:
-            threading.Timer(0.05, _thread.interrupt_main).start()
-
-    def _on_step(self) -> bool:
-        return True
-
-
-@pytest.fixture
-def ctrl_c() -> Iterator[None]:
-    """Heard also under "pytest &" in a script, which ignores it."""
-    before = on_signal(SIGINT, default_int_handler)
-    yield
-    on_signal(SIGINT, before)
-
-
-@pytest.mark.usefixtures("ctrl_c")
-@pytest.mark.parametrize("n_shards", [1, 2], ids=["environments", "shards"])
-def test_it_goes_on_after_ctrl_c_while_processes_are_at_work(n_shards: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PointGoal, "has_vector_form", False)  # or there are no processes of environments
-    unbroken, model = (meta_reward(lifetimes(n_jobs=jobs), n_shards=n_shards, baseline="step") for jobs in (1, 2))
-    unbroken.learn(3 * 480)
-    with pytest.raises(KeyboardInterrupt):
-        model.learn(3 * 480, callback=InterruptSoon())
-    assert model.num_timesteps == 480
-    model.learn(2 * 480, reset_num_timesteps=False)
-    for one, two in zip(unbroken.policy.parameters(), model.policy.parameters(), strict=True):
-        assert torch.equal(one, two)
-
-
-def test_a_process_that_was_killed_is_named_and_replaced() -> None:
-    workers = WorkerProcesses(2, Counter)
-    workers.ask("add", [(1,), (2,)])
-    assert workers.answers() == [1, 2]
-    workers._processes[1].kill()
-    workers._processes[1].join()
-    workers.ask("add", [(1,), (2,)])
-    with pytest.raises(RuntimeError, match="ended without an answer"):
-        workers.answers()
-    workers.ask("add", [(5,), None])  # all begin anew
-    workers.ask("add", [(5,), (6,)])  # and what nobody listened to has happened
-    assert workers.answers() == [10, 6]
-    workers.close()
-
-
-class Counter:
-    def __init__(self) -> None:
-        self.total = 0
-
-    def add(self, n: int) -> int:
-        self.total += n
-        return self.total
-
-    def close(self) -> None:
-        pass
-
-
 def test_another_environment_closes_the_groups_of_the_one_before() -> None:
     model = meta_reward(n_shards=2).learn(1)
     assert model.shards is not None
@@ -424,20 +216,3 @@ def test_a_reward_needs_an_update_after_it() -> None:
     env = LifetimeVecEnv(PointGoal(), 4, settings={**INNER, "n_batches": 1}, env_kwargs=POINT, seed=0)
     with pytest.raises(ValueError, match="n_batches must be at least 2"):
         meta_reward(env).learn(1)
-
-
-def test_environments_of_kinds_that_are_not_sampled_are_kept_and_not_too_many() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        family, rng = MetaWorldML10(), np.random.default_rng(0)
-        kinds = {task.env_id: task for task in (family.sample(rng) for _ in range(40))}
-        first, second, third = list(kinds.values())[:3]
-        batch = LoopedTasks(family, {})
-        batch.begin([first], [0])
-        used = batch._envs[0]
-        batch.begin([second], [0])
-        batch.begin([first], [0])
-        assert batch._envs[0] is used
-        batch.begin([third], [0])
-        assert len(batch._spare) == 1
-        batch.close()

@@ -1,8 +1,5 @@
 """GymnasiumVecEnv shows what SB3's DummyVecEnv shows; make_vec_env picks the fastest form that does."""
 
-import csv
-import json
-import os
 import warnings
 from functools import partial
 
@@ -14,16 +11,15 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers import TimeLimit
+from helpers.vec_env_records import ROOM, assert_same_record, native_cartpole, pendulum, record, steps_of
 from stable_baselines3 import PPO
-from stable_baselines3.common import env_util
-from stable_baselines3.common.monitor import Monitor, load_results
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
 import envs  # noqa: F401 (registers sparse/…)
-from sb3_ext.common.vec_env import GymnasiumVecEnv, make_vec_env
+from sb3_ext.common.vec_env import GymnasiumVecEnv
 
 MODES = list(AutoresetMode)
-ROOM = ["######", "#S   #", "#   G#", "######"]  # small: random walks reach the goal and the time limit
 
 
 class Motley(gym.Env):
@@ -113,10 +109,6 @@ def cartpole():
     return gym.make("CartPole-v1", max_episode_steps=14, render_mode="rgb_array")
 
 
-def pendulum():
-    return gym.make("Pendulum-v1", max_episode_steps=5)
-
-
 def room(**kwargs):
     return gym.make("sparse/Maze2-v0", layout=ROOM, random_start=True, max_episode_steps=9, **kwargs)
 
@@ -126,49 +118,6 @@ def motley(structure="dict"):
 
 
 ENVIRONMENTS = {"cartpole": cartpole, "pendulum": pendulum, "room": room, "dict": motley, "tuple": partial(motley, "tuple")}
-
-
-def without_time(info):
-    """An info dict less the clock reading in Monitor's record of the episode."""
-    if "episode" in info:
-        info = {**info, "episode": {key: value for key, value in info["episode"].items() if key != "t"}}
-    return info
-
-
-def record(env, steps=60, seed=3):
-    """All that a user of an SB3 VecEnv sees, in a run with a seeded and an unseeded reset. Kept, not copied."""
-    rng = np.random.default_rng(0)
-    env.seed(seed)
-    seen = [("reset", env.reset(), env.reset_infos[:])]
-    for step in range(steps):
-        if step == steps // 2:
-            seen.append(("reset", env.reset(), env.reset_infos[:]))
-        if isinstance(env.action_space, spaces.Discrete):
-            actions = rng.integers(env.action_space.n, size=env.num_envs)
-        else:
-            actions = rng.uniform(-1, 1, (env.num_envs, *env.action_space.shape)).astype(np.float32)
-        observations, rewards, dones, infos = env.step(actions)
-        assert rewards.dtype == np.float32 and dones.dtype == bool
-        assert all(type(info["TimeLimit.truncated"]) is bool for info in infos)
-        seen.append((observations, rewards, dones, [without_time(info) for info in infos], env.reset_infos[:]))
-    env.close()
-    return seen
-
-
-def steps_of(run):
-    return [step for step in run if not isinstance(step[0], str)]
-
-
-def dtypes(observations):
-    parts = observations.values() if isinstance(observations, dict) else observations
-    return [part.dtype for part in parts] if isinstance(observations, (dict, tuple)) else observations.dtype
-
-
-def assert_same_record(actual, expected):
-    for ours, theirs in zip(actual, expected, strict=True):
-        np.testing.assert_equal(ours, theirs)
-    assert dtypes(actual[1][0]) == dtypes(expected[1][0])
-    assert sum(step[2].sum() for step in steps_of(expected)) > 5, "the comparison means nothing without ends of episodes"
 
 
 @pytest.mark.parametrize("copy", [True, False])
@@ -200,12 +149,6 @@ def test_native_grid_shows_what_dummy_vec_env_shows(mode, n):
     kwargs = dict(layout=ROOM, random_start=True, max_episode_steps=9)
     ours = GymnasiumVecEnv(gym.make_vec("sparse/Maze2-v0", num_envs=n, autoreset_mode=mode, **kwargs))
     assert_same_record(record(ours), record(DummyVecEnv([room] * n)))
-
-
-def native_cartpole(n=3, steps=9):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return GymnasiumVecEnv(gym.make_vec("CartPole-v1", num_envs=n, max_episode_steps=steps))
 
 
 def test_native_next_step_shows_its_reset_step():
@@ -399,84 +342,3 @@ def test_ppo_learns_the_same_weights_as_on_dummy_vec_env(mode):
     theirs = weights(VecMonitor(DummyVecEnv([cartpole] * 2)), normalize=True)
     for name, value in theirs.items():
         assert torch.equal(ours[name], value), name
-
-
-def test_ppo_trains_on_native_forms():
-    for env in (native_cartpole(4), GymnasiumVecEnv(gym.make_vec("sparse/Maze2-v0", num_envs=4))):
-        model = PPO("MlpPolicy", VecMonitor(env), n_steps=64, batch_size=64, device="cpu").learn(512)
-        assert model.num_timesteps == 512 and model.ep_info_buffer is not None
-
-
-GRID = dict(layout=ROOM, random_start=True, max_episode_steps=9)
-
-
-def is_native(env):
-    return isinstance(env, VecMonitor) and isinstance(env.venv, GymnasiumVecEnv)
-
-
-@pytest.mark.parametrize("env_id", ["sparse/Maze2-v0", "envs:sparse/Maze2-v0", gym.spec("sparse/Maze2-v0")])
-def test_make_vec_env_of_a_grid_is_native_and_equals_sb3s(env_id):
-    arguments = dict(n_envs=4, seed=9, start_index=2, env_kwargs=GRID, monitor_kwargs={"info_keywords": ("is_success",)})
-    ours, theirs = make_vec_env(env_id, **arguments), env_util.make_vec_env("sparse/Maze2-v0", **arguments)
-    assert is_native(ours) and ours.render_mode == theirs.render_mode == "rgb_array"
-    assert [ours.action_space.sample() for _ in range(20)] == [theirs.action_space.sample() for _ in range(20)]
-    np.testing.assert_array_equal(ours.reset(), theirs.reset())  # by make_vec_env's seed
-    assert_same_record(record(ours), record(theirs))
-
-
-@pytest.mark.parametrize(
-    ("env_id", "arguments"),
-    [
-        ("CartPole-v1", {}),  # has a vector form, but one that can't take autoreset_mode
-        (gym.spec("CartPole-v1"), {}),
-        ("CartPole", {}),
-        (pendulum, {}),
-        ("sparse/Maze2-v0", {"n_envs": 1}),
-        ("sparse/Maze2-v0", {"wrapper_class": gym.wrappers.TimeAwareObservation}),
-        ("sparse/Maze2-v0", {"vec_env_cls": DummyVecEnv}),
-        ("sparse/Maze2-v0", {"monitor_kwargs": {"allow_early_resets": False}}),
-        ("sparse/Maze2-v0", {"env_kwargs": {"disable_env_checker": True}}),
-        ("sparse/Maze2-v0", {"env_kwargs": {"max_episode_steps": -1}}),
-        (gym.make("sparse/Maze2-v0").spec, {"n_envs": 1}),
-    ],
-)
-def test_make_vec_env_leaves_the_rest_to_sb3(env_id, arguments):
-    env = make_vec_env(env_id, **{"n_envs": 2, "seed": 0, **arguments})
-    assert isinstance(env, DummyVecEnv) and all(env.env_is_wrapped(Monitor))
-    assert env.render_mode == (None if callable(env_id) else "rgb_array")
-    assert len(env.reset()) == env.num_envs
-    env.close()
-
-
-@pytest.mark.parametrize(
-    ("message", "env_id", "env_kwargs"),
-    [
-        ("sparse", "sparse/Labyrinth-v0", {}),
-        ("module_that_is_not", "module_that_is_not:sparse/Maze2-v0", {}),
-        ("colour", "sparse/Maze2-v0", {"colour": 1}),
-    ],
-)
-def test_make_vec_env_lets_gymnasium_explain_mistakes(message, env_id, env_kwargs):
-    with pytest.raises((gym.error.Error, ImportError, TypeError), match=message):
-        make_vec_env(env_id, n_envs=2, env_kwargs=env_kwargs)
-
-
-def test_make_vec_env_with_the_same_seed_is_the_same_run():
-    first, again, other = (record(make_vec_env("sparse/Maze2-v0", 3, env_kwargs=GRID), seed=seed) for seed in (1, 1, 2))
-    assert_same_record(first, again)
-    assert not all(np.array_equal(a[0], b[0]) for a, b in zip(steps_of(first), steps_of(other), strict=True))
-
-
-def test_monitor_files_hold_every_episode_once(tmp_path):
-    keywords = {"info_keywords": ("is_success",)}
-    for start_index in (0, 4):
-        env = make_vec_env("sparse/Maze2-v0", 4, 0, start_index, str(tmp_path), env_kwargs=GRID, monitor_kwargs=keywords)
-        ends = sum(step[2].sum() for step in steps_of(record(env)))
-        lines = (tmp_path / f"{start_index}.monitor.csv").read_text().splitlines()
-        assert json.loads(lines[0][1:])["env_id"] == "sparse/Maze2-v0"
-        rows = list(csv.DictReader(lines[1:]))
-        assert len(rows) == ends and max(int(row["l"]) for row in rows) == 9
-        assert all((row["is_success"] == "True") == (float(row["r"]) == 1) for row in rows)
-    assert sorted(os.listdir(tmp_path)) == ["0.monitor.csv", "4.monitor.csv"]
-    pytest.importorskip("pandas", reason="SB3's load_results needs pandas")
-    assert len(load_results(str(tmp_path))) == 2 * ends
