@@ -18,6 +18,9 @@ MIN_EPISODES = 4  # of each policy before their returns are compared
 SHORTEST_RUN, LONGEST_RUN = 4, 16  # rollouts of the base policy alone
 PATIENCE = 8  # rollouts without an improvement after which the base policy stagnates
 NEGLIGIBLE_GAIN = 0.01  # of the spread of all returns seen: less than this is no improvement
+SOLVED = (
+    0.05  # of the spread from the lowest mean return to the highest return: a policy this near to the top has no more to gain
+)
 
 
 def discount(gamma: float, episode_steps: int) -> float:
@@ -97,6 +100,7 @@ class Schedule:
         rollouts: number of rollouts from which ``current`` is.
         lowest: smallest of all returns seen.
         highest: largest of all returns seen.
+        lowest_mean: smallest mean return of a turn.
     """
 
     n_exploratory: int
@@ -112,6 +116,7 @@ class Schedule:
     rollouts: int = 0
     lowest: float = math.inf
     highest: float = -math.inf
+    lowest_mean: float = math.inf
 
     def __post_init__(self) -> None:
         self.shortest_run = min(self.shortest_run, self.longest_run)
@@ -126,6 +131,17 @@ class Schedule:
     def _see(self, returns: Sequence[float]) -> None:
         if len(returns):
             self.lowest, self.highest = min(self.lowest, *returns), max(self.highest, *returns)
+            self.lowest_mean = min(self.lowest_mean, float(np.mean(returns)))
+
+    def solved_spread(self, returns: Sequence[float]) -> float | None:
+        """Return the spread of returns if a policy is near to the best return seen, else None.
+
+        Args:
+            returns: of the policy.
+        """
+        spread = self.highest - self.lowest_mean
+        near = len(returns) > 0 and 0 < spread < math.inf and self.highest - float(np.mean(returns)) < SOLVED * spread
+        return spread if near else None
 
     def after_base(self, returns: Sequence[float], n_rollouts: int, informative: bool) -> None:
         """Update the schedule after a turn of the base policy.

@@ -252,13 +252,13 @@ class Explorers(list[Explorer]):
 def automatic_rewards(observation_space: spaces.Space) -> list[Any]:
     """Return the intrinsic rewards that ``intrinsic_reward="auto"`` stands for.
 
-    Countable spaces have one exploratory policy on RND and one on counts. The others have one on RND and episodic
-    pseudo-counts together: on Maze2 it needed half the steps of two policies with one reward each, and pseudo-counts alone
-    found no reward there.
+    Countable spaces have one exploratory policy on RND and one on counts. The others have one on RND and visits together:
+    counts where states recur, else episodic pseudo-counts. On Maze2 it needed half the steps of two policies with one reward
+    each. Pseudo-counts in place of counts find no reward on the third and fourth maze of the ladder within 500 000 steps.
     """
     if isinstance(observation_space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
         return ["rnd", "count"]
-    return [["rnd", "pseudo_counts"]]
+    return [["rnd", "visits"]]
 
 
 def make_channels(

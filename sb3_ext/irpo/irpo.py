@@ -30,6 +30,7 @@ from sb3_ext.common.threads import few_threads
 from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.intrinsic.policies import CnnPolicy, IntrinsicActorCriticPolicy, MlpPolicy, MultiInputPolicy
 from sb3_ext.irpo import policies as stacked
+from sb3_ext.irpo.base_update import advantages_divided_by
 from sb3_ext.irpo.evidence import Schedule as TurnSchedule
 from sb3_ext.irpo.evidence import discount, varies, verdict
 from sb3_ext.irpo.explorer import Explorer, Explorers, make_channels
@@ -57,7 +58,9 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
     * otherwise it trains alone for a run of rollouts that doubles while it improves and halves, to four at least, where it
       stagnates; one exploratory policy acts between two runs;
     * it *moves* to an exploratory policy whose returns exceed its own by two standard errors, and *follows* the gradient
-      there, within a divergence of 0.01, where that policy has received a reward and the base policy none.
+      there, within a divergence of 0.01, where that policy has received a reward and the base policy none;
+    * where nearly every episode of the base policy reaches the best return, its advantages are divided by the spread of
+      returns instead of being normalised (``sb3_ext.irpo.base_update``).
 
     ``IRPO(…, **IRPO.paper_settings(env_id))`` is the algorithm of the paper: exploratory policies that begin at the base
     policy in every iteration, and a base policy that only follows their gradients.
@@ -335,9 +338,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         warn_of_short_run(total_timesteps - self.num_timesteps, self.n_steps, self.n_envs)
         for explorer in self.explorers:
             explorer.begin_turn()
-            explorer.fit_reward(
-                max(self.n_steps * self.n_envs, total_timesteps // 50)
-            )  # an upper bound: a reward takes no more than it needs
+            explorer.fit_reward(max(self.n_steps * self.n_envs, total_timesteps // 50))
 
     # ------------------------------------------------------------------ a turn
 
@@ -390,7 +391,8 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         new = recorder.take_new()
         self._base_returns += new
         if varies(self._base_returns) or varies(recorder.unfinished):
-            self.train()
+            with advantages_divided_by(self, self._schedule.solved_spread(new)):
+                self.train()
             self._learned_timesteps += self.n_steps * self.n_envs
             self._base_returns = self._base_returns[-max(len(new), RECENT_EPISODES) :]
 

@@ -1,4 +1,4 @@
-"""Extrinsic reward wrappers: their rewards, that shaping keeps policies optimal, and that vector forms equal n singles."""
+"""Extrinsic reward wrappers around vector environments equal n wrapped single environments."""
 
 from functools import partial
 

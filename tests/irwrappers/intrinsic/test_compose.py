@@ -1,4 +1,4 @@
-"""Facts about every intrinsic reward; a new one is tested because it is in ``INTRINSIC_REWARDS``."""
+"""Several rewards as one, and rewards by name."""
 
 import pytest
 import torch

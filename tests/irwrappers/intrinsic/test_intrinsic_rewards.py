@@ -32,7 +32,7 @@ def part_of(batch, steps=slice(None), indices=slice(None)):
 
 
 MEMORYLESS = ["allo", "laplacian", "random", "rnd", "drnd", "icm", "disagreement", "constant", "concat"]
-SHARED = {"count", "re3", "noise"}  # visits in one environment count in all; noise depends on the step alone
+SHARED = {"count", "visits", "re3", "noise"}  # visits in one environment count in all; noise depends on the step alone
 everyone = pytest.mark.parametrize("name", [*INTRINSIC_REWARDS, "concat"])
 
 

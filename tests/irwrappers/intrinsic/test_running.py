@@ -1,4 +1,4 @@
-"""Facts about every intrinsic reward; a new one is tested because it is in ``INTRINSIC_REWARDS``."""
+"""``RunningStd`` against NumPy."""
 
 import numpy as np
 import pytest

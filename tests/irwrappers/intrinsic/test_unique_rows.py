@@ -1,4 +1,4 @@
-"""Facts about every intrinsic reward; a new one is tested because it is in ``INTRINSIC_REWARDS``."""
+"""``unique_rows`` against torch."""
 
 import pytest
 import torch

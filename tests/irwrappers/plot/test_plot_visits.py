@@ -1,4 +1,4 @@
-"""Pictures: they show what the reward computes and what was counted, and logs are read as they were written."""
+"""Figures of visits and returns: visits are counted exactly, and logs are read as they were written."""
 
 import gymnasium as gym
 import numpy as np

@@ -1,4 +1,4 @@
-"""The formulas of sb3_ext.common against their definitions, finite differences, torch.optim and SB3's distributions."""
+"""Action distributions against those of SB3."""
 
 import math
 

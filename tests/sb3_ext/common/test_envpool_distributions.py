@@ -1,4 +1,4 @@
-"""EnvPool behind our ids is the source's task: the same transitions from the same states, the same distribution of starts."""
+"""Initial states of EnvPool's environments have the distribution of the sources'."""
 
 import re
 

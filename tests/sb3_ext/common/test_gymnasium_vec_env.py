@@ -1,4 +1,4 @@
-"""GymnasiumVecEnv shows what SB3's DummyVecEnv shows; make_vec_env picks the fastest form that does."""
+"""``GymnasiumVecEnv`` behaves as SB3's ``DummyVecEnv``."""
 
 import warnings
 from functools import partial

@@ -1,4 +1,4 @@
-"""GymnasiumVecEnv shows what SB3's DummyVecEnv shows; make_vec_env picks the fastest form that does."""
+"""``make_vec_env`` returns the fastest form of an environment, with the behaviour of SB3's."""
 
 import csv
 import json

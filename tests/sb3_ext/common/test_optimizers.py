@@ -1,4 +1,4 @@
-"""The formulas of sb3_ext.common against their definitions, finite differences, torch.optim and SB3's distributions."""
+"""Differentiable optimisers against torch.optim and finite differences."""
 
 import math
 from functools import partial

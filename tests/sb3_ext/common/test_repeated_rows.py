@@ -1,4 +1,4 @@
-"""The formulas of sb3_ext.common against their definitions, finite differences, torch.optim and SB3's distributions."""
+"""Batches with repeated rows against plain ones."""
 
 import pytest
 import torch

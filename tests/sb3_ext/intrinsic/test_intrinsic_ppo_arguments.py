@@ -1,4 +1,4 @@
-"""IntrinsicPPO: PPO to the bit without its intrinsic side, RND's returns with it, and an SB3 algorithm throughout."""
+"""IntrinsicPPO takes PPO's arguments, and names wrong ones."""
 
 import inspect
 import re

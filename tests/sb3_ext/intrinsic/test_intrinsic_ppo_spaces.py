@@ -1,4 +1,4 @@
-"""IntrinsicPPO: PPO to the bit without its intrinsic side, RND's returns with it, and an SB3 algorithm throughout."""
+"""IntrinsicPPO with every space and every reward."""
 
 import gymnasium as gym
 import numpy as np

@@ -1,4 +1,4 @@
-"""IRPO with its own defaults: PPO where it does not explore, and what its exploratory policies add."""
+"""A run of IRPO that is continued from a checkpoint equals the uninterrupted run."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""IRPO as an SB3 algorithm: repeatable, resumable, accountable, for every space, and able to solve a maze."""
+"""The paper's IRPO names wrong arguments and what does not fit."""
 
 import numpy as np
 import pytest

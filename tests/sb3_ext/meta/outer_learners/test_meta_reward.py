@@ -1,4 +1,4 @@
-"""Lifetimes of B agents as an environment, and the outer learner that rewards them."""
+"""MetaReward: collection, advantages, updates, checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lifetimes of B agents as an environment, and the outer learner that rewards them."""
+"""MetaReward with groups of lifetimes in worker processes, also when they are killed or interrupted."""
 
 from __future__ import annotations
 

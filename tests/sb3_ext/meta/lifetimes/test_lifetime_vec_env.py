@@ -1,4 +1,4 @@
-"""Lifetimes of B agents as an environment, and the outer learner that rewards them."""
+"""Lifetimes of B agents as an environment, and the batches of tasks in it."""
 
 from __future__ import annotations
 
