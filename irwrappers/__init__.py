@@ -33,6 +33,7 @@ from irwrappers.intrinsic import (
     RunningStd,
     StateCount,
     Sum,
+    Visits,
     make_intrinsic_reward,
     register,
 )
@@ -76,6 +77,7 @@ __all__ = [
     "VectorPotentialShaping",
     "VectorSparseReward",
     "VectorSuccessSignal",
+    "Visits",
     "make_intrinsic_reward",
     "register",
 ]

@@ -23,6 +23,7 @@ from irwrappers.intrinsic.registry import INTRINSIC_REWARDS, make_intrinsic_rewa
 from irwrappers.intrinsic.ride import RIDE
 from irwrappers.intrinsic.rnd import DRND, RND
 from irwrappers.intrinsic.running import RunningStd
+from irwrappers.intrinsic.visits import Visits
 
 __all__ = [
     "ALLO",
@@ -45,6 +46,7 @@ __all__ = [
     "RunningStd",
     "StateCount",
     "Sum",
+    "Visits",
     "make_intrinsic_reward",
     "register",
 ]

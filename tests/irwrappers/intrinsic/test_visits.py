@@ -1,9 +1,8 @@
 """``Visits``: counts where states recur, episodic pseudo-counts where they do not."""
 
-import gymnasium as gym
 import pytest
 import torch
-from helpers.random_steps import random_steps
+from helpers.random_steps import build, make_env, random_steps
 from stable_baselines3.common.env_util import make_vec_env
 
 import envs  # noqa: F401 (registers sparse/…)
@@ -21,23 +20,22 @@ def test_random_steps_decide_whether_states_recur(env_id, recurring):
     steps = reward.fit(env, 4000, seed=0)
     assert bool(reward.recurring) is recurring and not reward.needs_fit
     assert (steps == 1000) is recurring and steps <= 4000  # pseudo-counts take further steps for their normalisation
-    env.close()
 
 
-def test_it_is_the_reward_that_fits():
-    space, actions = gym.spaces.Box(-3, 3, (2,)), gym.spaces.Discrete(2)
-    for recurring in (True, False):
-        torch.manual_seed(0)
-        reward = make_intrinsic_reward("visits", space, actions)
-        reward.decided.fill_(True)
-        reward.recurring.fill_(recurring)
-        name, part = reward._parts()[0]
-        assert name == ("counts" if recurring else "pseudo_counts")
-        batch = random_steps(0, n_steps=8, n_envs=2)
-        del batch
-        assert part is reward.rewards[0 if recurring else 1]
+@pytest.mark.parametrize("recurring", [True, False])
+def test_it_is_the_reward_that_fits(recurring):
+    reward, batch = build("visits"), random_steps()
+    reward.recurring.fill_(recurring)
+    reward.decided.fill_(True)
+    reward.fit(make_env(), 2000, seed=0)
+    part = reward.rewards[0 if recurring else 1]
+    for _ in range(2):
+        assert torch.equal(reward.compute(batch), part.compute(batch))
+        reward.update(batch)
+    assert reward.compute(batch).std() > 0
 
 
 def test_without_fit_the_first_batch_decides():
-    reward = make_intrinsic_reward("visits", gym.spaces.Box(-10, 10, (3,)), gym.spaces.Discrete(2))
-    assert not reward.decided
+    reward = build("visits")
+    log = reward.update(random_steps(n_steps=200))
+    assert reward.decided and reward.recurring and log["counts/states"] > 1

@@ -132,7 +132,7 @@ def test_every_observation_space_learns_with_all_defaults(space):
 
 def test_an_id_is_enough():
     model = IRPO("MlpPolicy", "sparse/Maze1-v0", n_steps=32, seed=0).learn(600)
-    assert model.get_env().num_envs == 8 and [explorer.name for explorer in model.explorers] == ["rnd+pseudocounts"]
+    assert model.get_env().num_envs == 8 and [explorer.name for explorer in model.explorers] == ["rnd+visits"]
 
 
 def test_a_list_within_the_list_is_one_exploratory_policy():

@@ -100,3 +100,12 @@ def test_after_a_move_it_begins_anew():
     schedule = Schedule(n_exploratory=2, run=8, shortest_run=1, left=0, previous=[1.0] * 5)
     schedule.after_exploration(ONES, moved=True, informative=True)
     assert (schedule.run, schedule.left, schedule.previous, schedule.next_actor()) == (1, 1, [], None)
+
+
+def test_a_policy_near_to_the_best_return_has_solved_its_task():
+    schedule = Schedule(1)
+    assert schedule.solved_spread(ONES) is None  # nothing is known yet
+    schedule.after_base([0.0, 0.0, 0.2, 0.2], 1, True)  # mean 0.1
+    schedule.after_exploration([1.1, -5.0], False, True)  # one bad episode: the lowest mean is -1.95
+    assert schedule.solved_spread([0.97, 0.97]) == pytest.approx(1.1 + 1.95)  # within 0.1525 of the best
+    assert schedule.solved_spread([0.94, 0.94]) is None and schedule.solved_spread([]) is None

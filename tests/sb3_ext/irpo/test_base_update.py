@@ -1,0 +1,41 @@
+"""The base policy's update once it has solved its task."""
+
+import numpy as np
+import pytest
+from helpers.irpo_toys import toys
+from stable_baselines3 import PPO
+
+from sb3_ext.irpo.base_update import advantages_divided_by
+
+
+def collected():
+    model = PPO("MlpPolicy", toys(), n_steps=16, batch_size=16, n_epochs=1, seed=0, device="cpu")
+    model._setup_learn(32)
+    _, callback = model._setup_learn(32)
+    model.collect_rollouts(model.env, callback, model.rollout_buffer, 16)
+    return model
+
+
+def test_advantages_are_centred_and_divided_by_the_spread():
+    model = collected()
+    before = model.rollout_buffer.advantages.copy()
+    with advantages_divided_by(model, 4.0):
+        assert not model.normalize_advantage
+        assert model.rollout_buffer.advantages == pytest.approx((before - before.mean()) / 4)
+    assert model.normalize_advantage
+
+
+@pytest.mark.parametrize(("spread", "normalize"), [(None, True), (4.0, False)])
+def test_otherwise_it_is_ppos_update(spread, normalize):
+    model = collected()
+    model.normalize_advantage = normalize
+    before = model.rollout_buffer.advantages.copy()
+    with advantages_divided_by(model, spread):
+        assert np.array_equal(model.rollout_buffer.advantages, before) and model.normalize_advantage is normalize
+
+
+def test_an_error_leaves_the_argument_as_it_was():
+    model = collected()
+    with pytest.raises(RuntimeError), advantages_divided_by(model, 1.0):
+        raise RuntimeError
+    assert model.normalize_advantage
