@@ -24,12 +24,12 @@ RECURRING = 0.5  # share of random steps that lead to a state met before, from w
 
 @register("visits")
 class Visits(CompositeReward):
-    """Visit counts (:class:`StateCount`) where states recur, episodic pseudo-counts (:class:`PseudoCounts`) where they do not.
+    """Visit counts where states recur, episodic pseudo-counts where they do not.
 
-    Counts lead through a maze of cells in which pseudo-counts, which begin anew in each episode, find nothing. On
-    continuous states every state is new to counts, and their reward is constant. ``fit`` takes random steps: if half of them
-    or more lead to a state that an earlier one led to, states recur. Without ``fit`` the first batch that is learned from
-    decides.
+    The reward is that of :class:`StateCount` or of :class:`PseudoCounts`. Counts lead through a maze of cells in
+    which pseudo-counts, which begin anew in each episode, find nothing. On continuous states every state is new to counts, and
+    their reward is constant. ``fit`` takes random steps: if half of them or more lead to a state that an earlier one led to,
+    states recur. Without ``fit`` the first batch that is learned from decides.
 
     Args:
         observation_space: of a single environment.
