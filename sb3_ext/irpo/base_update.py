@@ -7,23 +7,27 @@ from contextlib import contextmanager
 
 from stable_baselines3 import PPO
 
+SOLVED = 0.05  # of the spread of returns: a policy that can gain less has solved its task
+
 
 @contextmanager
-def advantages_divided_by(model: PPO, spread: float | None) -> Iterator[None]:
-    """Within the block, divide the advantages of the rollout by ``spread`` instead of normalising them in each minibatch.
+def steady_advantages(model: PPO, gain: float, spread: float) -> Iterator[None]:
+    """Within the block, do not normalise the advantages of the rollout if they are larger than all that is left to gain.
 
     Where nearly every episode reaches the best return, advantages are mostly errors of the critic. PPO normalises them to unit
     deviation, so its steps stay as large as before, in random directions: policies that had solved a maze lost it again and
-    again, and their arg-max actions failed in half of all evaluations.
+    again, and their arg-max actions failed in half of all evaluations. If ``gain`` is below the deviation of the advantages and
+    below 5 % of ``spread``, they are divided by ``spread`` instead.
 
     Args:
         model: the algorithm, whose ``rollout_buffer`` is full.
-        spread: of returns; None: PPO's own update.
+        gain: by how much the mean return of its policy is below the best return seen.
+        spread: of the returns seen.
     """
-    if spread is None or not model.normalize_advantage:
+    advantages = model.rollout_buffer.advantages
+    if not (model.normalize_advantage and gain < SOLVED * spread and gain < float(advantages.std())):
         yield
         return
-    advantages = model.rollout_buffer.advantages
     model.rollout_buffer.advantages = (advantages - advantages.mean()) / spread
     model.normalize_advantage = False
     try:

@@ -133,15 +133,17 @@ class Schedule:
             self.lowest, self.highest = min(self.lowest, *returns), max(self.highest, *returns)
             self.lowest_mean = min(self.lowest_mean, float(np.mean(returns)))
 
-    def solved_spread(self, returns: Sequence[float]) -> float | None:
-        """Return the spread of returns if a policy is near to the best return seen, else None.
+    def left_to_gain(self, returns: Sequence[float]) -> tuple[float, float]:
+        """Return how far the mean return of a policy is below the best return seen, and the spread of returns.
+
+        The spread is that from the lowest mean return of a turn to the best return. Both are infinite if nothing is known.
 
         Args:
             returns: of the policy.
         """
-        spread = self.highest - self.lowest_mean
-        near = len(returns) > 0 and 0 < spread < math.inf and self.highest - float(np.mean(returns)) < SOLVED * spread
-        return spread if near else None
+        if len(returns) == 0 or self.highest == -math.inf:
+            return math.inf, math.inf
+        return self.highest - float(np.mean(returns)), self.highest - self.lowest_mean
 
     def after_base(self, returns: Sequence[float], n_rollouts: int, informative: bool) -> None:
         """Update the schedule after a turn of the base policy.

@@ -27,7 +27,7 @@ from sb3_ext.common.threads import few_threads
 from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.intrinsic.policies import CnnPolicy, IntrinsicActorCriticPolicy, MlpPolicy, MultiInputPolicy
 from sb3_ext.irpo import policies as stacked
-from sb3_ext.irpo.base_update import advantages_divided_by
+from sb3_ext.irpo.base_update import steady_advantages
 from sb3_ext.irpo.evidence import Schedule as TurnSchedule
 from sb3_ext.irpo.evidence import discount, varies, verdict
 from sb3_ext.irpo.explorer import Explorer, Explorers, make_channels
@@ -387,7 +387,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         new = recorder.take_new()
         self._base_returns += new
         if varies(self._base_returns) or varies(recorder.unfinished):
-            with advantages_divided_by(self, self._schedule.solved_spread(new)):
+            with steady_advantages(self, *self._schedule.left_to_gain(new)):
                 self.train()
             self._learned_timesteps += self.n_steps * self.n_envs
             self._base_returns = self._base_returns[-max(len(new), RECENT_EPISODES) :]

@@ -5,7 +5,7 @@ import pytest
 from helpers.irpo_toys import toys
 from stable_baselines3 import PPO
 
-from sb3_ext.irpo.base_update import advantages_divided_by
+from sb3_ext.irpo.base_update import steady_advantages
 
 
 def collected():
@@ -19,23 +19,28 @@ def collected():
 def test_advantages_are_centred_and_divided_by_the_spread():
     model = collected()
     before = model.rollout_buffer.advantages.copy()
-    with advantages_divided_by(model, 4.0):
+    gain = 0.5 * before.std()
+    with steady_advantages(model, gain, 100 * gain):
         assert not model.normalize_advantage
-        assert model.rollout_buffer.advantages == pytest.approx((before - before.mean()) / 4)
+        assert model.rollout_buffer.advantages == pytest.approx((before - before.mean()) / (100 * gain))
     assert model.normalize_advantage
 
 
-@pytest.mark.parametrize(("spread", "normalize"), [(None, True), (4.0, False)])
-def test_otherwise_it_is_ppos_update(spread, normalize):
+@pytest.mark.parametrize(
+    ("gain", "spread", "normalize"),
+    [(0.5, 100, False), (1.5, 1000, True), (0.5, 9, True), (np.inf, np.inf, True)],
+    ids=["not normalised", "gain above the advantages", "gain above a share of the spread", "nothing known"],
+)
+def test_otherwise_it_is_ppos_update(gain, spread, normalize):
     model = collected()
     model.normalize_advantage = normalize
     before = model.rollout_buffer.advantages.copy()
-    with advantages_divided_by(model, spread):
+    with steady_advantages(model, gain * before.std(), spread * before.std()):
         assert np.array_equal(model.rollout_buffer.advantages, before) and model.normalize_advantage is normalize
 
 
 def test_an_error_leaves_the_argument_as_it_was():
     model = collected()
-    with pytest.raises(RuntimeError), advantages_divided_by(model, 1.0):
+    with pytest.raises(RuntimeError), steady_advantages(model, 0.0, 1.0):
         raise RuntimeError
     assert model.normalize_advantage

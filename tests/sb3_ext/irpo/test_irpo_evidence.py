@@ -102,10 +102,10 @@ def test_after_a_move_it_begins_anew():
     assert (schedule.run, schedule.left, schedule.previous, schedule.next_actor()) == (1, 1, [], None)
 
 
-def test_a_policy_near_to_the_best_return_has_solved_its_task():
+def test_what_is_left_to_gain():
     schedule = Schedule(1)
-    assert schedule.solved_spread(ONES) is None  # nothing is known yet
+    assert schedule.left_to_gain(ONES) == (np.inf, np.inf)  # nothing is known yet
     schedule.after_base([0.0, 0.0, 0.2, 0.2], 1, True)  # mean 0.1
     schedule.after_exploration([1.1, -5.0], False, True)  # one bad episode: the lowest mean is -1.95
-    assert schedule.solved_spread([0.97, 0.97]) == pytest.approx(1.1 + 1.95)  # within 0.1525 of the best
-    assert schedule.solved_spread([0.94, 0.94]) is None and schedule.solved_spread([]) is None
+    assert schedule.left_to_gain([0.9, 1.0]) == pytest.approx((0.15, 1.1 + 1.95))
+    assert schedule.left_to_gain([]) == (np.inf, np.inf)
