@@ -16,8 +16,8 @@ def steady_advantages(model: PPO, gain: float, spread: float) -> Iterator[None]:
 
     Where nearly every episode reaches the best return, advantages are mostly errors of the critic. PPO normalises them to unit
     deviation, so its steps stay as large as before, in random directions: policies that had solved a maze lost it again and
-    again, and their arg-max actions failed in half of all evaluations. If ``gain`` is below the deviation of the advantages and
-    below 5 % of ``spread``, they are divided by ``spread`` instead.
+    again, and their arg-max actions failed in half of all evaluations. If ``gain`` is below the deviation of the advantages
+    and below 5 % of ``spread``, they are divided by ``spread`` instead.
 
     Args:
         model: the algorithm, whose ``rollout_buffer`` is full.
