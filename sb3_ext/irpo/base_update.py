@@ -12,12 +12,12 @@ SOLVED = 0.05  # of the spread of returns: a policy that can gain less has solve
 
 @contextmanager
 def steady_advantages(model: PPO, gain: float, spread: float) -> Iterator[None]:
-    """Within the block, do not normalise the advantages of the rollout if they are larger than all that is left to gain.
+    """Within the block, do not normalise the advantages of the rollout if hardly anything is left to gain.
 
     Where nearly every episode reaches the best return, advantages are mostly errors of the critic. PPO normalises them to unit
     deviation, so its steps stay as large as before, in random directions: policies that had solved a maze lost it again and
-    again, and their arg-max actions failed in half of all evaluations. If ``gain`` is below the deviation of the advantages
-    and below 5 % of ``spread``, they are divided by ``spread`` instead.
+    again, and their arg-max actions failed in half of all evaluations. If ``gain`` is below 5 % of ``spread``, advantages are
+    divided by ``spread`` instead.
 
     Args:
         model: the algorithm, whose ``rollout_buffer`` is full.
@@ -25,7 +25,7 @@ def steady_advantages(model: PPO, gain: float, spread: float) -> Iterator[None]:
         spread: of the returns seen.
     """
     advantages = model.rollout_buffer.advantages
-    if not (model.normalize_advantage and gain < SOLVED * spread and gain < float(advantages.std())):
+    if not (model.normalize_advantage and gain < SOLVED * spread):
         yield
         return
     model.rollout_buffer.advantages = (advantages - advantages.mean()) / spread

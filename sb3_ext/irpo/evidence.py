@@ -100,7 +100,7 @@ class Schedule:
         rollouts: number of rollouts from which ``current`` is.
         lowest: smallest of all returns seen.
         highest: largest of all returns seen.
-        lowest_mean: smallest mean return of a turn.
+        lowest_mean: smallest mean return of a turn of the base policy.
     """
 
     n_exploratory: int
@@ -131,17 +131,16 @@ class Schedule:
     def _see(self, returns: Sequence[float]) -> None:
         if len(returns):
             self.lowest, self.highest = min(self.lowest, *returns), max(self.highest, *returns)
-            self.lowest_mean = min(self.lowest_mean, float(np.mean(returns)))
 
     def left_to_gain(self, returns: Sequence[float]) -> tuple[float, float]:
         """Return how far the mean return of a policy is below the best return seen, and the spread of returns.
 
-        The spread is that from the lowest mean return of a turn to the best return. Both are infinite if nothing is known.
+        The spread is that from the base policy's lowest mean return to the best return. Both are infinite if nothing is known.
 
         Args:
             returns: of the policy.
         """
-        if len(returns) == 0 or self.highest == -math.inf:
+        if len(returns) == 0 or self.lowest_mean == math.inf:
             return math.inf, math.inf
         return self.highest - float(np.mean(returns)), self.highest - self.lowest_mean
 
@@ -154,6 +153,8 @@ class Schedule:
             informative: whether the returns of the base policy vary.
         """
         self._see(returns)
+        if len(returns):
+            self.lowest_mean = min(self.lowest_mean, float(np.mean(returns)))
         self.waiting = 0
         if not informative:
             self.left = 0
