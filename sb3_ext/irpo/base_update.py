@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 from stable_baselines3 import PPO
 
-SOLVED = 0.05  # of the spread of returns: a policy that can gain less has solved its task
+SOLVED = 0.05  # of the spread of returns: a policy that can gain less has solved its task,
+N_DEVIATIONS = 3.0  # unless that is more than so many deviations of its advantages
 
 
 @contextmanager
@@ -16,8 +17,8 @@ def steady_advantages(model: PPO, gain: float, spread: float) -> Iterator[None]:
 
     Where nearly every episode reaches the best return, advantages are mostly errors of the critic. PPO normalises them to unit
     deviation, so its steps stay as large as before, in random directions: policies that had solved a maze lost it again and
-    again, and their arg-max actions failed in half of all evaluations. If ``gain`` is below 5 % of ``spread``, advantages are
-    divided by ``spread`` instead.
+    again, and their arg-max actions failed in half of all evaluations. If ``gain`` is below 5 % of ``spread`` and below three
+    deviations of the advantages, they are divided by ``spread`` instead.
 
     Args:
         model: the algorithm, whose ``rollout_buffer`` is full.
@@ -25,7 +26,8 @@ def steady_advantages(model: PPO, gain: float, spread: float) -> Iterator[None]:
         spread: of the returns seen.
     """
     advantages = model.rollout_buffer.advantages
-    if not (model.normalize_advantage and gain < SOLVED * spread):
+    limit = min(SOLVED * spread, N_DEVIATIONS * float(advantages.std()))
+    if not model.normalize_advantage or gain >= limit:
         yield
         return
     model.rollout_buffer.advantages = (advantages - advantages.mean()) / spread
