@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from stable_baselines3 import PPO
 
 SOLVED = 0.05  # of the spread of returns: a policy that can gain less has solved its task,
-N_DEVIATIONS = 3.0  # unless that is more than so many deviations of its advantages
+N_DEVIATIONS = 1.5  # unless that is more than so many deviations of its advantages
 
 
 @contextmanager
@@ -17,7 +17,7 @@ def steady_advantages(model: PPO, gain: float, spread: float) -> Iterator[None]:
 
     Where nearly every episode reaches the best return, advantages are mostly errors of the critic. PPO normalises them to unit
     deviation, so its steps stay as large as before, in random directions: policies that had solved a maze lost it again and
-    again, and their arg-max actions failed in half of all evaluations. If ``gain`` is below 5 % of ``spread`` and below three
+    again, and their arg-max actions failed in half of all evaluations. If ``gain`` is below 5 % of ``spread`` and below 1.5
     deviations of the advantages, they are divided by ``spread`` instead.
 
     Args:

@@ -28,7 +28,7 @@ def test_advantages_are_centred_and_divided_by_the_spread():
 
 @pytest.mark.parametrize(
     ("gain", "spread", "normalize"),
-    [(0.5, 100, False), (0.5, 9, True), (3.1, 1000, True), (np.inf, np.inf, True)],
+    [(0.5, 100, False), (0.5, 9, True), (1.6, 1000, True), (np.inf, np.inf, True)],
     ids=["not normalised", "gain above a share of the spread", "gain above the advantages", "nothing known"],
 )
 def test_otherwise_it_is_ppos_update(gain, spread, normalize):
