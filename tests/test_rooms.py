@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("envs", "irwrappers", "sb3_ext")
 MAY_IMPORT = {"envs": set(), "irwrappers": set(), "sb3_ext": {"envs", "irwrappers"}}
-# Rooms of sb3_ext whose code only these rooms may import; a room that is not named here is nobody's but its own.
+# Rooms of sb3_ext whose code only these rooms may import; a room that is not named here serves only itself.
 USED_BY = {
     "common": "everybody",
     "intrinsic": {"irpo", "zoo"},

@@ -129,7 +129,7 @@ def test_missions_differ_exactly_where_their_codes_do(name):
     assert len(seen) == len({text for text, _ in seen}) == len({code for _, code in seen}) > 20
 
 
-def test_a_collision_ends_the_episode_unpaid():
+def test_a_collision_ends_the_episode_without_a_reward():
     for reward, expected in (("success", 0.0), ("time", -1.0)):
         env = gym.make("sparse/MiniGrid-Dynamic-Obstacles-5x5-v0", reward=reward)
         env.reset(seed=0)
@@ -138,7 +138,7 @@ def test_a_collision_ends_the_episode_unpaid():
         assert (got, terminated, info) == (expected, True, {"is_success": False})
 
 
-def test_lava_and_a_wrong_door_end_the_episode_unpaid():
+def test_lava_and_a_wrong_door_end_the_episode_without_a_reward():
     env = gym.make("sparse/MiniGrid-DistShift1-v0")
     env.reset(seed=0)
     env.step(FORWARD)

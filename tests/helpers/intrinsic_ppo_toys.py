@@ -17,12 +17,12 @@ SIZE = dict(n_steps=32, batch_size=16, n_epochs=2)
 
 
 class Walk(gym.Env):
-    """A drifting point, seen through any observation space; pays ``pay`` times where it is and ends beyond 2."""
+    """A drifting point, seen through any observation space; the reward is ``reward_scale`` times its place, 2 is the end."""
 
-    def __init__(self, observation_space=None, action_space=None, pay=1.0, nan_at=None):
+    def __init__(self, observation_space=None, action_space=None, reward_scale=1.0, nan_at=None):
         self.observation_space = observation_space or spaces.Box(-10, 10, (3,))
         self.action_space = action_space or spaces.Discrete(3)
-        self.pay, self.nan_at = pay, nan_at
+        self.reward_scale, self.nan_at = reward_scale, nan_at
 
     def _see(self, space):
         if isinstance(space, spaces.Dict):
@@ -42,11 +42,11 @@ class Walk(gym.Env):
         assert self.action_space.contains(action)
         self.x += 0.5 * self.np_random.normal() + 0.1 * float(np.sum(action))
         self.elapsed += 1
-        return self._see(self.observation_space), self.pay * self.x, bool(self.x > 2), False, {}
+        return self._see(self.observation_space), self.reward_scale * self.x, bool(self.x > 2), False, {}
 
 
 class Place(IntrinsicReward):
-    """Pays the square of the first number of the next observation; counts the steps it learned from."""
+    """Gives the square of the first number of the next observation; counts the steps it learned from."""
 
     n_rewards = 1
 

@@ -151,7 +151,7 @@ class Planner:
         self.act(PICKUP)
 
     def put_down(self):
-        """Drop what is carried where it is in nobody's way: with as many free cells around it as possible."""
+        """Drop what is carried where it is in no way: with as many free cells around it as possible."""
         if self.game.carrying is None:
             return
         spots = {}

@@ -85,7 +85,7 @@ def test_sparse_reward_by_threshold_predicate_and_key():
     assert info["is_success"] is True
 
 
-def test_success_ends_the_episode_if_told_to():
+def test_success_ends_the_episode_with_that_argument():
     env = SparseReward(Script((0.0, False, False), (0.0, False, True)), terminate_on_success=True)
     env.reset()
     assert [env.step(0)[1:4] for _ in range(2)] == [(0.0, False, False), (1.0, True, False)]

@@ -157,7 +157,7 @@ def test_disagreement_is_the_variance_of_the_predictions():
     np.testing.assert_allclose(expected, predictions.numpy().var(0).mean(-1), rtol=1e-4)
 
 
-def test_models_that_agree_pay_nothing():
+def test_models_that_agree_give_no_reward():
     reward = Disagreement(SPACE, ACTIONS)
     for parameter in reward.models.parameters():
         parameter.data.copy_(parameter[:1].expand_as(parameter))

@@ -19,7 +19,7 @@ def walk(seed=0, n_steps=150, n_envs=4, ends=0.03, invalid=0.0, size=None):
     """Independent Gaussian states, or cells of a grid; an episode's first state is none of the one before."""
     generator = torch.Generator().manual_seed(seed)
 
-    def draw():
+    def sample():
         shape = (n_steps, n_envs, 3)
         return (
             torch.randn(shape, generator=generator)
@@ -27,7 +27,7 @@ def walk(seed=0, n_steps=150, n_envs=4, ends=0.03, invalid=0.0, size=None):
             else torch.randint(size, shape, generator=generator).float()
         )
 
-    following, starts = draw(), draw()
+    following, starts = sample(), sample()
     done = torch.rand((n_steps, n_envs), generator=generator) < ends
     observations = torch.cat([starts[:1], torch.where(done[:-1, :, None], starts[1:], following[:-1])])
     valid = torch.rand((n_steps, n_envs), generator=generator) >= invalid if invalid else None

@@ -78,7 +78,7 @@ def test_a_grids_map_is_what_the_reward_computes_in_each_cell(maze):
     np.testing.assert_array_equal(mesh(plot_reward(reward, observations=states)), values[1:-1, 1:-1])  # without its walls
 
 
-def test_eigenfunctions_are_drawn_from_the_base(maze):
+def test_eigenfunctions_are_shown_from_the_base(maze):
     reward = make_intrinsic_reward("laplacian", maze.observation_space, maze.action_space, n_rewards=4)
     with pytest.raises(ValueError, match="ExactLaplacian must be fitted"):
         plot_reward(reward, maze)
@@ -151,7 +151,7 @@ def test_a_mujoco_maze_has_walls_and_both_entries_of_the_position_vary(point_maz
     assert len(velocity.axes[0].collections) == 1  # not the map
 
 
-def test_images_are_drawn_where_they_were_seen():
+def test_images_are_shown_where_they_were_seen():
     space = spaces.Box(0, 255, (36, 36, 3), np.uint8)
     reward = make_intrinsic_reward("rnd", space, spaces.Discrete(3))
     images = np.random.default_rng(0).integers(256, size=(4, 36, 36, 3), dtype=np.uint8)
@@ -167,7 +167,7 @@ def test_images_are_drawn_where_they_were_seen():
         plot_reward(reward, base=images[0])
 
 
-def test_a_dict_of_observations_is_priced_like_any_other():
+def test_rewards_of_dicts_are_shown_like_any_other():
     space = spaces.Dict({"place": spaces.Box(-1, 1, (2,), np.float32), "speed": spaces.Box(-1, 1, (1,), np.float32)})
     reward = make_intrinsic_reward("rnd", space, spaces.Box(-1, 1, (1,)))
     rng = np.random.default_rng(0)

@@ -119,7 +119,7 @@ def follow_fetch(env_id, policy, n_steps, atol):
     return successes
 
 
-def test_fetch_reach_moves_pays_and_ends_as_in_gymnasium_robotics():
+def test_fetch_reach_moves_rewards_and_ends_as_in_gymnasium_robotics():
     def slowly(observation):
         return np.append(np.clip((observation[13:] - observation[10:13]) / 0.3, -1, 1), 0.0).astype(np.float32)
 
@@ -150,7 +150,7 @@ def give_grid(state, task):
 
 @pytest.mark.parametrize("kwargs", [{}, {"obs": "rgb", "reward": "time"}])
 @pytest.mark.parametrize("name", OPEN_GRIDS)
-def test_minigrid_moves_pays_and_ends_as_in_minigrid(name, kwargs):
+def test_minigrid_moves_rewards_and_ends_as_in_minigrid(name, kwargs):
     env_id = f"sparse/MiniGrid-{name}"
     env, single = pooled(env_id, 1, max_episode_steps=60, **kwargs), gym.make(env_id, max_episode_steps=60, **kwargs)
     rng = np.random.default_rng(0)
@@ -210,14 +210,14 @@ def follow_metaworld(env_id, n_envs, n_steps):
     return returns
 
 
-def test_metaworld_moves_and_pays_as_in_metaworld():
+def test_metaworld_moves_and_rewards_as_in_metaworld():
     assert follow_metaworld("sparse/MetaWorld-reach-v3", 2, 70).tolist() == [1.0, 1.0]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("env_id", METAWORLD)
-def test_each_metaworld_task_moves_and_pays_as_in_metaworld(env_id):
-    assert follow_metaworld(env_id, 6, 130).mean() > 0.8  # that both pay the same is asserted there, step by step
+def test_each_metaworld_task_moves_and_rewards_as_in_metaworld(env_id):
+    assert follow_metaworld(env_id, 6, 130).mean() > 0.8  # equal rewards are asserted there, step by step
 
 
 def test_metaworld_hides_the_goal_and_never_terminates():
@@ -231,7 +231,7 @@ def test_metaworld_hides_the_goal_and_never_terminates():
 # --- episodes begin and end as with SB3's DummyVecEnv
 
 
-def test_rewards_are_delayed_and_the_rest_paid_at_the_end():
+def test_rewards_are_delayed_and_the_rest_given_at_the_end():
     env = pooled("delayed/Hopper-v5", 4)
     env.reset()
     owed, waited, lengths = np.zeros(4), np.zeros(4, int), set()
@@ -239,9 +239,9 @@ def test_rewards_are_delayed_and_the_rest_paid_at_the_end():
         observations, rewards, dones, infos = env.step(np.array([env.action_space.sample() for _ in range(4)]))
         waited += 1
         owed += [info["undelayed_reward"] for info in infos]
-        pays = dones | (waited % 20 == 0)
-        np.testing.assert_allclose(rewards, np.where(pays, owed, 0.0), rtol=1e-6)
-        owed[pays] = 0
+        gives = dones | (waited % 20 == 0)
+        np.testing.assert_allclose(rewards, np.where(gives, owed, 0.0), rtol=1e-6)
+        owed[gives] = 0
         for index in np.flatnonzero(dones):
             assert infos[index]["episode"]["l"] == waited[index]  # no step is lost to the reset
             assert not infos[index]["TimeLimit.truncated"]

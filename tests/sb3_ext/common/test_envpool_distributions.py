@@ -60,7 +60,7 @@ def test_random_starts_of_fetch_reach_have_the_sources_distribution():
     env = pooled("sparse/FetchReach-v0", 20, random_start=True)
     ours, source = starts(env, 100), single_starts("sparse/FetchReach-v0", 100, random_start=True)
     assert same_distribution(ours[:, 10:], source[:, 10:])
-    env = pooled("sparse/FetchReach-v0", 2)  # once, as an option, and with a goal that neither pays nor ends
+    env = pooled("sparse/FetchReach-v0", 2)  # once, as an option, and with a goal that neither rewards nor ends
     env.reset()
     env.set_options({"random_start": True, "ignore_goal": True})
     observations = env.reset()

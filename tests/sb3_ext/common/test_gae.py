@@ -18,10 +18,10 @@ GAMMA, LAMBDA = 0.97, 0.9
 
 @pytest.fixture
 def episodes():
-    """T = 12 steps of 2 × 3 copies with terminations, truncations and copies that run on past the end."""
+    """T = 12 steps of 2 × 3 environments with terminations, truncations and episodes that continue past the end."""
     rng = torch.Generator().manual_seed(0)
-    draw = partial(torch.randn, (12, 2, 3), generator=rng, dtype=torch.float64)
-    rewards, values, next_values = draw(), draw(), draw()
+    sample = partial(torch.randn, (12, 2, 3), generator=rng, dtype=torch.float64)
+    rewards, values, next_values = sample(), sample(), sample()
     kind = torch.rand((12, 2, 3), generator=rng)
     terminated, truncated = kind < 0.15, kind > 0.85
     assert terminated.any() and truncated.any() and not (terminated | truncated)[-1].all()

@@ -202,7 +202,7 @@ def test_reused_buffers_are_copied(final):
     assert env.reset_infos == [{"count": 0, "version": "a"}, {}]
 
 
-def test_seeds_and_options_reach_the_copies_once():
+def test_seeds_and_options_reach_the_environments_once():
     native = Reuser()
     env = GymnasiumVecEnv(native)
     env.seed(11)
@@ -228,7 +228,7 @@ def test_seeds_and_options_reach_the_copies_once():
 
 
 @pytest.mark.parametrize("vector_class", [SyncVectorEnv, AsyncVectorEnv])
-def test_attributes_and_methods_of_separate_copies(vector_class):
+def test_attributes_and_methods_of_separate_environments(vector_class):
     env = GymnasiumVecEnv(vector_class([partial(monitored, motley)] * 3))
     env.seed(0)
     env.reset()
@@ -238,7 +238,7 @@ def test_attributes_and_methods_of_separate_copies(vector_class):
     env.set_attr("bias", 10.0, indices=1)
     assert env.get_attr("bias") == [0.0, 10.0, 0.0] and env.get_attr("bias", [1]) == [10.0]
     np.testing.assert_array_equal(env.step(np.zeros((3, 2), dtype=np.float32))[1], [0, 10, 0])
-    env.set_attr("bias", [1, 2, 3])  # one value, though a list as long as there are copies
+    env.set_attr("bias", [1, 2, 3])  # one value, though a list as long as there are environments
     assert env.get_attr("bias") == [[1, 2, 3]] * 3
     assert env.has_attr("bias") and env.has_attr("distance") and not env.has_attr("absent")
     for attempt in (partial(env.get_attr, "absent"), partial(env.env_method, "absent")):

@@ -64,10 +64,10 @@ class Problem:
         return -torch.min(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages).mean()
 
     def inner(self, number: int) -> Callable[[Params, Params, Params], Tensor]:
-        def loss(theta: Params, seen: Params, paying: Params) -> Tensor:
+        def loss(theta: Params, seen: Params, given: Params) -> Tensor:
             observations, actions = self.batches[number][:2]
             inputs = torch.cat([observations, actions.double()[..., :1]], -1)
-            return self._loss(number, theta, seen, torch.tanh(inputs @ paying["reward"]))
+            return self._loss(number, theta, seen, torch.tanh(inputs @ given["reward"]))
 
         return loss
 
@@ -114,10 +114,10 @@ class Recorder:
 def outer_after(
     problem: Problem, optimizer: Any, state: dict, max_norm: float | None, etas: list[tuple], acting: Params
 ) -> float:
-    """J_ex after the updates, written out: ``etas`` are the (seen, paying) parameters of each."""
+    """J_ex after the updates, written out: ``etas`` are the (seen, given) parameters of each."""
     theta = {name: value.clone().requires_grad_() for name, value in problem.theta.items()}
-    for number, (seen, paying) in enumerate(etas):
-        values = torch.autograd.grad(problem.inner(number)(theta, seen, paying), list(theta.values()))
+    for number, (seen, given) in enumerate(etas):
+        values = torch.autograd.grad(problem.inner(number)(theta, seen, given), list(theta.values()))
         gradient = clip_by_global_norm(dict(zip(theta, values, strict=True)), max_norm)
         theta, state = optimizer.update(theta, gradient, state)
         theta = {name: value.detach().requires_grad_() for name, value in theta.items()}
@@ -267,8 +267,8 @@ def test_lirpgs_matrix_form(n: int) -> None:
     distribution = Categorical([4])
     zeros, never = torch.zeros(n, 1, dtype=torch.float64), torch.zeros(n, 1, dtype=torch.bool)
 
-    def inner(params: Params, seen: Params, paying: Params) -> Tensor:
-        rewards = coef * torch.tanh(observations @ paying["r"])[:, None]
+    def inner(params: Params, seen: Params, given: Params) -> Tensor:
+        rewards = coef * torch.tanh(observations @ given["r"])[:, None]
         to_go = generalized_advantage_estimation(rewards, zeros, zeros, never, never, gamma, 1.0)[:, 0]
         return -(distribution.log_prob(observations @ params["w"], actions) * to_go).sum()
 

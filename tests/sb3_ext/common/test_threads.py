@@ -12,7 +12,7 @@ SMALL, LARGE = nn.Linear(8, 8), nn.Linear(1000, 1000)
 
 
 @pytest.fixture(autouse=True)
-def nobody_has_chosen(monkeypatch):
+def no_choice_of_the_user(monkeypatch):
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     monkeypatch.setattr(threads, "_AT_IMPORT", 3)

@@ -199,7 +199,7 @@ class Watch(BaseCallback):
         return True
 
 
-def test_in_a_rollout_only_copies_whose_option_is_over_choose():
+def test_in_a_rollout_only_environments_whose_option_is_over_choose():
     model = HRL("MlpPolicy", lines(), option_steps=5, seed=0, **SMALL | dict(n_steps=40))
     watch = Watch()
     model.learn(2000, callback=watch)
@@ -292,7 +292,7 @@ def test_dict_observations_and_normalised_ones():
 
 
 def test_option_training_raises_its_channel_and_leaves_the_rest_alone():
-    """On the line, one option learns to go up and the other, paid the opposite, down."""
+    """On the line, one option learns to go up and the other, with the opposite reward, down."""
 
     class Position(RandomNetworkReward):
         def compute(self, batch):

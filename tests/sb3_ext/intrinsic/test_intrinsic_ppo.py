@@ -63,9 +63,9 @@ def test_without_its_intrinsic_side_it_is_ppo(make, policy, settings):
 
 
 def test_without_its_extrinsic_side_the_environments_reward_teaches_nothing():
-    weights = [state_of(place_model(walks(pay=pay), extrinsic_coef=0).learn(200)) for pay in (0.0, 1.0)]
+    weights = [state_of(place_model(walks(reward_scale=scale), extrinsic_coef=0).learn(200)) for scale in (0.0, 1.0)]
     assert_same(*weights)
-    both = [state_of(place_model(walks(pay=pay)).learn(200)) for pay in (0.0, 1.0)]
+    both = [state_of(place_model(walks(reward_scale=scale)).learn(200)) for scale in (0.0, 1.0)]
     assert not torch.equal(both[0]["policy.action_net.weight"], both[1]["policy.action_net.weight"])
 
 
@@ -90,7 +90,7 @@ def test_intrinsic_returns_run_through_the_ends_of_episodes_and_extrinsic_ones_d
     assert model.collect_rollouts(model.env, keep, model.rollout_buffer, 32)
     buffer, batch = model.rollout_buffer, model.intrinsic_reward.batches[-1]
     assert buffer.episode_starts.sum() > 8
-    # By hand: paid rewards by their deviation, discounted to the end of the rollout and V_int there.
+    # By hand: rewards divided by their deviation, discounted to the end of the rollout and V_int there.
     raw = batch.next_observations[..., 0].numpy().astype(np.float64) ** 2
     returns, deviations = np.zeros(2), []
     for row in raw:
@@ -149,13 +149,13 @@ def test_channels_are_divided_apart_weighted_and_summed():
     assert_same(state_of(one), state_of(two))
 
 
-def test_the_reward_model_learns_after_it_has_priced():
+def test_the_reward_model_learns_after_it_has_computed():
     model = place_model()
-    paid_at = []
+    computed_at = []
     compute = model.intrinsic_reward.compute
-    model.intrinsic_reward.compute = lambda batch: paid_at.append(int(model.intrinsic_reward.steps)) or compute(batch)
+    model.intrinsic_reward.compute = lambda batch: computed_at.append(int(model.intrinsic_reward.steps)) or compute(batch)
     model.learn(3 * 64)
-    assert paid_at == [0, 64, 128]
+    assert computed_at == [0, 64, 128]
 
 
 # ---------------------------------------------------------------------- what the reward model sees
@@ -259,7 +259,7 @@ def test_same_seed_same_weights_other_seed_others():
 
 
 def test_callbacks_logs_and_progress_bar(tmp_path):
-    env = walks(pay=1.0)
+    env = walks(reward_scale=1.0)
     model = place_model(env, tensorboard_log=str(tmp_path / "tb"), clip_range_vf=0.2, intrinsic_coef=lambda left: left)
     memory = Memory()
     model.set_logger(Logger(None, [memory]))

@@ -108,7 +108,7 @@ def test_observations_that_are_not_finite_are_named():
     with pytest.raises(ValueError, match="Environment 0 gave a non-finite observation at step 2 of the rollout"):
         place_model(walks(nan_at=3)).learn(64)
     with pytest.raises(ValueError, match="Environment 0 gave a non-finite reward at step 0"):
-        place_model(walks(pay=np.inf)).learn(64)
+        place_model(walks(reward_scale=np.inf)).learn(64)
 
 
 def test_intrinsic_rewards_that_are_not_finite_are_named():

@@ -20,8 +20,8 @@ from sb3_ext.intrinsic import IntrinsicDictReplayBuffer
 BOX, ACTIONS = spaces.Box(-10, 10, (2,)), spaces.Box(-2, 2, (1,))
 
 
-class Price(IntrinsicReward):
-    """Pays the first number of the next observation, times what it learned; notes what it is shown."""
+class Place(IntrinsicReward):
+    """Gives the first number of the next observation, times what it learned; notes what it is shown."""
 
     n_rewards = 1
 
@@ -47,26 +47,26 @@ class Price(IntrinsicReward):
 
 
 @pytest.fixture(autouse=True)
-def price_by_name(monkeypatch):
-    monkeypatch.setitem(INTRINSIC_REWARDS, "price", Price)
+def place_by_name(monkeypatch):
+    monkeypatch.setitem(INTRINSIC_REWARDS, "place", Place)
 
 
 def filled(cls=IntrinsicReplayBuffer, n_envs=2, n_steps=20, observation_space=BOX, action_space=ACTIONS, size=100, **kwargs):
     if issubclass(cls, IntrinsicReplayBuffer):
-        kwargs = dict(intrinsic_reward="price") | kwargs
+        kwargs = dict(intrinsic_reward="place") | kwargs
     buffer = cls(size, observation_space, action_space, "cpu", n_envs, **kwargs)
     observation_space.seed(0)
     action_space.seed(0)
-    draw = lambda space: np.stack([space.sample() for _ in range(n_envs)])  # noqa: E731
+    sample = lambda space: np.stack([space.sample() for _ in range(n_envs)])  # noqa: E731
     if isinstance(observation_space, spaces.Dict):
-        draw_observation = lambda: {key: draw(part) for key, part in observation_space.spaces.items()}  # noqa: E731
+        sample_observation = lambda: {key: sample(part) for key, part in observation_space.spaces.items()}  # noqa: E731
     else:
-        draw_observation = lambda: draw(observation_space)  # noqa: E731
+        sample_observation = lambda: sample(observation_space)  # noqa: E731
     for step in range(n_steps):
         done = np.full(n_envs, step % 5 == 4)
         infos = [{"TimeLimit.truncated": bool(step % 10 == 9)}] * n_envs
         rewards = np.full(n_envs, float(step))
-        buffer.add(draw_observation(), draw_observation(), draw(action_space), rewards, done, infos)
+        buffer.add(sample_observation(), sample_observation(), sample(action_space), rewards, done, infos)
     return buffer
 
 
@@ -88,7 +88,7 @@ def test_a_sample_is_sb3s_with_the_intrinsic_reward_added():
     )
 
 
-def test_the_price_is_that_of_now():
+def test_the_reward_is_that_of_now():
     buffer = filled(extrinsic_coef=0)
     before = sampled(buffer).rewards
     buffer.intrinsic_reward.factor.fill_(0.0)
@@ -187,7 +187,7 @@ def weights(model):
 def test_with_coefficient_0_the_algorithm_is_the_same(algorithm):
     settings = dict(learning_starts=20, buffer_size=200, batch_size=16, seed=1, policy_kwargs=dict(net_arch=[8]))
     plain = weights(algorithm("MlpPolicy", pendulum(2), **settings).learn(80))
-    kwargs = dict(intrinsic_reward="price", intrinsic_coef=0)
+    kwargs = dict(intrinsic_reward="place", intrinsic_coef=0)
     ours = algorithm(
         "MlpPolicy", pendulum(2), replay_buffer_class=IntrinsicReplayBuffer, replay_buffer_kwargs=kwargs, **settings
     )
@@ -235,7 +235,7 @@ def test_sac_with_dict_observations_learns():
             return {"position": observation[:2], "speed": observation[2:]}
 
     env = DummyVecEnv([lambda: Dictionary(gym.make("Pendulum-v1"))] * 2)
-    settings = dict(learning_starts=10, buffer_size=100, batch_size=8, replay_buffer_kwargs=dict(intrinsic_reward="price"))
+    settings = dict(learning_starts=10, buffer_size=100, batch_size=8, replay_buffer_kwargs=dict(intrinsic_reward="place"))
     with pytest.raises(ValueError, match="use IntrinsicDictReplayBuffer"):
         SAC("MultiInputPolicy", env, replay_buffer_class=IntrinsicReplayBuffer, **settings)
     model = SAC("MultiInputPolicy", env, replay_buffer_class=IntrinsicDictReplayBuffer, **settings).learn(40)
@@ -245,7 +245,7 @@ def test_sac_with_dict_observations_learns():
 # ---------------------------------------------------------------------- bad input
 
 
-class Remembers(Price):
+class Remembers(Place):
     has_episode_memory = True
 
 
@@ -259,7 +259,7 @@ class Remembers(Price):
             dict(intrinsic_reward="random", intrinsic_weights=[1, 0, 0, 0, 0, 0]),
             "RandomNetworkReward must be fitted before.*fit",
         ),
-        (dict(intrinsic_reward="prize"), "Did you mean 'price'"),
+        (dict(intrinsic_reward="plase"), "Did you mean 'place'"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message):
@@ -268,7 +268,7 @@ def test_wrong_arguments_are_named(arguments, message):
 
 
 def test_rewards_that_remember_the_episode_are_refused_also_within_others():
-    parts = ["price", Remembers(BOX, ACTIONS)]
+    parts = ["place", Remembers(BOX, ACTIONS)]
     reward = make_intrinsic_reward(parts, BOX, ACTIONS)
     for given in (parts[1], reward):
         with pytest.raises(ValueError, match=r"the reward of Remembers depends on earlier steps.*VecIntrinsicReward"):
@@ -285,7 +285,7 @@ def test_a_fitted_reward_with_weights_is_taken():
 def test_bonuses_that_are_not_finite_are_named():
     buffer = filled()
     buffer.intrinsic_reward.factor.fill_(np.nan)
-    with pytest.raises(ValueError, match="Price gave NaN or infinite values"):
+    with pytest.raises(ValueError, match="Place gave NaN or infinite values"):
         sampled(buffer)
 
 

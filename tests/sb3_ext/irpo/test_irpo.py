@@ -228,16 +228,16 @@ def test_no_warning_with_all_defaults():
         IRPO("MlpPolicy", make_vec_env("CartPole-v1", n_envs=8), device="cpu").learn(20_480)
 
 
-def test_callbacks_draw_other_numbers_at_every_step():
-    drawn = []
+def test_callbacks_sample_other_numbers_at_every_step():
+    sampled = []
 
-    class Draw(BaseCallback):
+    class Sample(BaseCallback):
         def _on_step(self):
-            drawn.append(np.random.rand())  # training itself draws none of these within a rollout
+            sampled.append(np.random.rand())  # training itself samples none of these within a rollout
             return True
 
-    model_on().learn(500, callback=Draw())
-    assert len(set(drawn)) == len(drawn)
+    model_on().learn(500, callback=Sample())
+    assert len(set(sampled)) == len(sampled)
 
 
 def test_nan_from_the_environment_is_an_error_in_the_base_policys_turn():
@@ -289,16 +289,16 @@ def test_the_table_of_the_log_prints_whatever_the_rewards_are_called(capsys, spa
 
 
 @pytest.mark.parametrize("factor", [1e-3, 1e3])
-def test_what_a_task_pays_does_not_decide_whether_it_explores(factor):
-    """Exploratory advantages of the first turn, with critics that say 0, are those of the same task paid otherwise."""
+def test_the_size_of_rewards_does_not_decide_whether_it_explores(factor):
+    """Exploratory advantages of the first turn, with critics that say 0, are those of the same task with other rewards."""
 
-    class Paid(gym.RewardWrapper):
+    class Scaled(gym.RewardWrapper):
         def reward(self, reward):
             return self.factor * reward
 
     def advantages(factor):
         def make():
-            env = Paid(TimeLimit(Toy(), 12))
+            env = Scaled(TimeLimit(Toy(), 12))
             env.factor = factor
             return Monitor(env)
 

@@ -19,18 +19,18 @@ def actor(params, observations):
 @pytest.mark.parametrize("max_grad_norm", [None, 0.05], ids=["unclipped", "clipped"])
 def test_pulled_back_gradient_through_adam_equals_finite_differences(max_grad_norm):
     generator = torch.Generator().manual_seed(0)
-    draw = partial(torch.randn, generator=generator, dtype=torch.float64)
-    distribution, theta = Categorical([A]), {"hidden": draw(D, 5), "out": draw(5, A)}
+    sample = partial(torch.randn, generator=generator, dtype=torch.float64)
+    distribution, theta = Categorical([A]), {"hidden": sample(D, 5), "out": sample(5, A)}
     updates = []
     for step in range(3):
-        observations, actions = draw(R, D), torch.randint(A, (R, 1), generator=generator)
+        observations, actions = sample(R, D), torch.randint(A, (R, 1), generator=generator)
         old = distribution.log_prob(actor(theta, observations), actions)
-        batch = SurrogateBatch(observations, actions, draw(R) / R, torch.full((R,), 1 / R, dtype=torch.float64), old)
+        batch = SurrogateBatch(observations, actions, sample(R) / R, torch.full((R,), 1 / R, dtype=torch.float64), old)
         settings = dict(learning_rate=0.1, max_grad_norm=max_grad_norm, optimizer="adam", step=step)
         rest = dict(actor=actor, distribution=distribution, ent_coef=0.01)
         updates.append(partial(exploratory_update, batch=batch, **settings, **rest))
     moments = {f"{m}/{name}": torch.zeros_like(value) for m in "mv" for name, value in theta.items()}
-    cotangent, direction = ({name: draw(value.shape) for name, value in theta.items()} for _ in range(2))
+    cotangent, direction = ({name: sample(value.shape) for name, value in theta.items()} for _ in range(2))
 
     def end(size):
         params = {name: value + size * direction[name] for name, value in theta.items()} | moments

@@ -73,7 +73,7 @@ def test_a_model_saved_within_a_turn_acts_as_it_did_then(tmp_path, at):
     assert_equal(tensors_of(resumed), tensors_of(model))
 
 
-def test_a_callback_that_draws_at_random_leaves_no_trace():
+def test_a_callback_that_samples_leaves_no_trace():
     def trained(callback):
         return tensors_of(model_on().learn(500, callback=callback))
 

@@ -39,14 +39,14 @@ class Problem:
         self.batches, self.inputs, self.gradient_norms = [], [], []
         params = theta
         for number in range(n_updates + 1):
-            self.batches.append(self._draw_batch(params, distribution, observation_shape, rng))
+            self.batches.append(self._sample_batch(params, distribution, observation_shape, rng))
             if number < n_updates:
                 self.gradient_norms.append(float(global_norm(surrogate_gradient(params, self.batches[-1], **self.kwargs))))
                 self.inputs.append(params)
                 params = self._update(self.batches[-1])(params)
         self.end = params
 
-    def _draw_batch(self, params, distribution, observation_shape, rng):
+    def _sample_batch(self, params, distribution, observation_shape, rng):
         """On-policy actions in random observations, with advantages of size O(1)."""
         n = 30
         observations = torch.randn(n, *observation_shape, generator=rng, dtype=torch.float64)

@@ -43,8 +43,8 @@ def test_same_seed_same_weights_other_seed_others():
 
 
 @pytest.mark.parametrize("n_envs", [1, 4, 6, 12])
-def test_any_number_of_copies_learns(n_envs):
-    """K = 6: 6 and 12 copies are stepped side by side, with 1 and 4 the policies take turns."""
+def test_any_number_of_environments_learns(n_envs):
+    """K = 6: 6 and 12 environments are stepped in parallel, with 1 and 4 the policies take turns."""
     env = Counting(make_vec_env(MAZE, n_envs=n_envs))
     model = maze_model(env=env)
     before = state_of(model)
@@ -224,8 +224,8 @@ def test_softmax_weights_are_those_of_the_returns():
     torch.testing.assert_close(weights, torch.softmax(returns / 3.0, 0))
 
 
-def test_nothing_paid_nothing_learned():
-    """Where no policy is paid the base policy stays: advantages of zeros, normalised, would be noise."""
+def test_without_a_reward_nothing_is_learned():
+    """Where no policy has a reward the base policy stays: advantages of zeros, normalised, would be noise."""
     model = maze_model()
     before = model.policy.base.as_dict()["action_net.weight"].clone()
     memory = Memory()

@@ -99,7 +99,7 @@ def test_a_loaded_model_predicts_the_same():
 
 @pytest.mark.parametrize("at", [5, 25, 45], ids=["base batch", "exploring", "last batch"])
 def test_a_callback_that_stops_leaves_the_weights_of_the_iterations_beginning(at):
-    """Toy with 2 copies: an iteration is 10 vector steps for the base batch and 20 for each of two exploratory updates."""
+    """2 parallel toys: an iteration is 10 vector steps for the base batch and 20 for each of two exploratory updates."""
     callback = At(at, lambda: False)
     model = toy_model()
     model.learn(1000, callback=callback)

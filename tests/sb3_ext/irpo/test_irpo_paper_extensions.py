@@ -90,7 +90,7 @@ def test_every_blend_runs_and_logs(blend):
         assert all(explored)
 
 
-def test_switch_sends_nobody_out_while_the_base_policy_is_the_best(monkeypatch):
+def test_switch_explores_not_while_the_base_policy_is_the_best(monkeypatch):
     monkeypatch.setattr("sb3_ext.irpo.paper.direct_run", lambda last, base, best: 2)
     model, memory = toy_model(blend="switch"), Memory()
     model.set_logger(Logger(None, [memory]))
@@ -108,7 +108,7 @@ def test_updates_per_batch_save_batches(updates, each, batches):
     assert env.steps == 20 * (1 + 2 * batches)
 
 
-def test_exploratory_policies_are_carried_over_until_somebody_is_paid():
+def test_exploratory_policies_are_carried_over_until_there_is_a_reward():
     model = maze_model(carry_over=0.5, exploratory_learning_rate=0.1)
     starts = []
     collect = model._collect
@@ -129,20 +129,20 @@ def test_exploratory_policies_are_carried_over_until_somebody_is_paid():
         torch.testing.assert_close(value, expected[name])
 
 
-def test_the_base_policy_moves_to_the_first_exploratory_policy_that_is_paid():
-    """Pays only those who go right in Toy far enough: the base policy is left unpaid by hand."""
+def test_the_base_policy_moves_to_the_first_exploratory_policy_with_a_reward():
+    """A reward only far enough to the right in Toy: that of the base policy is removed by hand."""
     model, memory = toy_model(carry_over=1.0), Memory()
     model.set_logger(Logger(None, [memory]))
     collect, n_batches = model._collect, []
 
-    def first_unpaid(params, rollouts, callback):
+    def first_without_reward(params, rollouts, callback):
         batch = collect(params, rollouts, callback)
         n_batches.append(batch)
         if len(n_batches) == 1:
             batch.rollout.rewards.zero_()
         return batch
 
-    model._collect = first_unpaid
+    model._collect = first_without_reward
     model.learn(1)
     returns = [memory.written[0][f"extrinsic_return/{k}_change_{k}"] for k in range(2)]
     best = int(np.argmax(returns))
@@ -185,8 +185,8 @@ def test_a_saved_model_continues_as_the_unbroken_run(name):
 
 @pytest.mark.parametrize("split", [True, False])
 def test_the_merged_base_batch_is_that_of_all_its_transitions(split):
-    """Shared out, K policies hold a sixth of the copies each; otherwise each of them holds all."""
-    layout = ["######", "#S   #", "# ## #", "#   G#", "######"]  # copies have enough at different times
+    """Divided, K policies have a sixth of the environments each; otherwise each of them has all."""
+    layout = ["######", "#S   #", "# ## #", "#   G#", "######"]  # environments have enough at different times
     env = make_vec_env(MAZE, n_envs=12, env_kwargs={"layout": layout})
     model = maze_model(env=env, batch_size=30 if split else 1000)
     batches = []

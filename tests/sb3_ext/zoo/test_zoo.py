@@ -226,7 +226,7 @@ def test_native_form_keeps_arguments_and_leaves_wrapped_environments_alone(tmp_p
     run_code(NATIVE, tmp_path)
 
 
-def test_somebody_elses_envs_folder_is_named(tmp_path):
+def test_another_envs_folder_is_named(tmp_path):
     (tmp_path / "envs").mkdir()
     (tmp_path / "envs" / "__init__.py").write_text("")
     failed = run("train", "--algo", "irpo", "--env", "sparse/Maze1-v0", cwd=tmp_path, check=False)

@@ -276,7 +276,7 @@ def test_it_trains_saves_and_continues_exactly(tmp_path: Path, family: Any) -> N
         assert torch.equal(value, continued.policy.theta[name])
 
 
-def test_adapting_changes_copies_of_the_policy_and_nothing_else() -> None:
+def test_adapting_leaves_the_policy_alone() -> None:
     model = maml(learning_rate=1.0).learn(1)
     theta = {name: value.clone() for name, value in model.policy.theta.items()}
     test = trials(PointGoal("test"), n=6, history=False)
@@ -336,7 +336,7 @@ def test_it_needs_trials_with_a_batch_to_adapt_on() -> None:
 
 @pytest.mark.slow
 def test_it_learns_to_adapt() -> None:
-    """To goals of the test split, on a dense signal. Unadapted nobody can know where the goal is."""
+    """To goals of the test split, on a dense signal. Unadapted it cannot know where the goal is."""
 
     def env(split: str, n: int) -> TrialVecEnv:
         given = {"max_episode_steps": 25, "goal_radius": 0.3}

@@ -1,4 +1,4 @@
-"""Paying learners by the gradient of what they learn: the gradient, the algorithm, and that it learns."""
+"""Rewards of agents by the gradient of what they learn: the gradient, the algorithm, and that it learns."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def test_a_process_that_fails_says_why() -> None:
 
 
 def test_groups_in_processes_are_those_one_after_the_other() -> None:
-    """4 groups of one lifetime, shared out unevenly."""
+    """4 groups of one lifetime, divided unevenly."""
     here, there = (meta_reward(lifetimes(n_jobs=jobs), n_shards=4, baseline="step").learn(2 * 480) for jobs in (1, 3))
     assert isinstance(here.shards, LocalShards) and isinstance(there.shards, ProcessShards)
     there.shards.close()
@@ -68,7 +68,7 @@ def test_a_process_that_was_killed_is_named_and_replaced() -> None:
     with pytest.raises(RuntimeError, match="ended without an answer"):
         workers.answers()
     workers.ask("add", [(5,), None])  # all begin anew
-    workers.ask("add", [(5,), (6,)])  # and what nobody listened to has happened
+    workers.ask("add", [(5,), (6,)])  # and a call whose answer was not received has happened
     assert workers.answers() == [10, 6]
     workers.close()
 
