@@ -88,3 +88,13 @@ def test_private_names_stay_in_their_room(name):
         private = [part for part in (*module.split("."), what) if part.startswith("_") and not part.startswith("__")]
         folder, other = name.rpartition(".")[0], module.rpartition(".")[0]
         assert not private or folder == other or folder == module or name == module, f"{name} imports {module}.{what}"
+
+
+def test_no_two_public_classes_have_one_name():
+    sb3 = {"MlpPolicy", "CnnPolicy", "MultiInputPolicy"}  # which every algorithm has, as in SB3
+    places = {}
+    for name, path in FILES.items():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and node.name not in sb3:
+                places.setdefault(node.name, []).append(name)
+    assert not {name: modules for name, modules in places.items() if len(modules) > 1}
