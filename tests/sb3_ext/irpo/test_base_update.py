@@ -16,13 +16,14 @@ def collected():
     return model
 
 
-def test_advantages_are_centred_and_divided_by_the_spread():
+@pytest.mark.parametrize(("spread", "divisor"), [(11, 11), (100, 20)])  # in deviations
+def test_advantages_are_centred_and_divided_by_the_spread_or_twenty_deviations(spread, divisor):
     model = collected()
     before = model.rollout_buffer.advantages.copy()
-    gain = 0.5 * before.std()
-    with steady_advantages(model, gain, 100 * gain):
+    deviation = before.std()
+    with steady_advantages(model, 0.5 * deviation, spread * deviation):
         assert not model.normalize_advantage
-        assert model.rollout_buffer.advantages == pytest.approx((before - before.mean()) / (100 * gain))
+        assert model.rollout_buffer.advantages == pytest.approx((before - before.mean()) / (divisor * deviation), rel=1e-4)
     assert model.normalize_advantage
 
 
