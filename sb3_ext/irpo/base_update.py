@@ -9,7 +9,7 @@ from stable_baselines3 import PPO
 
 SOLVED = 0.05  # of the spread of returns: a policy that can gain less has solved its task,
 N_DEVIATIONS = 1.5  # unless that is more than so many deviations of its advantages
-LARGEST_REDUCTION = 20.0  # of advantages, compared with normalised ones
+LARGEST_REDUCTION = 50.0  # of advantages, compared with normalised ones
 
 
 @contextmanager
@@ -19,7 +19,7 @@ def steady_advantages(model: PPO, gain: float, spread: float) -> Iterator[None]:
     Where nearly every episode reaches the best return, advantages are mostly errors of the critic. PPO normalises them to unit
     deviation, so its steps stay as large as before, in random directions: policies that had solved a maze lost it again and
     again, and their arg-max actions failed in half of all evaluations. If ``gain`` is below 5 % of ``spread`` and below 1.5
-    deviations of the advantages, they are divided by ``spread``, or by 20 deviations where that is less.
+    deviations of the advantages, they are divided by ``spread``, or by 50 deviations where that is less.
 
     Args:
         model: the algorithm, whose ``rollout_buffer`` is full.
@@ -28,7 +28,8 @@ def steady_advantages(model: PPO, gain: float, spread: float) -> Iterator[None]:
     """
     advantages = model.rollout_buffer.advantages
     deviation = float(advantages.std())
-    if not model.normalize_advantage or gain >= min(SOLVED * spread, N_DEVIATIONS * deviation):
+    solved = 0 <= gain < min(SOLVED * spread, N_DEVIATIONS * deviation)  # negative: better than all returns before
+    if not (model.normalize_advantage and solved):
         yield
         return
     model.rollout_buffer.advantages = (advantages - advantages.mean()) / min(spread, LARGEST_REDUCTION * deviation)
