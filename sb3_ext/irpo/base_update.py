@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 from stable_baselines3 import PPO
 
 SOLVED = 0.05  # of the spread of returns: a policy that can gain less has solved its task,
@@ -23,9 +24,13 @@ def steady_advantages(model: PPO, gain: float, spread: float) -> Iterator[None]:
 
     Args:
         model: the algorithm, whose ``rollout_buffer`` is full.
-        gain: by how much the mean return of its policy is below the best return seen.
-        spread: of the returns seen.
+        gain: by how much the mean return of its policy is below the best return seen, in the environment's own rewards.
+        spread: of the returns seen, likewise.
     """
+    normalize = model.get_vec_normalize_env()
+    if normalize is not None and normalize.norm_reward:  # advantages are those of rewards divided by this
+        unit = float(np.sqrt(normalize.ret_rms.var + normalize.epsilon))
+        gain, spread = gain / unit, spread / unit
     advantages = model.rollout_buffer.advantages
     deviation = float(advantages.std())
     solved = 0 <= gain < min(SOLVED * spread, N_DEVIATIONS * deviation)  # negative: better than all returns before

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from helpers.irpo_toys import toys
 from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ext.irpo.base_update import steady_advantages
 
 
-def collected():
-    model = PPO("MlpPolicy", toys(), n_steps=16, batch_size=16, n_epochs=1, seed=0, device="cpu")
-    model._setup_learn(32)
+def collected(env=None):
+    model = PPO("MlpPolicy", env or toys(), n_steps=16, batch_size=16, n_epochs=1, seed=0, device="cpu")
     _, callback = model._setup_learn(32)
     model.collect_rollouts(model.env, callback, model.rollout_buffer, 16)
     return model
@@ -38,6 +38,17 @@ def test_otherwise_it_is_ppos_update(gain, spread, normalize):
     before = model.rollout_buffer.advantages.copy()
     with steady_advantages(model, gain * before.std(), spread * before.std()):
         assert np.array_equal(model.rollout_buffer.advantages, before) and model.normalize_advantage is normalize
+
+
+def test_gain_and_spread_are_in_the_unit_of_normalised_rewards():
+    model = collected(VecNormalize(toys()))
+    unit = float(np.sqrt(model.env.ret_rms.var + model.env.epsilon))
+    before = model.rollout_buffer.advantages.copy()
+    deviation = before.std()
+    with steady_advantages(model, 0.5 * deviation * unit, 11 * deviation * unit):
+        assert model.rollout_buffer.advantages == pytest.approx((before - before.mean()) / (11 * deviation), rel=1e-4)
+    with steady_advantages(model, 1.6 * deviation * unit, 100 * deviation * unit):
+        assert model.normalize_advantage
 
 
 def test_an_error_leaves_the_argument_as_it_was():
