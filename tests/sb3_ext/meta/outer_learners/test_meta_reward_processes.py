@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import _thread
 import threading
+from collections.abc import Iterator
+from signal import SIGINT, default_int_handler
+from signal import signal as on_signal
 
 import numpy as np
 import pytest
@@ -42,6 +45,14 @@ class InterruptSoon(BaseCallback):
 
     def _on_step(self) -> bool:
         return True
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Make Ctrl-C raise also under "pytest &" in a script, which ignores it."""
+    before = on_signal(SIGINT, default_int_handler)
+    yield
+    on_signal(SIGINT, before)
 
 
 @pytest.mark.usefixtures("ctrl_c")
