@@ -7,7 +7,15 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import is_typeddict
 
+import gymnasium
 import pytest
+
+# rl_zoo3 replaces Gymnasium's TimeLimit when it is imported, which the modules of the command line do; other tests need it.
+_PATCHED = (gymnasium.wrappers, gymnasium.wrappers.common, gymnasium.envs.registration)
+_TIME_LIMIT = gymnasium.wrappers.TimeLimit
+importlib.import_module("rl_zoo3")
+for _module in _PATCHED:
+    _module.TimeLimit = _TIME_LIMIT
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("envs", "irwrappers", "sb3_ext")
