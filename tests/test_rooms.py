@@ -21,6 +21,8 @@ USED_BY = {
     "meta": {"distributed", "zoo"},
     "distributed": {"zoo"},
 }
+# Which rooms of sb3_ext.meta each of them may import.
+META_MAY_IMPORT = {"lifetimes": set(), "outer_learners": {"lifetimes"}, "baselines": {"lifetimes", "outer_learners"}}
 COMMANDS = {"train", "enjoy", "benchmark", "plot"}  # modules of sb3_ext that are a line each
 
 
@@ -70,6 +72,14 @@ def test_rooms_import_only_rooms_that_serve_them():
             if one.startswith("sb3_ext.") and room(one) != room(name):
                 allowed = USED_BY.get(room(one), set())
                 assert allowed == "everybody" or room(name) in allowed, f"{name} imports {one}"
+
+
+def test_rooms_of_meta_import_only_rooms_that_serve_them():
+    for name, targets in GRAPH.items():
+        if name.startswith("sb3_ext.meta."):
+            inner = name.split(".")[2]
+            others = {(*one.split("."), "")[2] for one in targets if one.split(".")[:2] == ["sb3_ext", "meta"]} - {inner}
+            assert others <= META_MAY_IMPORT[inner], f"{name} imports {sorted(others - META_MAY_IMPORT[inner])}"
 
 
 def test_only_the_commands_know_rl_zoo3():

@@ -104,7 +104,7 @@ class InnerBatch:
 
 
 class Minibatch(NamedTuple):
-    """m steps of each of B agents, other ones for each agent.
+    """Minibatch of m steps for each of B agents, sampled separately for each agent.
 
     Attributes:
         observations: ``[B, m, n_obs]``.

@@ -89,7 +89,9 @@ class RewardModel:
         if header.get("kind") != KIND:
             raise ValueError(f"{str(path)!r} holds no reward model; MetaReward.save_reward_model(path) writes one.")
         arguments = dict(header["network"])
-        if arguments.pop("bidirectional", False):  # an option of earlier versions
+        # Options of earlier versions. The second limited the noise of training; a trained model gives mean rewards.
+        bidirectional, _ = arguments.pop("bidirectional", False), arguments.pop("min_std", None)
+        if bidirectional:
             raise ValueError(
                 f"{str(path)!r} holds a bidirectional reward network, which is no longer supported; train it again."
             )

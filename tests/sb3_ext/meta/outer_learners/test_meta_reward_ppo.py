@@ -216,6 +216,26 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
         RewardModel.load(tmp_path / "x")
 
 
+def saved_by_an_earlier_version(path: Path, **options: Any) -> RewardModel:
+    """Save a model whose file also names options that the network no longer has, and return it."""
+    model = reward_model()
+    model.network_kwargs.update(options)
+    model.save(path)
+    return model
+
+
+def test_files_with_removed_options_load(tmp_path: Path) -> None:
+    saved = saved_by_an_earlier_version(tmp_path / "old", bidirectional=False, min_std=0.1)
+    loaded = RewardModel.load(tmp_path / "old").network
+    assert all(torch.equal(one, two) for one, two in zip(saved.network.parameters(), loaded.parameters(), strict=True))
+
+
+def test_a_bidirectional_model_is_refused(tmp_path: Path) -> None:
+    saved_by_an_earlier_version(tmp_path / "old", bidirectional=True)
+    with pytest.raises(ValueError, match=r"old\.safetensors' holds a bidirectional reward network"):
+        RewardModel.load(tmp_path / "old")
+
+
 @pytest.mark.parametrize("name", reward_model_names())
 def test_every_model_of_the_package_loads_and_says_how_it_was_trained(name: str) -> None:
     model = RewardModel.load(name)
