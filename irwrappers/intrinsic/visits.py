@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 from irwrappers.intrinsic.base import CompositeReward, IntrinsicReward, as_vec_env
 from irwrappers.intrinsic.counts import StateCount, row_keys
 from irwrappers.intrinsic.episodic import PseudoCounts
+from irwrappers.intrinsic.network_reward import check_finite
 from irwrappers.intrinsic.random_walks import random_steps
 from irwrappers.intrinsic.registry import register
 from irwrappers.transitions import Transitions
@@ -90,11 +91,16 @@ class Visits(CompositeReward):
         if not self.decided:
             venv = as_vec_env(env)
             n_steps = max(1, min(self.warmup_steps, total_timesteps // 2) // venv.num_envs)
-            device = self.decided.device
-            keys = [
-                row_keys(self.observation_space, tree_map(lambda x: torch.as_tensor(x, device=device), observations))
-                for observations in random_steps(venv, n_steps, seed)
-            ]
+            if n_steps * venv.num_envs > total_timesteps:
+                raise ValueError(
+                    f"Visits decides by at least one random step of each of the {venv.num_envs} environments; "
+                    f"give fit() at least {venv.num_envs} steps, got {total_timesteps}."
+                )
+            keys = []
+            for observations in random_steps(venv, n_steps, seed):
+                tensors = tree_map(lambda x: torch.as_tensor(x, device=self.decided.device), observations)
+                check_finite(tensors, type(self).__name__)
+                keys.append(row_keys(self.observation_space, tensors))
             used = n_steps * venv.num_envs
             self._decide(torch.cat(keys))
         return used + super().fit(env, total_timesteps - used, seed, progress_bar)

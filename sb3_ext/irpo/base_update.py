@@ -17,10 +17,11 @@ LARGEST_REDUCTION = 50.0  # of advantages, compared with normalised ones
 def steady_advantages(model: PPO, gain: float, spread: float) -> Iterator[None]:
     """Within the block, do not normalise the advantages of the rollout if hardly anything is left to gain.
 
-    Where nearly every episode reaches the best return, advantages are mostly errors of the critic. PPO normalises them to unit
-    deviation, so its steps stay as large as before, in random directions: policies that had solved a maze lost it again and
-    again, and their arg-max actions failed in half of all evaluations. If ``gain`` is below 5 % of ``spread`` and below 1.5
-    deviations of the advantages, they are divided by ``spread``, or by 50 deviations where that is less.
+    Where nearly every episode reaches the best return, advantages are mostly errors of the critic. PPO normalises them to
+    unit deviation, so its steps stay as large as before, in random directions: policies that had solved a maze lost it again,
+    and two fifths of the later evaluations of their arg-max actions failed (``examples/results/irpo-ladder``). If ``gain`` is
+    below 5 % of ``spread`` and below 1.5 deviations of the advantages, they are divided by ``spread``, or by 50 deviations
+    where that is less.
 
     Args:
         model: the algorithm, whose ``rollout_buffer`` is full.

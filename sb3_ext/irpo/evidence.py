@@ -18,9 +18,6 @@ MIN_EPISODES = 4  # of each policy before their returns are compared
 SHORTEST_RUN, LONGEST_RUN = 4, 16  # rollouts of the base policy alone
 PATIENCE = 8  # rollouts without an improvement after which the base policy stagnates
 NEGLIGIBLE_GAIN = 0.01  # of the spread of all returns seen: less than this is no improvement
-SOLVED = (
-    0.05  # of the spread from the lowest mean return to the highest return: a policy this near to the top has no more to gain
-)
 
 
 def discount(gamma: float, episode_steps: int) -> float:

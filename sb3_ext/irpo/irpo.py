@@ -1,4 +1,4 @@
-"""IRPO("MlpPolicy", env): PPO with exploratory policies, after Cho & Tran, arXiv 2601.21391, whose own is in ``paper.py``."""
+"""``IRPO("MlpPolicy", env)``: PPO with exploratory policies, after arXiv 2601.21391; the paper's own is in ``paper.py``."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
       stagnates; one exploratory policy acts between two runs;
     * it *moves* to an exploratory policy whose returns exceed its own by two standard errors, and *follows* the gradient
       there, within a divergence of 0.01, where that policy has received a reward and the base policy none;
-    * near the best return its advantages are divided by the spread of returns, not normalised (``sb3_ext.irpo.base_update``).
+    * its advantages are not normalised where hardly anything is left to gain (``sb3_ext.irpo.base_update``).
 
     ``IRPO(…, **IRPO.paper_settings(env_id))`` is the algorithm of the paper: exploratory policies that begin at the base
     policy in every iteration, and a base policy that only follows their gradients.

@@ -20,6 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from irwrappers.validation import check_choice, check_range
 from sb3_ext.common.episode_rollout import env_actions
 from sb3_ext.common.optimizers import Params, global_norm
+from sb3_ext.common.sb3_arguments import sb3_arguments
 from sb3_ext.common.trust_region import trust_region_step
 from sb3_ext.meta.baselines.adaptation import Learner, TaskData
 from sb3_ext.meta.baselines.maml_policy import MAMLPolicy
@@ -136,15 +137,7 @@ class MAMLTRPO(OuterLoop):
         self.line_search_shrinking_factor = line_search_shrinking_factor
         self.line_search_max_iter = line_search_max_iter
         super().__init__(
-            policy,
-            env,
-            learning_rate,
-            stats_window_size,
-            tensorboard_log,
-            policy_kwargs,
-            verbose,
-            seed,
-            device,
+            **sb3_arguments(OuterLoop, locals()),
             supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
         )
         if self.env is not None:
@@ -181,7 +174,7 @@ class MAMLTRPO(OuterLoop):
             return False
         callback.on_rollout_end()
         self._train(trials.batches)
-        self._log_trials(trials.lifetimes)
+        self._log_success(trials.lifetimes)
         self._n_updates += 1
         return True
 
@@ -280,14 +273,7 @@ class MAMLTRPO(OuterLoop):
         success = np.array([one["success"] for one in trials.lifetimes])
         return Adaptation([one["task"] for one in trials.lifetimes], success[:, 0], success[:, -1], params)
 
-    # ------------------------------------------------------------------ logs and files
-
-    def _log_trials(self, lifetimes: list[dict[str, Any]]) -> None:
-        success = np.mean([one["success"] for one in lifetimes], axis=0)
-        self.logger.record("rollout/success_first", float(success[0]))
-        self.logger.record("rollout/success", float(success[-1]))
-        for name in ("shaped", "sparse"):
-            self.logger.record(f"rollout/{name}_return", float(np.mean([one[name] for one in lifetimes])))
+    # ------------------------------------------------------------------ files
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy"], []
@@ -295,10 +281,8 @@ class MAMLTRPO(OuterLoop):
 
 def _trials(env: Any) -> TrialVecEnv:
     """Return the trials below any wrappers."""
-    inner = env
-    while inner is not None and not isinstance(inner, TrialVecEnv):
-        inner = getattr(inner, "venv", None)
-    if inner is None:
+    inner = getattr(env, "unwrapped", None)
+    if not isinstance(inner, TrialVecEnv):
         raise ValueError(f"MAMLTRPO needs a sb3_ext.meta.TrialVecEnv, which samples tasks from a family; got {env}.")
     if inner.n_batches < 2:
         raise ValueError(

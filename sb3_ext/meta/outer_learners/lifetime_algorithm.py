@@ -15,6 +15,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from irwrappers.serialization import describe_space
+from sb3_ext.common.sb3_arguments import sb3_arguments
 from sb3_ext.meta.lifetimes.lifetime_vec_env import LifetimeVecEnv
 from sb3_ext.meta.outer_learners.outer_loop import OuterLoop
 from sb3_ext.meta.outer_learners.policies import MetaRewardPolicy
@@ -57,18 +58,7 @@ class LifetimeAlgorithm(OuterLoop):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        super().__init__(
-            policy,
-            env,
-            learning_rate,
-            stats_window_size,
-            tensorboard_log,
-            policy_kwargs,
-            verbose,
-            seed,
-            device,
-            supported_action_spaces=(spaces.Box,),
-        )
+        super().__init__(**sb3_arguments(OuterLoop, locals()), supported_action_spaces=(spaces.Box,))
         if _init_setup_model:
             self._setup_model()
 
@@ -86,10 +76,8 @@ class LifetimeAlgorithm(OuterLoop):
         Raises:
             ValueError: if there is none, if it is no :class:`LifetimeVecEnv`, or if nothing can be learned in it.
         """
-        env = self.env
-        while env is not None and not isinstance(env, LifetimeVecEnv):
-            env = getattr(env, "venv", None)
-        if env is None:
+        env = None if self.env is None else self.env.unwrapped
+        if not isinstance(env, LifetimeVecEnv):
             raise ValueError(f"{type(self).__name__} needs a sb3_ext.meta.LifetimeVecEnv, got {self.env}.")
         if env.signal not in ("reward", "advantage"):
             raise ValueError(
@@ -122,12 +110,7 @@ class LifetimeAlgorithm(OuterLoop):
         """Log the lifetimes that end with these ``infos``."""
         self._update_info_buffer(infos, np.ones(len(infos), dtype=bool))
         lifetimes = [info["lifetime"] for info in infos]
-        success = np.mean([one["success"] for one in lifetimes], axis=0)
-        self.logger.record("rollout/success", float(success[-1]))
-        self.logger.record("rollout/success_first", float(success[0]))
-        self.logger.record("rollout/success_mean", float(success.mean()))
-        for name in ("shaped", "sparse"):
-            self.logger.record(f"rollout/{name}_return", float(np.mean([one[name] for one in lifetimes])))
+        self.logger.record("rollout/success_mean", float(self._log_success(lifetimes).mean()))
         kinds: dict[str, list[float]] = {}
         for one in lifetimes:
             kinds.setdefault(one["task"].env_id, []).append(one["success"][-1])

@@ -11,6 +11,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
 from irwrappers.validation import check_range
+from sb3_ext.common.sb3_arguments import sb3_arguments
 from sb3_ext.meta.lifetimes.dense_rewards import dense_reward
 from sb3_ext.meta.lifetimes.inner_agents import InnerAgents, InnerBatch, Minibatch
 from sb3_ext.meta.lifetimes.lifetime_vec_env import LifetimeVecEnv
@@ -87,18 +88,7 @@ class MetaGradientReward(LifetimeAlgorithm):
         check_range("max_grad_norm", max_grad_norm, 0, open_low=True)
         self.n_epochs, self.n_unroll, self.unroll_learning_rate = n_epochs, n_unroll, unroll_learning_rate
         self.gae_lambda, self.max_grad_norm = gae_lambda, max_grad_norm
-        super().__init__(
-            policy,
-            env,
-            learning_rate,
-            stats_window_size,
-            tensorboard_log,
-            policy_kwargs,
-            verbose,
-            seed,
-            device,
-            _init_setup_model,
-        )
+        super().__init__(**sb3_arguments(LifetimeAlgorithm, locals()))
 
     def _iterate(self, env: LifetimeVecEnv, callback: BaseCallback, seed: int) -> bool:
         callback.on_rollout_start()

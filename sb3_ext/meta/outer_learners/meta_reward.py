@@ -11,6 +11,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
 from irwrappers.validation import check_choice, check_range
+from sb3_ext.common.sb3_arguments import sb3_arguments
 from sb3_ext.meta.lifetimes.dense_rewards import Target, bounded_dense_rewards
 from sb3_ext.meta.lifetimes.lifetime_statistics import MEAN_OBJECTIVE
 from sb3_ext.meta.lifetimes.lifetime_vec_env import LifetimeVecEnv
@@ -144,18 +145,7 @@ class MetaReward(LifetimeAlgorithm):
         self.baseline, self.imitation_iterations = baseline, imitation_iterations
         self.imitation_learning_rate, self.imitation_expectile = imitation_learning_rate, imitation_expectile
         self.imitation_target, self.n_shards, self.shards = imitation_target, n_shards, None
-        super().__init__(
-            policy,
-            env,
-            learning_rate,
-            stats_window_size,
-            tensorboard_log,
-            policy_kwargs,
-            verbose,
-            seed,
-            device,
-            _init_setup_model,
-        )
+        super().__init__(**sb3_arguments(LifetimeAlgorithm, locals()))
 
     def _iterate(self, env: LifetimeVecEnv, callback: BaseCallback, seed: int) -> bool:
         compared = {"value": 2, "step": env.num_envs, "group": env.lifetimes_per_task}[self.baseline]

@@ -117,6 +117,15 @@ class OuterLoop(IterationCheckpoint, BaseAlgorithm):
     def _iterate(self, env: Any, callback: BaseCallback, seed: int) -> bool:
         """Run B lifetimes of ``env`` and learn from them; return False if a callback stopped training."""
 
+    def _log_success(self, lifetimes: list[dict[str, Any]]) -> np.ndarray:
+        """Log ``info["lifetime"]`` of lifetimes or trials, and return their mean success ``[n_batches]``."""
+        success = np.mean([one["success"] for one in lifetimes], axis=0)
+        self.logger.record("rollout/success", float(success[-1]))
+        self.logger.record("rollout/success_first", float(success[0]))
+        for name in ("shaped", "sparse"):
+            self.logger.record(f"rollout/{name}_return", float(np.mean([one[name] for one in lifetimes])))
+        return success
+
     def _iteration_seed(self) -> int:
         return int(np.random.SeedSequence([self._base_seed, self._iteration]).generate_state(1)[0])
 

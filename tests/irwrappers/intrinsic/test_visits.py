@@ -39,3 +39,8 @@ def test_without_fit_the_first_batch_decides():
     reward = build("visits")
     log = reward.update(random_steps(n_steps=200))  # counts before these steps
     assert reward.decided and reward.recurring and log == {"counts/states": 0}
+
+
+def test_a_budget_below_a_step_of_each_environment_is_refused():
+    with pytest.raises(ValueError, match="at least 2 steps, got 1"):
+        build("visits").fit(make_env(2), 1)

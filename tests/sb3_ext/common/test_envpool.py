@@ -340,7 +340,7 @@ def test_wrong_requests_say_what_to_do():
         pooled("delayed/Hopper-v5").step(np.zeros((2, 4)))
     grid = pooled("sparse/MiniGrid-Empty-5x5-v0")
     grid.reset()
-    with pytest.raises(ValueError, match="from 0 to 6, got"):
+    with pytest.raises(ValueError, match=r"Invalid action 7 of environment 1; expected .*0 to 6"):
         grid.step(np.array([0, 7]))
     with pytest.raises(ValueError, match="can't seed some environments alone"):
         grid.venv.vector_env.reset(seed=0, options={"reset_mask": np.array([True, False])})

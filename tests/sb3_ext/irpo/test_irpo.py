@@ -331,3 +331,23 @@ def test_it_finds_success_where_costs_teach_to_do_nothing(env_id, kwargs, timest
 def test_what_cannot_be_a_schedule_is_refused_as_one(name):
     with pytest.raises(ValueError, match=name):
         model_on(**{name: lambda left: 0.5})
+
+
+@pytest.mark.parametrize(("best", "normalized"), [(1.01, False), (2.0, True)], ids=["solved", "not solved"])
+def test_a_solved_task_is_learned_from_without_normalised_advantages(monkeypatch, best, normalized):
+    model = model_on(intrinsic_reward="rnd")
+    model._setup_learn(64)
+    schedule = model._schedule
+    schedule.lowest_mean, schedule.highest = 0.0, best
+    seen = []
+    monkeypatch.setattr(model, "train", lambda: seen.append(model.normalize_advantage))
+
+    class Recorder:
+        unfinished = ()
+
+        def take_new(self):
+            return [0.99, 1.01]
+
+    model.rollout_buffer.advantages = np.random.default_rng(0).normal(size=(16, 2)).astype(np.float32)
+    model._learn_alone(Recorder())
+    assert seen == [normalized] and model.normalize_advantage
