@@ -14,8 +14,8 @@ from irwrappers import IntrinsicReward, Transitions, VecIntrinsicReward
 from sb3_ext.common.vec_env import make_vec_env
 
 
-class Corner(IntrinsicReward):
-    """Distance from the mean of all positions seen, which ``update`` keeps.
+class Distance(IntrinsicReward):
+    """Distance from the mean of all positions seen, which ``learn`` keeps.
 
     Args:
         observation_space: positions.
@@ -44,7 +44,7 @@ parser.add_argument("--timesteps", type=int, default=300_000)
 given = parser.parse_args()
 
 env = make_vec_env("sparse/Maze1-v0", n_envs=16, seed=0)
-reward = Corner(env.observation_space, env.action_space)
+reward = Distance(env.observation_space, env.action_space)
 model = PPO("MlpPolicy", VecIntrinsicReward(env, reward, intrinsic_coef=0.01), n_steps=128, batch_size=256, n_epochs=4, seed=0)
 model.learn(given.timesteps)
 returns, _ = evaluate_policy(

@@ -16,7 +16,8 @@ from irwrappers.transitions import Transitions
 class IntrinsicReward(nn.Module):
     """A reward signal with ``n_rewards`` channels.
 
-    ``compute`` is pure; ``update`` learns from a batch and moves on past it; ``fit`` is for what must be trained beforehand;
+    ``compute`` changes nothing; ``update`` is ``learn``, which trains the model, and then ``advance``, which adds the batch to
+    counts and episodic memories; ``fit`` is for what must be trained beforehand;
     ``state_dict`` holds everything, so that a new module with the same constructor arguments continues exactly after
     ``load_state_dict``.
 

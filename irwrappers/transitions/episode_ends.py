@@ -40,8 +40,8 @@ class EpisodeEnds:
         """Return the last observation of each ended episode, in the order of ``indices``.
 
         Args:
-            original: as the environment gave it beneath a ``VecNormalize`` (within ``OriginalView.terminals_kept``),
-                instead of as the policy sees it.
+            original: as the environment gave it beneath a ``VecNormalize`` (of a step within
+                ``OriginalView.terminals_kept``), instead of as the policy sees it.
         """
         ended = [self._infos[i] for i in self.indices.tolist()]
         return [info.get(ORIGINAL_TERMINAL, info[TERMINAL]) if original else info[TERMINAL] for info in ended]

@@ -41,8 +41,7 @@ def frozen_statistics(normalize: VecNormalize | None) -> Iterator[None]:
 class OriginalView:
     """Step a ``VecEnv`` with frozen statistics and return original observations and rewards beside what the policy sees.
 
-    Without a ``VecNormalize`` the two are the same. The statistics are frozen, and terminal observations kept, only for the
-    duration of a call: callbacks see the environment unchanged.
+    Without a ``VecNormalize`` the two are the same. The statistics are frozen only for the duration of a call.
 
     Args:
         env: the environment.
@@ -73,8 +72,10 @@ class OriginalView:
 
     @contextmanager
     def terminals_kept(self) -> Iterator[None]:
-        """Keep original terminal observations in ``infos`` within the block, for :class:`~irwrappers.transitions.EpisodeEnds`,
-        and drop them after it."""
+        """Within the block, steps add the original terminal observation to ``infos``, as ``original_terminal_observation``.
+
+        It stays there; :class:`~irwrappers.transitions.EpisodeEnds` reads it.
+        """
         if self.normalize is None or self._keeper is None:
             yield
             return

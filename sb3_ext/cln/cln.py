@@ -199,7 +199,6 @@ class CLN(RewardTraining):
 
     def train(self) -> None:
         """Train the reward network, then the policy and V^ex by PPO's update on the new rewards."""
-        self.policy.set_training_mode(True)
         self._update_learning_rates()
         clip_ranges = self._clip_ranges()
         logs: Logs = defaultdict(list)
@@ -208,6 +207,7 @@ class CLN(RewardTraining):
         self._store_segments(rollout, actions)
         self._reward_steps(rollout, actions, clip_ranges[0], logs)
         self._log_reward_steps(rollout)
+        self.reward_network.eval()  # the policy learns from its rewards
         x, features = reward_features(self.reward_network, rollout, actions, self.intrinsic_coef)
         eta = self.policy.eta()
         self._log_episode_returns(rollout, x @ eta)

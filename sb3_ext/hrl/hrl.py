@@ -22,6 +22,7 @@ from irwrappers.serialization import check_same_spaces
 from irwrappers.validation import check_choice, check_range
 from sb3_ext.common.original_space import original_observation_space
 from sb3_ext.common.sb3_arguments import sb3_arguments
+from sb3_ext.common.supported_envs import check_early_resets, check_spaces
 from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.hrl.buffers import OptionDictRolloutBuffer, OptionRolloutBuffer
 from sb3_ext.hrl.option_rollout import collect_choices
@@ -177,6 +178,7 @@ class HRL(PPO):
     # ------------------------------------------------------------------ set-up
 
     def _setup_model(self) -> None:
+        check_spaces(self.observation_space, self.action_space)
         self.set_random_seed(self.seed)
         reward = make_intrinsic_reward(
             self.intrinsic_reward_spec, self.original_observation_space, self.action_space, **self.intrinsic_reward_kwargs
@@ -215,13 +217,14 @@ class HRL(PPO):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         assert self.env is not None
+        check_early_resets(self.env)
         spaces_now = (original_observation_space(self.env), self.action_space)
         check_same_spaces((self.original_observation_space, self.action_space), spaces_now, "the model was built")
         total_timesteps, callback = super()._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
         begins = reset_num_timesteps or self.intrinsic_reward.needs_fit
-        if self.intrinsic_reward.needs_fit:
+        if self.intrinsic_reward.needs_fit and self.num_timesteps < total_timesteps:
             self._fit_intrinsic_reward(total_timesteps, progress_bar)
         if begins:
             self._options_begin = self.num_timesteps - int(self.n_trained_options * self._steps_per_option)

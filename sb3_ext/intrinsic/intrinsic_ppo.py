@@ -28,6 +28,7 @@ from sb3_ext.common import ppo_losses
 from sb3_ext.common.gae import generalized_advantage_estimation
 from sb3_ext.common.original_space import original_observation_space
 from sb3_ext.common.sb3_arguments import default_n_steps, sb3_arguments
+from sb3_ext.common.supported_envs import check_early_resets, check_spaces
 from sb3_ext.common.threads import few_threads
 from sb3_ext.intrinsic.buffers import IntrinsicDictRolloutBuffer, IntrinsicRolloutBuffer, IntrinsicRolloutSamples
 from sb3_ext.intrinsic.channels import make_weighted_reward
@@ -42,9 +43,10 @@ WARMUP_SHARE = 10  # the warm-up takes at most one part in so many of a run
 class IntrinsicPPO(PPO):
     """PPO on extrinsic and intrinsic rewards, with a value head and a discount for each: its advantages are c_E·Â_E + c_I·Â_I.
 
-    The extrinsic return ends with the episode. The intrinsic return does not: the state after the last one of an episode is
-    the first of the next, so the end of an episode costs no more than the novelty it prevents. Intrinsic rewards are divided
-    by the running deviation of their return. They are computed after a rollout, before the reward model learns from it.
+    The extrinsic return ends where an episode terminates; SB3 bootstraps it where one is truncated. The intrinsic return does
+    not end: the state after the last one of an episode is the first of the next, so the end of an episode costs no more than
+    the novelty it prevents. Intrinsic rewards are divided by the running deviation of their return. They are computed after a
+    rollout, before the reward model learns from it.
 
     The reward model sees original observations, those beneath any ``VecNormalize``, whose statistics exclude the intrinsic
     reward. A coefficient of 0 removes its reward altogether: with ``intrinsic_coef=0`` this is SB3's PPO, weight for weight;
@@ -176,6 +178,7 @@ class IntrinsicPPO(PPO):
             self._setup_model()
 
     def _setup_model(self) -> None:
+        check_spaces(self.observation_space, self.action_space)
         if not issubclass(self.policy_class, IntrinsicActorCriticPolicy):
             raise ValueError(
                 "IntrinsicPPO needs a policy derived from sb3_ext.intrinsic.IntrinsicActorCriticPolicy, got "
@@ -230,14 +233,15 @@ class IntrinsicPPO(PPO):
         total_timesteps, callback = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
         if starts_anew:
             self.intrinsic_reward.forget()
-        if self.is_intrinsic and self.intrinsic_reward.needs_fit:
-            share = (total_timesteps - self.num_timesteps) // WARMUP_SHARE
-            self._warm_up(min(self.warmup_steps, max(share, self.n_envs)))  # one step of each environment at least
+        to_come = total_timesteps - self.num_timesteps
+        if self.is_intrinsic and self.intrinsic_reward.needs_fit and to_come > 0:
+            self._warm_up(min(self.warmup_steps, max(to_come // WARMUP_SHARE, self.n_envs)))
         return total_timesteps, callback
 
     def _warm_up(self, budget: int) -> None:
         """Fit the reward model on random steps, then reset the environments."""
         assert self.env is not None
+        check_early_resets(self.env)
         try:
             self.num_timesteps += self.intrinsic_reward.fit(self.env, budget, seed=self.seed)
         except ValueError as error:

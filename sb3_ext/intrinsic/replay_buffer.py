@@ -39,9 +39,10 @@ class IntrinsicReplayBuffer(ReplayBuffer):
     the buffer. It therefore doesn't decrease by itself; lower ``intrinsic_coef`` in a callback if it should. Rewards that
     depend on earlier steps of the episode cannot be computed this way and are refused.
 
-    With ``VecNormalize`` the model sees original observations and the intrinsic reward is added after reward normalisation;
-    with ``optimize_memory_usage`` it sees, as SB3's algorithms do, the first observation of the next episode as the
-    successor of the last of an episode. Box actions are those SB3 stores, scaled to [-1, 1].
+    With ``VecNormalize`` the model sees original observations (the last of an episode within ``clip_obs``) and the intrinsic
+    reward is added after reward normalisation; with ``optimize_memory_usage`` it sees, as SB3's algorithms do, the first
+    observation of the next episode as the successor of the last of an episode. Box actions are those SB3 stores, scaled to
+    [-1, 1].
     ``model.save_replay_buffer`` pickles the reward model with the transitions; ``model.save`` saves neither, as SB3 does.
 
     Args:

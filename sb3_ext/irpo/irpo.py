@@ -23,6 +23,7 @@ from irwrappers.validation import check_range
 from sb3_ext.common.checkpoint import IterationCheckpoint, WeightsToResume
 from sb3_ext.common.original_space import original_observation_space
 from sb3_ext.common.sb3_arguments import default_n_steps, sb3_arguments
+from sb3_ext.common.supported_envs import check_early_resets, check_spaces
 from sb3_ext.common.threads import few_threads
 from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.intrinsic.policies import CnnPolicy, IntrinsicActorCriticPolicy, MlpPolicy, MultiInputPolicy
@@ -44,7 +45,7 @@ KL_BATCH = 512  # observations on which the logged KL divergence is estimated
 
 
 class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
-    """PPO with K exploratory policies, which search for rewards while the base policy's own returns carry no information.
+    """PPO with K exploratory policies, which search for rewards, mostly while the base policy's own returns are all equal.
 
     The base policy is trained as in PPO: rollouts, clipped epochs, critic, optimiser. PPO trains each exploratory policy too,
     on an intrinsic reward of its own beside the extrinsic one (:class:`sb3_ext.IntrinsicPPO`). Training is a sequence of
@@ -52,14 +53,15 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
     whole run), and learns after every rollout. Returns decide which policy acts next (``sb3_ext.irpo.evidence``):
 
     * while all returns of the base policy are equal it does not learn, and the exploratory policies take turns;
-    * otherwise it trains alone for a run of rollouts that doubles while it improves and halves, to four at least, where it
-      stagnates; one exploratory policy acts between two runs;
+    * otherwise it trains alone for a run of 8 to 32 rollouts, longer while it improves and shorter where it does not; one
+      exploratory policy acts between two runs;
     * it *moves* to an exploratory policy whose returns exceed its own by two standard errors, and *follows* the gradient
-      there, within a divergence of 0.01, where that policy has received a reward and the base policy none;
+      there, within a KL divergence of 0.01, where that policy's returns differ and are higher, and its own are all equal;
     * its advantages are not normalised where hardly anything is left to gain (``sb3_ext.irpo.base_update``).
 
-    ``IRPO(…, **IRPO.paper_settings(env_id))`` is the algorithm of the paper: exploratory policies that begin at the base
-    policy in every iteration, and a base policy that only follows their gradients.
+    ``IRPO(…, **IRPO.paper_settings(env_id))`` is the algorithm of the paper: exploratory policies begin at the base policy in
+    every iteration, and it only follows their gradients. ``paper`` has settings of its own in place of PPO's rollouts, epochs,
+    clipping, ``vf_coef`` and ``target_kl``, and of the coefficients, ``pull_back`` and ``max_episode_steps``.
 
     ``save`` within a turn stores the policy as it is, and the state at the start of the turn beside it: a run loaded from a
     checkpoint and continued with ``reset_num_timesteps=False`` equals the uninterrupted run.
@@ -69,7 +71,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
             ``sb3_ext.intrinsic.IntrinsicActorCriticPolicy`` (with ``paper`` of ``sb3_ext.irpo.IRPOPolicy``).
         env: an environment, an SB3 ``VecEnv``, or a registered id, of which 8 environments are made.
         learning_rate: as in PPO, of the base and the exploratory policies; with ``paper`` of the critics.
-        n_steps: as in PPO. None: ``max(1, 2048 // n_envs)``, 2048 transitions in all.
+        n_steps: of a rollout in each environment. None: ``max(1, 2048 // n_envs)``, 2048 transitions in all.
         batch_size: as in PPO, transitions in a minibatch.
         n_epochs: as in PPO.
         gamma: discount of the extrinsic return, in [0, 1].
@@ -79,7 +81,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         normalize_advantage: as in PPO.
         ent_coef: as in PPO, of the base and the exploratory policies.
         vf_coef: as in PPO.
-        max_grad_norm: as in PPO; with ``paper`` the clip of every gradient, which is differentiated through.
+        max_grad_norm: as in PPO; with ``paper`` the largest norm of every gradient, the exploratory policies' too.
         use_sde: must be False.
         sde_sample_freq: unused.
         rollout_buffer_class: as in PPO, of the base policy.
@@ -92,14 +94,15 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         seed: of weights, environments and actions. Each turn is seeded from (seed, number of the turn).
         device: as in PPO.
         _init_setup_model: as in PPO.
-        intrinsic_reward: one exploratory policy for each channel of it: ``"auto"``, a name
-            (``irwrappers.make_intrinsic_reward``), an instance, ``{name: arguments}`` or a list of these, in which a list is
-            one exploratory policy with several rewards. None: no exploratory policies, SB3's PPO weight for weight.
+        intrinsic_reward: a name (``irwrappers.make_intrinsic_reward``), an instance, ``{name: arguments}`` or a list of these:
+            one exploratory policy for each, or for each of its rewards if it has several. A list in the list is one policy
+            with their sum. ``"auto"``: ``["rnd", "count"]`` for discrete observations, else ``[["rnd", "visits"]]``. None: no
+            exploratory policies, SB3's PPO weight for weight.
         intrinsic_reward_kwargs: arguments for a name.
         intrinsic_gamma: discount of the intrinsic returns, in [0, 1].
-        extrinsic_coef: weight of the extrinsic advantage of an exploratory policy.
+        extrinsic_coef: weight of the extrinsic advantage of an exploratory policy, in units of the range of its returns.
         intrinsic_coef: weight of its intrinsic advantage; a number or a schedule of the remaining progress.
-        pull_back: pull followed gradients back through the exploratory policy's last PPO updates; False: first order.
+        pull_back: multiply followed gradients by the transposed Jacobian of the exploratory policy's last PPO updates.
         max_episode_steps: steps of each environment after which a turn ends with a warning although an episode has not ended;
             that episode is bootstrapped. None: the environment's own time limit, or 10 000.
         paper: settings of the paper's algorithm, a mapping or a :class:`sb3_ext.irpo.PaperSettings`; None: as described here.
@@ -189,7 +192,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         self._base_seed = seed if seed is not None else int(np.random.randint(2**31 - 1))
         self.explorers = Explorers()
         self._schedule = TurnSchedule(0)
-        self._base_returns: list[float] = []  # of the base policy, since it last changed
+        self._base_returns: list[float] = []  # the base policy's latest
         self._explored_timesteps = self._learned_timesteps = self._n_moves = self._n_rollouts = 0
         self._callback_generators = SeparateGenerators()
         self._log_interval: int | None = 1
@@ -207,10 +210,8 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         for name, value in (("ent_coef", ent_coef), ("extrinsic_coef", self.extrinsic_coef)):
             check_range(name, value, 0, schedule=False)
         check_range("intrinsic_coef", self.intrinsic_coef, 0)
-        if max_grad_norm is not None:
-            check_range("max_grad_norm", max_grad_norm, 0, open_low=True)
-        if self.max_episode_steps is not None:
-            check_range("max_episode_steps", self.max_episode_steps, 1, integer=True)
+        check_range("max_grad_norm", max_grad_norm, 0, open_low=True, optional=True)
+        check_range("max_episode_steps", self.max_episode_steps, 1, integer=True, optional=True)
         if use_sde:
             raise ValueError("IRPO does not support gSDE (use_sde=True): its noise would outlast the turn of a policy.")
 
@@ -239,6 +240,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         return self.paper is not None or self.intrinsic_reward_spec is not None
 
     def _setup_model(self) -> None:
+        check_spaces(self.observation_space, self.action_space)
         if self.paper is not None:
             self._setup_paper()
             return
@@ -288,6 +290,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         total_timesteps = int(total_timesteps)
         if not self.explores:
             return PPO.learn(self, total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)  # type: ignore[arg-type]
+        check_early_resets(self.env)
         self._go_back_to_resume(continues=not reset_num_timesteps)
         with frozen_statistics(self._vec_normalize_env):  # the reset must not update the statistics twice in a continued run
             total_timesteps, callback = self._setup_learn(
@@ -295,7 +298,8 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
             )
         if reset_num_timesteps:
             self._explored_timesteps = self._learned_timesteps = self._n_rollouts = 0
-        self._fit_rewards(total_timesteps, progress_bar or self.verbose >= 1)
+        if self.num_timesteps < total_timesteps:
+            self._fit_rewards(total_timesteps, progress_bar or self.verbose >= 1)
         callback.on_training_start(locals(), globals())
         self._log_interval = log_interval
         with few_threads(self.policy) if self.paper is None else nullcontext():
@@ -311,8 +315,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
             try:
                 finished = self._turn(callback) if self.paper is None else self._paper_iteration(callback)
             except BaseException:
-                # Restore the state before this iteration, so that a model saved after an interruption resumes exactly.
-                self._restore(self._boundary)
+                self._restore(self._boundary)  # so that a model saved after an interruption resumes exactly
                 self._boundary = None
                 raise
             if not finished:
@@ -383,14 +386,13 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         return True
 
     def _learn_alone(self, recorder: TurnRecorder) -> None:
-        """Update the base policy by PPO if its returns vary."""
+        """Update the base policy by PPO if its latest returns vary."""
         new = recorder.take_new()
-        self._base_returns += new
+        self._base_returns = (self._base_returns + new)[-max(len(new), RECENT_EPISODES) :]
         if varies(self._base_returns) or varies(recorder.unfinished):
             with steady_advantages(self, *self._schedule.left_to_gain(new)):
                 self.train()
             self._learned_timesteps += self.n_steps * self.n_envs
-            self._base_returns = self._base_returns[-max(len(new), RECENT_EPISODES) :]
 
     def _learn_from_exploration(self, explorer: Explorer, recorder: TurnRecorder, last: bool) -> None:
         """Update an exploratory policy by PPO; after the ``last`` rollout of its turn the base policy may move or follow."""

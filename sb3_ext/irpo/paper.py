@@ -177,15 +177,15 @@ class PaperAlgorithm(PaperPieces):
 
         returns = batch.mean_episode_return(batch.per_policy(batch.rollout.rewards), self.gamma)
         weights, temperature = self._weights(returns)
-        found = self.paper.carry_over > 0 and not bool(base.rewarded().any())
-        if found and bool(rewarded.any()):
+        base_unrewarded = self.paper.carry_over > 0 and not bool(base.rewarded().any())
+        if base_unrewarded and float(returns.max()) > 0:
             step = self._move_base_to(theta, {name: value[returns.argmax()] for name, value in thetas.items()}, base)
         else:
             gradient = weighted_sum(weights, pulled_back)
             if self.paper.blend is not None and base_advantages is not None:
                 gradient = self._blend_true_gradient(theta, gradient, base, base_advantages)
             step = self._update_base(theta, gradient, base)
-        self._carries = found and not bool(rewarded.any())
+        self._carries = base_unrewarded and not bool(rewarded.any())
         base_return = self._log_base(theta, base, step)
         base_is_best = self.paper.blend is not None and base_return > float(returns.max())
         self._deploy(step.params, thetas, extrinsic, returns, self.paper.deploy == "base" or base_is_best)

@@ -48,9 +48,9 @@ class PaperSettings:
         fit_fraction: largest share of ``total_timesteps`` that fitting the intrinsic reward takes (ALLO's random walks).
         updates_per_batch: intrinsic updates made from each batch of an exploratory policy; those after its first weigh it by
             π/π_old (``surrogate="ratio"``). An iteration then collects 1 + K·⌈N / updates_per_batch⌉ batches. Paper: 1.
-        carry_over: while the base policy receives no reward, the exploratory policies begin at θ + carry_over · (their last
-            weights − θ) in place of θ, which takes one more batch of each, and θ moves to the first that receives one.
-            Paper: 0.
+        carry_over: while no policy receives a reward, the exploratory policies begin at θ + carry_over · (their last weights
+            − θ) in place of θ, which takes one more batch of each. Where their returns are above 0 and the base policy's are
+            not, θ becomes the one with the highest. Paper: 0.
         blend: rule by which the true gradient is blended into IRPO's: ``None`` (paper), ``"abrupt"``, ``"exponential"``,
             ``"agreement"`` or ``"switch"`` (``sb3_ext.irpo.gradient_weights``).
         blend_start: share of training at which ``"abrupt"`` changes and ``"exponential"`` is half-way.

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from irwrappers.validation import check_range
 from sb3_ext.common import ppo_losses
+from sb3_ext.common.supported_envs import check_spaces
 from sb3_ext.learned_reward.extrinsic_critic import ExtrinsicCritic
 from sb3_ext.learned_reward.recorder import ExtrinsicRecorder
 from sb3_ext.learned_reward.reward_network import RewardNetwork
@@ -78,6 +79,7 @@ class LearnedRewardAlgorithm(OnPolicyAlgorithm):
         super().__init__(*args, **kwargs)
 
     def _setup_model(self) -> None:
+        check_spaces(self.observation_space, self.action_space)
         super()._setup_model()
         self.reward_lr_schedule = FloatSchedule(self.reward_learning_rate)
         self._setup_learned_reward()
@@ -92,11 +94,17 @@ class LearnedRewardAlgorithm(OnPolicyAlgorithm):
         """Return an optimiser for the reward network or V^ex."""
         raise NotImplementedError
 
+    def _set_training_mode(self, training: bool) -> None:
+        """Set dropout and batch normalisation of all networks to training or to evaluation."""
+        for module in (self.policy, self.reward_network, self.extrinsic_critic):
+            module.train(training)
+
     # ------------------------------------------------------------------ rollouts
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
+        self._set_training_mode(False)
         # SB3 computes returns and advantages of extrinsic_coef · r_ex; train() adds those of the learned reward.
         self._recorder = ExtrinsicRecorder(env, self.extrinsic_coef)
         if self.records_originals:
@@ -112,9 +120,9 @@ class LearnedRewardAlgorithm(OnPolicyAlgorithm):
         return self._reward_seen
 
     def _rollout(self, chunk_size: int) -> LearnedRewardRollout:
-        """Return the rollout that was collected last; V^ex takes ``chunk_size`` observations at a time."""
+        """Return the rollout that was collected last, and begin to train; V^ex takes ``chunk_size`` observations at a time."""
         assert self._last_episode_starts is not None
-        return make_rollout(
+        rollout = make_rollout(
             self.rollout_buffer,
             self._recorder,
             self._last_obs,
@@ -123,6 +131,8 @@ class LearnedRewardAlgorithm(OnPolicyAlgorithm):
             self.extrinsic_critic,
             chunk_size,
         )
+        self._set_training_mode(True)
+        return rollout
 
     def _rewarded_actions(self, actions: Tensor) -> Tensor:
         """Return sampled actions as the reward network takes them."""
@@ -135,10 +145,13 @@ class LearnedRewardAlgorithm(OnPolicyAlgorithm):
             observations: ``[n, …]`` as the policy sees them, normalised where there is a ``VecNormalize``.
             actions: ``[n, …]`` as the policy samples them, Box actions before they are clipped.
         """
-        observations = self.policy.obs_to_tensor(observations)[0]
+        observations, training = self.policy.obs_to_tensor(observations)[0], self.reward_network.training
+        self.reward_network.eval()
         with torch.no_grad():
             rewarded = self._rewarded_actions(torch.as_tensor(actions, device=self.device))
-            return self.reward_network(observations, rewarded).cpu().numpy()
+            rewards = self.reward_network(observations, rewarded).cpu().numpy()
+        self.reward_network.train(training)
+        return rewards
 
     # ------------------------------------------------------------------ training
 

@@ -146,7 +146,6 @@ class LIRPG(RewardGradientAlgorithm, LearnedRewardPPO):
         if not self._learns_reward():
             super().train()
             return
-        self.policy.set_training_mode(True)
         self._update_learning_rates()
         clip_ranges = self._clip_ranges()
         rollout = self._rollout(self.batch_size)

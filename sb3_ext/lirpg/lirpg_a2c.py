@@ -110,7 +110,6 @@ class LIRPGA2C(RewardGradientAlgorithm, A2C):
         if not self._learns_reward():
             super().train()
             return
-        self.policy.set_training_mode(True)
         self._update_learning_rates()
         rollout = self._rollout(self.n_steps * self.n_envs)
         logs: Logs = defaultdict(list)

@@ -44,7 +44,8 @@ class PaperIRPO(IRPO):
         blend: how the true gradient is blended into IRPO's; None, the paper's: not at all.
         blend_start: fraction of training at which ``"abrupt"`` changes over and ``"exponential"`` is half-way.
         bootstrap_truncated: whether to bootstrap episodes that a time limit ended; the paper does not.
-        carry_over: how far exploratory policies begin from the base policy towards where they ended before; 0 in the paper.
+        carry_over: while no policy receives a reward, how far from the base policy towards their last weights the exploratory
+            policies begin, in [0, 1]; 0 in the paper.
         cg_damping: added to the diagonal of the trust region's Fisher matrix.
         cg_max_steps: number of conjugate-gradient steps of the trust region.
         deploy: policy that ``predict`` uses, ``"best_exploratory"`` or ``"base"``.

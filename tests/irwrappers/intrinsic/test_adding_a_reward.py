@@ -11,7 +11,8 @@
    source, and an entry for each argument.
 5. Test the equation against numbers by hand in ``tests/irwrappers/intrinsic/test_<name>.py``. The facts that hold for every
    reward (shapes, purity, saving, splitting batches, the wrappers, ``IntrinsicPPO``) are tested for all of
-   ``INTRINSIC_REWARDS``: there is nothing to add, except arguments that make it quick to ``QUICK`` there.
+   ``INTRINSIC_REWARDS``: there is nothing to add, except, to ``QUICK`` in
+   ``tests/helpers/random_steps.py``, arguments that make it quick.
 6. Add it to the table in ``README.md`` and to ``CHANGELOG.md``.
 
 The tests below follow these steps with a toy.

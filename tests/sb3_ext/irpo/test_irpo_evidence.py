@@ -78,14 +78,8 @@ def test_the_run_alone_doubles_while_it_improves_and_halves_where_it_stagnates()
     rng = np.random.default_rng(0)
     improving = [run_of(schedule, level + rng.normal(0, 0.01, 20)) for level in range(6)]
     assert improving == [1, 1, 2, 4, 8, 8]
-    stagnating = [run_of(schedule, 5 + np.zeros(20) + 0.01 * (np.arange(20) % 2)) for _ in range(12)]
-    assert stagnating == [8, 4, 4, 2, 2, 2, 2, 1, 1, 1, 1, 1]  # eight rollouts each
-
-
-def test_a_slow_improvement_is_seen_over_several_runs():
-    schedule, rng = Schedule(n_exploratory=1, longest_run=8, shortest_run=1), np.random.default_rng(0)
-    runs = [run_of(schedule, 0.05 * step + rng.normal(0, 0.3, 8)) for step in range(20)]
-    assert min(runs[10:]) >= 2  # from one run to the next it is within the noise
+    stagnating = [run_of(schedule, 5 + np.zeros(20) + 0.01 * (np.arange(20) % 2)) for _ in range(5)]
+    assert stagnating == [8, 4, 2, 1, 1]
 
 
 def test_a_gain_that_is_a_trifle_of_all_returns_seen_is_none():
