@@ -166,7 +166,7 @@ def collect_episodes(
         raw_observations=original,
         raw_next_observations=original_following,
         actions=actions_,
-        rewards=rewards_,
+        rewards=rewards_.to(torch.get_default_dtype()),  # worker processes send float64
         terminated=terminated_,
         truncated=truncated_,
         valid=torch.as_tensor(valid, device=device),

@@ -80,6 +80,7 @@ class Options(nn.ModuleList):
         for k in np.unique(choices[~single]).tolist():
             rows = np.flatnonzero(choices == k)
             acts = self[k]._predict(tree_map(lambda x, rows=rows: x[rows], observations), deterministic=True).cpu().numpy()
+            acts = acts.reshape(-1, *space.shape)  # type: ignore[misc]
             actions[rows] = np.clip(acts, space.low, space.high) if isinstance(space, spaces.Box) else acts
         return actions
 

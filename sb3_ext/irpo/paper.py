@@ -99,7 +99,7 @@ class PaperAlgorithm(PaperPieces):
         if not self.intrinsic_reward.needs_fit:
             return
         assert self.env is not None
-        budget = int(self.paper.fit_fraction * (total_timesteps - self.num_timesteps))
+        budget = max(int(self.paper.fit_fraction * (total_timesteps - self.num_timesteps)), self.n_envs)
         if self.verbose >= 1:
             print(f"Fitting the intrinsic reward {type(self.intrinsic_reward).__name__} on at most {budget} steps")
         try:

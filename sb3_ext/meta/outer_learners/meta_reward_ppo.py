@@ -125,7 +125,6 @@ class MetaRewardPPO(PPO):
         else:
             self.reward_model = reward_model if isinstance(reward_model, RewardModel) else RewardModel.load(reward_model)
             settings = self._defaults()
-            given["policy_kwargs"] = self._policy_kwargs(policy_kwargs)
         if max_episode_steps is not None:
             check_range("max_episode_steps", max_episode_steps, 1, integer=True)
         self.max_episode_steps = max_episode_steps
@@ -157,16 +156,15 @@ class MetaRewardPPO(PPO):
             vf_coef=0.0 if advantages else inner.vf_coef,
         )
 
-    def _policy_kwargs(self, given: dict[str, Any] | None) -> dict[str, Any]:
-        inner = self.reward_model.inner
-        arch = list(inner.net_arch)
-        return {"net_arch": dict(pi=arch, vf=arch), "log_std_init": inner.log_std_init} | (given or {})
-
     def _setup_model(self) -> None:
         if not isinstance(self.reward_model, RewardModel):  # given to SB3's load
             self.reward_model = RewardModel.load(self.reward_model)
         self.reward_model.check_spaces(self.observation_space, self.action_space)
+        inner, given = self.reward_model.inner, self.policy_kwargs  # load() compares it with the argument of that name
+        arch = list(inner.net_arch)
+        self.policy_kwargs = {"net_arch": dict(pi=arch, vf=arch), "log_std_init": inner.log_std_init} | given
         super()._setup_model()
+        self.policy_kwargs = given
         self.reward_network: MetaRewardNetwork = deepcopy(self.reward_model.network).to(self.device)
         if self.env is not None:  # a model that is loaded to predict may have none
             self._horizon = self._find_horizon(self.env)

@@ -237,14 +237,14 @@ class MetaRewardPolicy(BasePolicy):
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        data = super()._get_constructor_parameters()
-        data.update(
+        return dict(
+            observation_space=self.observation_space,
+            action_space=self.action_space,
             lr_schedule=self._dummy_schedule,
             network_kwargs=self.network_kwargs,
             optimizer_class=self.optimizer_class,
             optimizer_kwargs=self.optimizer_kwargs,
         )
-        return data
 
     def forward(self, observations: dict[str, Tensor], state: State) -> Outputs:
         """Return the outputs ``[1, B]`` for one step with ``observations`` ``[B, ...]`` and the ``state`` before it."""
