@@ -15,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from irwrappers.files import replacing
+
 _HEADER = "irwrappers"
 
 
@@ -32,7 +34,8 @@ def write_state(path: str | os.PathLike[str], header: Mapping[str, Any], state: 
     tensors: dict[str, Tensor] = {}
     text = json.dumps({**header, "state": _pack(state, "state", tensors)})
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, str(path), metadata={_HEADER: text})
+    with replacing(path) as temporary:
+        save_file(tensors, str(temporary), metadata={_HEADER: text})
 
 
 def read_state(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Any]:

@@ -1,4 +1,4 @@
-"""Checkpoints that lie on iteration boundaries, whenever ``save`` is called."""
+"""Files of models that are whole or not there, and checkpoints that lie on iteration boundaries."""
 
 from __future__ import annotations
 
@@ -10,6 +10,26 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
+
+from irwrappers.files import replacing
+
+
+class WholeSave(BaseAlgorithm):
+    """Mixin whose ``save`` replaces a file only by a whole one: a kill or a full disk leaves the model that was there."""
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """Save as SB3 does, under a temporary name that is then moved into place."""
+        if not isinstance(path, (str, pathlib.Path)):
+            super().save(path, exclude, include)
+            return
+        path = pathlib.Path(path)
+        with replacing(path if path.suffix else path.with_suffix(".zip")) as temporary:
+            super().save(temporary, exclude, include)
 
 
 class WeightsToResume:
@@ -31,7 +51,7 @@ class WeightsToResume:
         self.weights = state
 
 
-class IterationCheckpoint(BaseAlgorithm):
+class IterationCheckpoint(WholeSave):
     """Mixin for algorithms whose iteration is all or nothing.
 
     SB3's callbacks save in the middle of a rollout. While ``_boundary`` holds a snapshot of the iteration's beginning,

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_map
 from irwrappers import IntrinsicReward, make_intrinsic_reward
 from irwrappers.serialization import check_same_spaces
 from irwrappers.validation import check_choice, check_range
+from sb3_ext.common.checkpoint import WholeSave
 from sb3_ext.common.original_space import original_observation_space
 from sb3_ext.common.sb3_arguments import sb3_arguments
 from sb3_ext.common.supported_envs import check_early_resets, check_spaces
@@ -33,7 +34,7 @@ SelfHRL = TypeVar("SelfHRL", bound="HRL")
 DEFAULT_N_ENVS = 64  # for an environment given by its id
 
 
-class HRL(PPO):
+class HRL(WholeSave, PPO):
     """PPO over options and single actions. Each option is trained before by PPO on one channel of an intrinsic reward.
 
     A run has three parts: the intrinsic reward is fitted (ALLO's random walks), the options are trained one after the other,

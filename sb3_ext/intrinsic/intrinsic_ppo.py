@@ -25,6 +25,7 @@ from irwrappers import IntrinsicReward, Transitions
 from irwrappers.transitions import TransitionRecorder
 from irwrappers.validation import check_range
 from sb3_ext.common import ppo_losses
+from sb3_ext.common.checkpoint import WholeSave
 from sb3_ext.common.gae import generalized_advantage_estimation
 from sb3_ext.common.original_space import original_observation_space
 from sb3_ext.common.sb3_arguments import default_n_steps, sb3_arguments
@@ -40,7 +41,7 @@ SelfIntrinsicPPO = TypeVar("SelfIntrinsicPPO", bound="IntrinsicPPO")
 WARMUP_SHARE = 10  # the warm-up takes at most one part in so many of a run
 
 
-class IntrinsicPPO(PPO):
+class IntrinsicPPO(WholeSave, PPO):
     """PPO on extrinsic and intrinsic rewards, with a value head and a discount for each: its advantages are c_E·Â_E + c_I·Â_I.
 
     The extrinsic return ends where an episode terminates; SB3 bootstraps it where one is truncated. The intrinsic return does

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from irwrappers.validation import check_range
 from sb3_ext.common import ppo_losses
+from sb3_ext.common.checkpoint import WholeSave
 from sb3_ext.common.supported_envs import check_spaces
 from sb3_ext.learned_reward.extrinsic_critic import ExtrinsicCritic
 from sb3_ext.learned_reward.recorder import ExtrinsicRecorder
@@ -30,7 +31,7 @@ ClipRanges = tuple[float, float | None]
 """The present values of PPO's ``clip_range`` and ``clip_range_vf``."""
 
 
-class LearnedRewardAlgorithm(OnPolicyAlgorithm):
+class LearnedRewardAlgorithm(WholeSave, OnPolicyAlgorithm):
     """Mixin for an algorithm of SB3 whose policy maximises extrinsic_coef · r_ex + intrinsic_coef · r_η(s, a).
 
     A subclass provides ``reward_network`` and decides how its parameters η learn from the extrinsic return.

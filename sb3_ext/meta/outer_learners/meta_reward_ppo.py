@@ -19,6 +19,7 @@ from torch import Tensor
 
 from irwrappers.extrinsic.signal import success_signal
 from irwrappers.validation import check_range
+from sb3_ext.common.checkpoint import WholeSave
 from sb3_ext.common.sb3_arguments import sb3_arguments
 from sb3_ext.meta.lifetimes.task_batches import flat_actions
 from sb3_ext.meta.outer_learners.policies import MetaRewardNetwork
@@ -27,7 +28,7 @@ from sb3_ext.meta.outer_learners.reward_model import RewardComputer, RewardModel
 SelfMetaRewardPPO = TypeVar("SelfMetaRewardPPO", bound="MetaRewardPPO")
 
 
-class MetaRewardPPO(PPO):
+class MetaRewardPPO(WholeSave, PPO):
     """PPO on the rewards (or the advantages) of a trained :class:`RewardModel`; of the environment it uses
     ``info["is_success"]`` alone (Pappalardo, Ramele & Santos, arXiv 2407.21546).
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 import shutil
 import sys
@@ -14,6 +15,7 @@ import pandas as pd
 
 from sb3_ext.distributed.cluster import import_ray
 from sb3_ext.zoo.benchmark import schedule, search, speed, table
+from sb3_ext.zoo.benchmark.lock import locked
 from sb3_ext.zoo.benchmark.plots import plot_comparison, plot_gradient_norms, plot_sample_efficiency
 from sb3_ext.zoo.benchmark.run import ERROR, circumstances
 from sb3_ext.zoo.benchmark.scores import SCORING, Scoring
@@ -34,23 +36,24 @@ def benchmark(arguments: Sequence[str] | None = None) -> None:
         return
     if given.suite is None:
         parser.error(f"which suite? {', '.join(suite_names())}, or the path of a YAML file")
-    try:
-        suite = load_suite(given.suite)
-        out = Path(given.out or Path("logs", "benchmark", suite["name"]))
-        if given.search is not None and "speed" in suite:
-            raise ValueError(f"--search needs a suite with contenders; {suite['name']} measures speed.")
-        kind = _speed if "speed" in suite else _search if given.search is not None else _learning
-        work, what = kind(given, suite, out)
-    except ValueError as error:
-        parser.error(str(error))
-    try:
-        failed = work()
-    except KeyboardInterrupt:
-        out.mkdir(parents=True, exist_ok=True)
-        _log_session(out, suite, given, f"{what}, interrupted")
-        raise
-    if what:
-        _log_session(out, suite, given, what)
+    with contextlib.ExitStack() as stack:
+        try:
+            suite = load_suite(given.suite)
+            out = Path(given.out or Path("logs", "benchmark", suite["name"]))
+            if given.search is not None and "speed" in suite:
+                raise ValueError(f"--search needs a suite with contenders; {suite['name']} measures speed.")
+            stack.enter_context(locked(out))
+            kind = _speed if "speed" in suite else _search if given.search is not None else _learning
+            work, what = kind(given, suite, out)
+        except ValueError as error:
+            parser.error(str(error))
+        try:
+            failed = work()
+        except KeyboardInterrupt:
+            _log_session(out, suite, given, f"{what}, interrupted")
+            raise
+        if what:
+            _log_session(out, suite, given, what)
     for error_file in failed:
         print(f"\n{error_file.parent.relative_to(out)} failed; {error_file}:\n{error_file.read_text()}", file=sys.stderr)
     if failed:

@@ -29,6 +29,7 @@ from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization, un
 
 import sb3_ext
 from irwrappers import VecIntrinsicReward
+from irwrappers.files import replacing, write_text
 from irwrappers.seeding import seeded
 from sb3_ext.meta.outer_learners.lifetime_algorithm import LifetimeAlgorithm
 from sb3_ext.zoo.benchmark.suites import Run
@@ -74,7 +75,7 @@ def execute(run: Run, out: Path, threads: int) -> None:
     folder = run.folder(out)
     folder.mkdir(parents=True, exist_ok=True)
     about = {**circumstances(), "torch_threads": threads}
-    (folder / CONFIG).write_text(json.dumps({"run": asdict(run), "circumstances": about}, indent=2) + "\n")
+    write_text(folder / CONFIG, json.dumps({"run": asdict(run), "circumstances": about}, indent=2) + "\n")
     torch.set_num_threads(threads)
     set_random_seed(run.seed)
     with open(os.devnull, "w") as devnull, contextlib.redirect_stdout(devnull):  # rl_zoo3 prints what it reads
@@ -104,7 +105,7 @@ def execute(run: Run, out: Path, threads: int) -> None:
         if getattr(model, "shards", None) is not None:  # processes or Ray actors
             model.shards.close()
     done = {"timesteps": model.num_timesteps, "wall_s": round(evaluations.wall_s, 1), "date": about["date"]}
-    (folder / DONE).write_text(json.dumps(done) + "\n")
+    write_text(folder / DONE, json.dumps(done) + "\n")
 
 
 class _Manager(ExperimentManager):
@@ -204,7 +205,7 @@ class Evaluations(BaseCallback):
                 )
                 row = (self.run.suite, name, self.run.label, self.run.seed, self.model.num_timesteps)
                 rows.append([*row, round(self.wall_s, 2), success, mean_return, self.commit, actions])
-        _write_rows(self.folder / EVALUATIONS, rows, append=True)
+        _append_rows(self.folder / EVALUATIONS, rows)
 
 
 def evaluate(
@@ -259,9 +260,8 @@ def _save_checkpoint(model: BaseAlgorithm, path: Path, wall_s: float) -> None:
     if bonus is not None:
         beside["bonus"] = bonus.bonus.state_dict()
     model.benchmark = beside  # type: ignore[attr-defined]  # SB3 saves every attribute
-    unfinished = path.with_name(f"unfinished-{path.name}")
-    model.save(unfinished)
-    os.replace(unfinished, path)  # a run that is killed while saving keeps the previous checkpoint
+    with replacing(path) as unfinished:  # a run that is killed while saving keeps the previous checkpoint
+        model.save(unfinished)
 
 
 def _restore(model: BaseAlgorithm) -> float:
@@ -288,16 +288,23 @@ def _rows_until(path: Path, column: str, timesteps: int) -> list[list[str]]:
     return [header, *(row for row in rows if len(row) == len(header) and row[at] and float(row[at]) <= timesteps)]
 
 
-def _write_rows(path: Path, rows: list[list[Any]], append: bool = False) -> None:
-    with open(path, "a" if append else "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows if append else rows or [list(COLUMNS)])
+def _write_rows(path: Path, rows: list[list[Any]]) -> None:
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows or [list(COLUMNS)])
+
+
+def _append_rows(path: Path, rows: list[list[Any]]) -> None:
+    with open(path, "a", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
 
 
 def _progress_logger(path: Path, timesteps: int) -> Logger:
-    """Return SB3's CSV logger, which overwrites its file, with the rows up to the checkpoint written again."""
+    """Return SB3's CSV logger, which begins its file anew, with the rows up to the checkpoint written again."""
     rows = _rows_until(path, "time/total_timesteps", timesteps)
-    output = CSVOutputFormat(str(path))
-    if rows:
-        output.keys = rows[0]
-        csv.writer(output.file, lineterminator="\n").writerows(rows)
+    with replacing(path) as temporary:  # the logger's open file is renamed
+        output = CSVOutputFormat(str(temporary))
+        if rows:
+            output.keys = rows[0]
+            csv.writer(output.file, lineterminator="\n").writerows(rows)
+            output.file.flush()
     return Logger(str(path.parent), [output])

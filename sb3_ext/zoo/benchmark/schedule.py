@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from irwrappers.files import write_text
 from sb3_ext.zoo.benchmark.processes import ProcessDied, run_in_processes
 from sb3_ext.zoo.benchmark.run import CONFIG, DONE, ERROR, EVALUATIONS, PROGRESS, execute
 from sb3_ext.zoo.benchmark.suites import Run
@@ -39,7 +40,7 @@ def unfinished(runs: Sequence[Run], out: Path, overwrite: bool = False) -> list[
     for run in runs:
         folder = run.folder(out)
         if (folder / CONFIG).is_file():
-            stored = json.loads((folder / CONFIG).read_text())["run"]
+            stored = _stored_run(folder / CONFIG)
             difference = _difference(stored, json.loads(json.dumps(asdict(run))))
             if difference:
                 other.append(folder)
@@ -53,6 +54,16 @@ def unfinished(runs: Sequence[Run], out: Path, overwrite: bool = False) -> list[
     for folder in other:
         shutil.rmtree(folder)
     return todo
+
+
+def _stored_run(config: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(config.read_text(encoding="utf-8"))["run"])
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(
+            f"{config} is not the description of a run, as this command writes it. Delete {config.parent}, or choose another "
+            "--out."
+        ) from None
 
 
 def _difference(stored: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
@@ -113,7 +124,7 @@ def _attempt(run: Run, out: Path, threads: int) -> None:
 def _write_error(run: Run, out: Path, text: str) -> None:
     error = run.folder(out) / ERROR
     error.parent.mkdir(parents=True, exist_ok=True)
-    error.write_text(text)
+    write_text(error, text)
 
 
 def _failed(run: Run, out: Path) -> bool:
@@ -143,7 +154,7 @@ def collect(out: Path) -> pd.DataFrame:
     if not folders:
         return pd.DataFrame()
     results = pd.concat([pd.read_csv(folder / EVALUATIONS, dtype={"commit": str}) for folder in folders], ignore_index=True)
-    results.to_csv(out / RESULTS, index=False)
+    write_text(out / RESULTS, results.to_csv(index=False))
     norms = []
     for folder in folders:
         progress = pd.read_csv(folder / PROGRESS) if (folder / PROGRESS).stat().st_size else pd.DataFrame()
@@ -154,5 +165,5 @@ def collect(out: Path) -> pd.DataFrame:
                 named[["timesteps", *GRADIENT_COLUMNS]].assign(env=run["env"], algo=run["label"], seed=run["seed"]).dropna()
             )
     if norms:
-        pd.concat(norms, ignore_index=True).to_csv(out / GRADIENTS, index=False)
+        write_text(out / GRADIENTS, pd.concat(norms, ignore_index=True).to_csv(index=False))
     return results

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from irwrappers.files import write_text
+
 GROUP = ["env", "algo", "actions"]
 SOLVED = 0.9
 SCORING = "scoring.json"
@@ -52,7 +54,7 @@ class Scoring:
         """
         folder.mkdir(parents=True, exist_ok=True)
         known = {"contenders": list(self.contenders), "environments": self.environments}
-        (folder / SCORING).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+        write_text(folder / SCORING, json.dumps(known, indent=2) + "\n")
 
     def ordered(self, results: pd.DataFrame) -> pd.DataFrame:
         """Return results in the suite's order of environments and contenders, those that the suite does not have last.

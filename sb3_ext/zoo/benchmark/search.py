@@ -27,6 +27,7 @@ import pandas as pd
 import yaml
 from rl_zoo3.utils import ALGOS
 
+from irwrappers.files import write_text
 from irwrappers.validation import check_range
 from sb3_ext.zoo.benchmark import schedule
 from sb3_ext.zoo.benchmark.run import ERROR, EVALUATIONS, commit
@@ -204,7 +205,7 @@ class Search:
             "contenders by runs with other seeds (--best)."
         )
         text = "\n".join([*lines, "", caption, ""])
-        (self.folder / SUMMARY).write_text(text, encoding="utf-8")
+        write_text(self.folder / SUMMARY, text)
         print(text)
 
 

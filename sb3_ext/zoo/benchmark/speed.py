@@ -24,6 +24,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from tqdm import tqdm
 
+from irwrappers.files import write_text
 from irwrappers.validation import check_range
 from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.zoo.benchmark.processes import run_in_processes
@@ -117,7 +118,7 @@ def measure_all(measurements: Sequence[Measurement], out: Path) -> pd.DataFrame:
     bar.close()
     results = pd.DataFrame(rows).assign(commit=commit()).reindex(columns=COLUMNS)
     out.mkdir(parents=True, exist_ok=True)
-    results.to_csv(out / RESULTS, index=False)
+    write_text(out / RESULTS, results.to_csv(index=False))
     report(out)
     return results
 
@@ -215,7 +216,7 @@ def report(folder: Path) -> None:
     reference = table[table.variant == table.measure.map(REFERENCES)].set_index(["measure", "env"]).steps_per_s
     rates = [reference.get((row.measure, row.env), np.nan) for row in table.itertuples()]
     table["reference_is_faster"] = rates / table.steps_per_s
-    table.to_csv(folder / "table.csv", index=False, float_format="%.6g")
+    write_text(folder / "table.csv", table.to_csv(index=False, float_format="%.6g"))
     lines = [
         "| measure | environment | variant | n_envs | steps/s | vectorised, or PPO, is as fast times | peak MiB |",
         "|---|---|---|---:|---:|---:|---:|",
@@ -228,5 +229,5 @@ def report(folder: Path) -> None:
         cells = [row["measure"], row["env"], row["variant"], row["n_envs"], f"{row['steps_per_s']:,.0f}", ratio, peak]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     text = "\n".join([*lines, "", f"Medians of up to {results.repeat.max() + 1} repetitions, measured in turn.", ""])
-    (folder / "table.md").write_text(text, encoding="utf-8")
+    write_text(folder / "table.md", text)
     print(text)

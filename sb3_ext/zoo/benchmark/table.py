@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from irwrappers.files import write_text
 from sb3_ext.zoo.benchmark.bootstrap import bootstrap, interquartile_means, with_interval
 from sb3_ext.zoo.benchmark.commits import MIXED, commit_note
 from sb3_ext.zoo.benchmark.comparison import compare, comparison_markdown
@@ -176,9 +177,9 @@ def write_table(
     seeds = seed_statistics(results, scoring)
     table = summarize(results, curve, seeds)
     comparison, profiles = compare(seeds, scoring)
-    table.to_csv(folder / "table.csv", index=False, float_format="%.6g")
+    write_text(folder / "table.csv", table.to_csv(index=False, float_format="%.6g"))
     parts = [markdown(table), comparison_markdown(comparison), commit_note(seeds)]
     if len(comparison):
-        comparison.to_csv(folder / "comparison.csv", index=False, float_format="%.6g")
-    (folder / "table.md").write_text("\n".join(part for part in parts if part), encoding="utf-8")
+        write_text(folder / "comparison.csv", comparison.to_csv(index=False, float_format="%.6g"))
+    write_text(folder / "table.md", "\n".join(part for part in parts if part))
     return {"comparison": comparison, "profiles": profiles}
