@@ -13,9 +13,11 @@ import rl_zoo3.train
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_ext.zoo.algorithms import find_algorithm
+from sb3_ext.zoo.checkpoints import newest_checkpoint
 from sb3_ext.zoo.environments import require_atari, without_bonus
 from sb3_ext.zoo.lifetime_families import is_lifetime
 from sb3_ext.zoo.manager import ExperimentManager, parse_kwargs
+from sb3_ext.zoo.resume import read_command
 
 
 def _use_our_manager() -> None:
@@ -33,22 +35,37 @@ def _check_env() -> None:
 def train() -> None:
     """Run ``python -m sb3_ext.train``: rl_zoo3's ``train`` with the algorithms of :mod:`sb3_ext.zoo.algorithms`.
 
-    ``--ray HOST:6379|auto|local`` runs the lifetimes of ``--algo meta_reward`` on a Ray cluster; every other argument is
-    rl_zoo3's.
+    ``--resume FOLDER`` continues the run in a folder from its newest whole checkpoint, with the command that started it;
+    arguments given beside it (``-n``, ``--save-freq``) replace those of that command. ``--ray HOST:6379|auto|local`` runs the
+    lifetimes of ``--algo meta_reward`` on a Ray cluster. Every other argument is rl_zoo3's. After Ctrl-C or SIGTERM the model
+    is saved and the exit status is 130.
 
     Raises:
         ImportError: for an Atari game without ale-py.
-        ValueError: for hyperparameters that the algorithm does not have.
+        ValueError: for hyperparameters that the algorithm does not have, and for a folder without a checkpoint.
     """
-    _use_our_manager()
-    _check_env()
     ours = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     ours.add_argument("--ray")
+    ours.add_argument("--resume", type=Path)
     given, sys.argv[1:] = ours.parse_known_args()
-    ExperimentManager.ray_address = given.ray
+    ExperimentManager.ray_address, ExperimentManager.resume_folder = given.ray, given.resume
+    ExperimentManager.interruption, ExperimentManager.command = None, tuple(sys.argv[1:])
+    if given.resume is not None:
+        started = read_command(given.resume)
+        checkpoint = newest_checkpoint(given.resume)
+        sys.argv[1:] = [*started["arguments"], *sys.argv[1:], "--trained-agent", str(checkpoint)]
+        ExperimentManager.ray_address = given.ray or started["ray"]
+    _use_our_manager()
+    _check_env()
     # Intended: training steps the vectorised form, evaluation a single environment.
     warnings.filterwarnings("ignore", message="Training and eval env are not of the same type")
-    rl_zoo3.train.train()
+    try:
+        rl_zoo3.train.train()
+    except KeyboardInterrupt:
+        sys.exit("Interrupted before training began: nothing was saved.")
+    if ExperimentManager.interruption is not None:
+        print(ExperimentManager.interruption)
+        sys.exit(130)
 
 
 def enjoy() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
+import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,12 @@ import rl_zoo3.exp_manager
 import yaml
 from gymnasium import spaces
 from rl_zoo3.utils import ALGOS
+from sb3_contrib.common.vec_env import AsyncEval
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.utils import get_latest_run_id
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from irwrappers.intrinsic.encoder import SMALLEST_IMAGE, channels_first
@@ -20,8 +27,11 @@ from sb3_ext.distributed import RayShards
 from sb3_ext.meta.lifetimes.inner_agents import InnerSettings
 from sb3_ext.meta.outer_learners.lifetime_algorithm import LifetimeAlgorithm
 from sb3_ext.zoo.algorithms import find_algorithm, registered_algorithms
+from sb3_ext.zoo.checkpoints import Checkpoints, restore_wrappers, save_checkpoint
 from sb3_ext.zoo.environments import import_environment, is_atari, native_vec_env, without_bonus
 from sb3_ext.zoo.lifetime_families import is_lifetime
+from sb3_ext.zoo.process import command_name, sigterm_as_interrupt
+from sb3_ext.zoo.resume import continue_evaluations, keep_monitors, write_command
 
 CONSTRUCTOR_DEFAULTS = "the constructor's defaults"  # given as `config`: read no hyperparameter file
 
@@ -88,12 +98,19 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
 
     default_vec_env_cls = staticmethod(native_vec_env)  # type: ignore[assignment]
     ray_address: str | None = None  # Ray cluster that runs the lifetimes
+    command: tuple[str, ...] | None = None  # arguments that a continued run needs; None: it cannot be continued
+    resume_folder: Path | None = None  # of the run that is continued
+    interrupted_after: int | None = None  # steps, if Ctrl-C or SIGTERM ended training
+    interruption: str | None = None  # and what to say of it
 
     def __init__(self, args: Any, algo: str, env_id: str, *rest: Any, **kwargs: Any) -> None:
         env_id = import_environment(env_id)
         self.entry = find_algorithm(algo)
         kwargs["config"] = kwargs.get("config") or hyperparams_file(algo, env_id)
         super().__init__(args, algo, env_id, *rest, **kwargs)
+        if self.resume_folder is not None:
+            self.save_path = str(self.resume_folder)
+            self.params_path = f"{self.save_path}/{self.env_name}"
         self.reads_our_file = Path(self.config) == self.entry.hyperparams_file
         if self.reads_our_file:
             self._is_atari = False  # rl_zoo3 would look for an entry "atari"; in our files "default" serves the games too
@@ -151,6 +168,68 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
             self.eval_freq = max(self.eval_freq, self.n_envs * lifetime)
             self.n_eval_envs = max(self.n_eval_envs, self.n_eval_episodes)
         super().create_callbacks()
+        for number, callback in enumerate(self.callbacks):
+            if type(callback) is CheckpointCallback:
+                self.callbacks[number] = Checkpoints(callback.save_freq, callback.save_path, verbose=callback.verbose)
+
+    def create_log_folder(self) -> None:
+        """Create the folder of the run, which no other run has, not even one that starts at the same time."""
+        while self.resume_folder is None:
+            try:
+                os.makedirs(self.save_path)
+                break
+            except FileExistsError:
+                number = get_latest_run_id(self.log_path, self.env_name) + 1
+                self.save_path = os.path.join(self.log_path, f"{self.env_name}_{number}")
+                self.params_path = f"{self.save_path}/{self.env_name}"
+        if self.resume_folder is not None:
+            keep_monitors(self.resume_folder)
+        super().create_log_folder()
+
+    def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
+        if self.resume_folder is None:
+            super()._save_config(saved_hyperparams)
+            if self.command is not None:
+                write_command(Path(self.save_path), self.command, self.seed, self.ray_address)
+
+    def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
+        if self.resume_folder is None:
+            return super()._load_pretrained_agent(hyperparams, env)
+        model = ALGOS[self.algo].load(
+            self.trained_agent, env=env, device=self.device, tensorboard_log=self.tensorboard_log, verbose=self.verbose
+        )
+        restore_wrappers(model)
+        if isinstance(model, OffPolicyAlgorithm):
+            print("The replay buffer is not part of a checkpoint: it begins empty.")
+        print(f"Continuing {self.trained_agent} after {model.num_timesteps} steps")
+        for callback in self.callbacks:
+            if isinstance(callback, EvalCallback):
+                continue_evaluations(callback, self.resume_folder, model.num_timesteps)
+        return model
+
+    def learn(self, model: BaseAlgorithm) -> None:
+        """Train the model, to the whole number of steps if it is continued; SIGTERM is treated as Ctrl-C.
+
+        Args:
+            model: of ``setup_experiment``.
+        """
+        done = 0 if self.resume_folder is None else model.num_timesteps
+        arguments: dict[str, Any] = {"callback": self.callbacks} if self.callbacks else {}
+        if self.log_interval != -1:  # rl_zoo3: -1 for the default, less for none
+            arguments["log_interval"] = self.log_interval if self.log_interval > -1 else None
+        if self.algo == "ars" and self.n_envs > 1:
+            arguments["async_eval"] = AsyncEval([partial(self.create_envs, 1, no_log=True)] * self.n_envs, model.policy)
+        try:
+            with sigterm_as_interrupt():
+                model.learn(self.n_timesteps - done, reset_num_timesteps=self.resume_folder is None, **arguments)
+        except KeyboardInterrupt:
+            self.interrupted_after = model.num_timesteps
+        finally:
+            if self.callbacks:  # the progress bar
+                self.callbacks[0].on_training_end()
+            with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # processes that Ctrl-C ended too
+                assert model.env is not None
+                model.env.close()
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
         """Save the model, and beside it the reward model that ``MetaRewardPPO`` loads.
@@ -159,6 +238,13 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
             model: the trained model.
         """
         super().save_trained_model(model)
+        if self.interrupted_after is not None:
+            path = Path(self.save_path) / f"{self.env_name}.zip"
+            save_checkpoint(model, path)
+            ExperimentManager.interruption = (
+                f"Interrupted after {self.interrupted_after} steps; saved as {path}. To continue: "
+                f"{command_name('train')} --resume {self.save_path}"
+            )
         if isinstance(model, LifetimeAlgorithm):
             model.save_reward_model(Path(self.save_path) / self.env_name)
 

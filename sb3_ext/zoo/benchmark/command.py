@@ -20,6 +20,7 @@ from sb3_ext.zoo.benchmark.plots import plot_comparison, plot_gradient_norms, pl
 from sb3_ext.zoo.benchmark.run import ERROR, circumstances
 from sb3_ext.zoo.benchmark.scores import SCORING, Scoring
 from sb3_ext.zoo.benchmark.suites import load_best, load_suite, plan, scoring, suite_names
+from sb3_ext.zoo.process import command_name
 
 
 def benchmark(arguments: Sequence[str] | None = None) -> None:
@@ -58,16 +59,6 @@ def benchmark(arguments: Sequence[str] | None = None) -> None:
         print(f"\n{error_file.parent.relative_to(out)} failed; {error_file}:\n{error_file.read_text()}", file=sys.stderr)
     if failed:
         sys.exit(1)
-
-
-def command_name(name: str) -> str:
-    """Return how a command was started, for its usage message: as a console script or as a module.
-
-    Args:
-        name: ``"benchmark"`` or ``"plot"``.
-    """
-    script = f"irw-{name}"
-    return script if Path(sys.argv[0]).stem == script else f"python -m sb3_ext.{name}"
 
 
 def _parser() -> argparse.ArgumentParser:

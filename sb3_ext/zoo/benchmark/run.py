@@ -25,14 +25,14 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import CSVOutputFormat, Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization, unwrap_vec_wrapper
+from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
 import sb3_ext
-from irwrappers import VecIntrinsicReward
 from irwrappers.files import replacing, write_text
 from irwrappers.seeding import seeded
 from sb3_ext.meta.outer_learners.lifetime_algorithm import LifetimeAlgorithm
 from sb3_ext.zoo.benchmark.suites import Run
+from sb3_ext.zoo.checkpoints import restore_wrappers, save_checkpoint
 from sb3_ext.zoo.manager import CONSTRUCTOR_DEFAULTS, ExperimentManager
 
 COLUMNS = ("suite", "env", "algo", "seed", "timesteps", "wall_s", "success", "return", "commit", "actions")
@@ -85,7 +85,7 @@ def execute(run: Run, out: Path, threads: int) -> None:
     model, evaluation_envs = setup[0], {run.env: manager.evaluation_env()}
     for name, changes in (run.evaluate_in or {}).items():
         evaluation_envs[f"{run.env}, {name}"] = manager.evaluation_env(**changes)
-    evaluations = Evaluations(run, folder, about["commit"], evaluation_envs, _restore(model))
+    evaluations = Evaluations(run, folder, about["commit"], evaluation_envs, restore_wrappers(model).get("wall_s", 0.0))
     start = model.num_timesteps
     _write_rows(folder / EVALUATIONS, _rows_until(folder / EVALUATIONS, "timesteps", start))
     model.set_logger(_progress_logger(folder / PROGRESS, start))
@@ -186,7 +186,7 @@ class Evaluations(BaseCallback):
         self.evaluate()
         self._next = self._part() + 1
         if not isinstance(self.model, OffPolicyAlgorithm):
-            _save_checkpoint(self.model, self.folder / CHECKPOINT, self.wall_s)
+            save_checkpoint(self.model, self.folder / CHECKPOINT, wall_s=self.wall_s)
         self.start_clock()
 
     def _on_step(self) -> bool:
@@ -247,33 +247,6 @@ def evaluate(
         undiscounted, _ = evaluate_policy(model, env, episodes, deterministic, callback=on_step, return_episode_rewards=True)
     mean_return = np.mean(returns if discounted else undiscounted)
     return round(float(np.mean(successes)), 6) if successes else None, round(float(mean_return), 6)
-
-
-_NORMALIZATION = ("obs_rms", "ret_rms", "returns")
-
-
-def _save_checkpoint(model: BaseAlgorithm, path: Path, wall_s: float) -> None:
-    normalize, bonus = model.get_vec_normalize_env(), unwrap_vec_wrapper(model.get_env(), VecIntrinsicReward)  # type: ignore[arg-type]
-    beside: dict[str, Any] = {"wall_s": wall_s}
-    if normalize is not None:
-        beside["normalization"] = {name: getattr(normalize, name) for name in _NORMALIZATION if hasattr(normalize, name)}
-    if bonus is not None:
-        beside["bonus"] = bonus.bonus.state_dict()
-    model.benchmark = beside  # type: ignore[attr-defined]  # SB3 saves every attribute
-    with replacing(path) as unfinished:  # a run that is killed while saving keeps the previous checkpoint
-        model.save(unfinished)
-
-
-def _restore(model: BaseAlgorithm) -> float:
-    """Restore the state of a loaded model's environment wrappers, and return the seconds of training before."""
-    beside = getattr(model, "benchmark", {})
-    normalize, bonus = model.get_vec_normalize_env(), unwrap_vec_wrapper(model.get_env(), VecIntrinsicReward)  # type: ignore[arg-type]
-    for name, value in beside.get("normalization", {}).items():
-        setattr(normalize, name, value)
-    if "bonus" in beside:
-        assert bonus is not None
-        bonus.bonus.load_state_dict(beside["bonus"])
-    return beside.get("wall_s", 0.0)
 
 
 def _rows_until(path: Path, column: str, timesteps: int) -> list[list[str]]:

@@ -21,16 +21,16 @@ def killed_at_its_second_checkpoint(benchmark, suite, out, *arguments):
     """
     from sb3_ext.zoo.benchmark import run
 
-    save, saved = run._save_checkpoint, []
+    save, saved = run.save_checkpoint, []
 
-    def killed(model, path, wall_s):
+    def killed(model, path, **beside):
         if path.is_file():
             raise KeyboardInterrupt
         saved.append(learned(model))
-        save(model, path, wall_s)
+        save(model, path, **beside)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(run, "_save_checkpoint", killed)
+        patch.setattr(run, "save_checkpoint", killed)
         benchmark(suite, out, *arguments)
     return saved[0]
 
@@ -66,12 +66,12 @@ def test_a_killed_baseline_goes_on_from_its_checkpoint(benchmark, tmp_path, monk
     """The states of their environments are not saved: what follows is no copy of the unbroken run, but as long."""
     from sb3_ext.zoo.benchmark import run
 
-    out, begun, restore = tmp_path / "out", [], run._restore
+    out, begun, restore = tmp_path / "out", [], run.restore_wrappers
     contender = {"algo": algo, "seeds": 1, "hyperparams": HRL if algo == "hrl" else PPO}
     suite = changed(contenders={algo: contender}, environments={"sparse/FourRooms0-v0": {"timesteps": 6000}})
     saved = killed_at_its_second_checkpoint(benchmark, suite, out)
     before = pd.read_csv(folder(out, algo) / "evaluations.csv")
-    monkeypatch.setattr(run, "_restore", lambda model: begun.append(learned(model)) or restore(model))
+    monkeypatch.setattr(run, "restore_wrappers", lambda model: begun.append(learned(model)) or restore(model))
     benchmark(suite, out)
     after = pd.read_csv(folder(out, algo) / "evaluations.csv")
     torch.testing.assert_close(begun[0], saved, rtol=0, atol=0)
