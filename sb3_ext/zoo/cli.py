@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -16,7 +17,7 @@ from sb3_ext.zoo.algorithms import find_algorithm
 from sb3_ext.zoo.checkpoints import newest_checkpoint
 from sb3_ext.zoo.environments import require_atari, without_bonus
 from sb3_ext.zoo.lifetime_families import is_lifetime
-from sb3_ext.zoo.manager import ExperimentManager, parse_kwargs
+from sb3_ext.zoo.manager import TRUSTED, ExperimentManager, parse_kwargs
 from sb3_ext.zoo.resume import read_command
 
 
@@ -37,7 +38,8 @@ def train() -> None:
 
     ``--resume FOLDER`` continues the run in a folder from its newest whole checkpoint, with the command that started it;
     arguments given beside it (``-n``, ``--save-freq``) replace those of that command. ``--ray HOST:6379|auto|local`` runs the
-    lifetimes of ``--algo meta_reward`` on a Ray cluster. Every other argument is rl_zoo3's. After Ctrl-C or SIGTERM the model
+    lifetimes of ``--algo meta_reward`` on a Ray cluster. Hyperparameter files are data; ``--trust`` lets them hold Python, as
+    rl_zoo3's do, and name classes of any module. Every other argument is rl_zoo3's. After Ctrl-C or SIGTERM the model
     is saved and the exit status is 130.
 
     Raises:
@@ -47,8 +49,11 @@ def train() -> None:
     ours = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     ours.add_argument("--ray")
     ours.add_argument("--resume", type=Path)
+    ours.add_argument("--trust", action="store_true")
     given, sys.argv[1:] = ours.parse_known_args()
     ExperimentManager.ray_address, ExperimentManager.resume_folder = given.ray, given.resume
+    if given.trust:
+        os.environ[TRUSTED] = "1"
     ExperimentManager.interruption, ExperimentManager.command = None, tuple(sys.argv[1:])
     if given.resume is not None:
         started = read_command(given.resume)

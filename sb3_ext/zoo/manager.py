@@ -30,10 +30,19 @@ from sb3_ext.zoo.algorithms import find_algorithm, registered_algorithms
 from sb3_ext.zoo.checkpoints import Checkpoints, restore_wrappers, save_checkpoint
 from sb3_ext.zoo.environments import import_environment, is_atari, native_vec_env, without_bonus
 from sb3_ext.zoo.lifetime_families import is_lifetime
+from sb3_ext.zoo.literals import read_literal
 from sb3_ext.zoo.process import command_name, sigterm_as_interrupt
 from sb3_ext.zoo.resume import continue_evaluations, keep_monitors, write_command
 
 CONSTRUCTOR_DEFAULTS = "the constructor's defaults"  # given as `config`: read no hyperparameter file
+# Keys whose strings rl_zoo3 evaluates as Python, and keys that name classes to import.
+EVALUATED = frozenset(
+    {"normalize", "policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs", "monitor_kwargs", "env_kwargs"}
+)
+NAMING = frozenset({"policy", "env_wrapper", "vec_env_wrapper", "callback"})
+KNOWN_PACKAGES = frozenset({"envs", "gymnasium", "irwrappers", "rl_zoo3", "sb3_contrib", "sb3_ext", "stable_baselines3"})
+TRUSTED = "IRWRAPPERS_TRUST"  # environment variable, which processes of a benchmark inherit; 1 with --trust
+TRUST = "A file is read as data; --trust evaluates it as Python: only for files that you would run as programs."
 
 
 def hyperparams_file(algo: str, env_id: str) -> str | None:
@@ -77,8 +86,11 @@ def parse_kwargs(given: Any) -> dict[str, Any]:
 
     Args:
         given: the mapping, the string, or None for no arguments.
+
+    Raises:
+        ValueError: for a string that is not data (``sb3_ext.zoo.literals``).
     """
-    return eval(given) if isinstance(given, str) else dict(given or {})
+    return dict(read_literal(given) if isinstance(given, str) else given or {})
 
 
 def _has_shards(algo: str) -> bool:
@@ -266,7 +278,28 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         env = super().create_envs(n_envs, eval_env, no_log)
         return without_bonus(env) if eval_env else env
 
+    def _read_as_data(self, hyperparams: dict[str, Any]) -> None:
+        """Replace strings that rl_zoo3 would evaluate by their values, and refuse classes of modules that are not known."""
+        for key in EVALUATED & hyperparams.keys():
+            if isinstance(hyperparams[key], str):
+                try:
+                    hyperparams[key] = read_literal(hyperparams[key])
+                except ValueError as error:
+                    raise ValueError(f"{key} of {self.env_name.gym_id} in {self.config}: {error}. {TRUST}") from None
+        for key in NAMING & hyperparams.keys():
+            given = hyperparams[key]
+            for one in given if isinstance(given, list) else [given]:
+                for name in [one] if isinstance(one, str) else one or {}:
+                    if "." in name and name.partition(".")[0] not in KNOWN_PACKAGES:
+                        raise ValueError(
+                            f"{key} of {self.env_name.gym_id} in {self.config} names {name!r}, which is not of "
+                            f"{', '.join(sorted(KNOWN_PACKAGES))}. {TRUST}"
+                        )
+
     def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> Any:
+        theirs = Path(rl_zoo3.exp_manager.__file__).parent in Path(self.config).resolve().parents
+        if os.environ.get(TRUSTED) != "1" and not theirs:
+            self._read_as_data(hyperparams)
         if "env_kwargs" in hyperparams:
             hyperparams["env_kwargs"] = parse_kwargs(hyperparams["env_kwargs"])
             if self._eval_env_kwargs_args is None:  # rl_zoo3 would evaluate without those of the hyperparameter file

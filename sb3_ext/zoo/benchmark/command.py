@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import shlex
 import shutil
 import sys
@@ -20,6 +21,7 @@ from sb3_ext.zoo.benchmark.plots import plot_comparison, plot_gradient_norms, pl
 from sb3_ext.zoo.benchmark.run import ERROR, circumstances
 from sb3_ext.zoo.benchmark.scores import SCORING, Scoring
 from sb3_ext.zoo.benchmark.suites import load_best, load_suite, plan, scoring, suite_names
+from sb3_ext.zoo.manager import TRUSTED
 from sb3_ext.zoo.process import command_name
 
 
@@ -31,6 +33,7 @@ def benchmark(arguments: Sequence[str] | None = None) -> None:
     """
     parser = _parser()
     given = parser.parse_args(arguments)
+    os.environ.update({TRUSTED: "1"} if given.trust else {})
     if given.list:
         for name in suite_names():
             print(f"{name:15} {load_suite(name)['description']}")
@@ -82,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="use the hyperparameters that --search found best (default file: the one in the output folder)",
     )
+    parser.add_argument("--trust", action="store_true", help="evaluate Python in the suite: only if you would run it")
     parser.add_argument("--overwrite", action="store_true", help="delete runs that have other settings and run them again")
     return parser
 
