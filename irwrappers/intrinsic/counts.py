@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -14,6 +17,9 @@ from irwrappers.intrinsic.memory import FixedInputs, ResizableBuffers
 from irwrappers.intrinsic.registry import register
 from irwrappers.transitions import Transitions
 from irwrappers.validation import check_range
+
+SMALL_TABLE = 1024  # states, at least, of the table of new ones
+MANY_VISITS = 100_000  # after which a warning says that nearly all states are new
 
 
 @register("count")
@@ -29,6 +35,9 @@ class StateCount(ResizableBuffers, FixedInputs):
     A of independent Gaussians, which suits continuous states and images. g is the observation, normalised by the statistics
     of ``warmup_steps`` random steps (see :class:`FixedInputs`); more bits distinguish more states.
 
+    A state takes 16 bytes for as long as the module lives. Where nearly every step leads to a new state the reward is 1
+    nearly everywhere and the memory grows with every step; a warning says so once.
+
     Source: Tang et al., arXiv 1611.04717, equations (1) and (2); β is the wrapper's or the algorithm's coefficient.
 
     Args:
@@ -41,9 +50,11 @@ class StateCount(ResizableBuffers, FixedInputs):
     """
 
     n_rewards = 1
-    resizable = ("states", "visits")
+    resizable = ("states", "visits", "new_states", "new_visits")
     states: Tensor
     visits: Tensor
+    new_states: Tensor
+    new_visits: Tensor
     projection: Tensor
 
     def __init__(
@@ -59,18 +70,21 @@ class StateCount(ResizableBuffers, FixedInputs):
         self.hash_bits = hash_bits
         if hash_bits is not None:
             self.register_buffer("projection", torch.randn(get_flattened_obs_dim(self.normalizer.space), hash_bits))
-        # Hashes in ascending order, so that a batch is looked up by bisection.
-        self.register_buffer("states", torch.zeros(0, dtype=torch.int64))
-        self.register_buffer("visits", torch.zeros(0, dtype=torch.int64))
+        # Hashes in ascending order, so that a batch is looked up by bisection. New ones go into a small table, which is merged
+        # with the large one now and then: to insert a single one takes hardly longer, however many there are.
+        for name in self.resizable:
+            self.register_buffer(name, torch.zeros(0, dtype=torch.int64))
+        self._n_counted = self._n_new = 0  # visits in this process, for the warning
 
     @torch.no_grad()
     def compute(self, batch: Transitions) -> Tensor:
         mask = batch.mask
         keys = self._keys(batch)
         rewards = torch.zeros(mask.shape, device=keys.device)
-        position, known = self._find(keys)
         visits = _nth(keys)
-        visits[known] += self.visits[position[known]]
+        for states, counts in self._tables():
+            position, known = _find(states, keys)
+            visits[known] += counts[position[known]]
         rewards[mask] = visits.float().rsqrt()
         return rewards.unsqueeze(-1)
 
@@ -78,30 +92,45 @@ class StateCount(ResizableBuffers, FixedInputs):
     def advance(self, batch: Transitions) -> None:
         self._check(batch)
         keys, visits = torch.unique(self._keys(batch), return_counts=True)
-        position, known = self._find(keys)
-        self.visits[position[known]] += visits[known]
-        if not known.all():
-            self._insert(position[~known], keys[~known], visits[~known])
+        self._n_counted += int(visits.sum())
+        for states, counts in self._tables():
+            position, known = _find(states, keys)
+            counts[position[known]] += visits[known]
+            keys, visits = keys[~known], visits[~known]
+        if not len(keys):
+            return
+        self.new_states, self.new_visits = _merged(self.new_states, self.new_visits, keys, visits)
+        if len(self.new_states) > max(SMALL_TABLE, 8 * len(self.states) ** 0.5):
+            self.states, self.visits = _merged(self.states, self.visits, self.new_states, self.new_visits)
+            self.new_states, self.new_visits = self.new_states[:0].clone(), self.new_visits[:0].clone()
+        self._n_new += len(keys)
+        if self._n_counted >= MANY_VISITS and self._n_new > 0.95 * self._n_counted:
+            warnings.warn(
+                f"{self._n_new} of {self._n_counted} visits led to a new state: hardly anything is counted twice, and the "
+                "memory grows with every step. Give hash_bits, or use a reward for continuous states (rnd, pseudo_counts).",
+                stacklevel=2,
+            )
+            self._n_counted = -(2**62)  # once
+
+    @property
+    def n_states(self) -> int:
+        """Number of different states so far."""
+        return len(self.states) + len(self.new_states)
+
+    def table(self) -> tuple[Tensor, Tensor]:
+        """Return the hashes of all states, in ascending order, and their visits."""
+        return _merged(self.states, self.visits, self.new_states, self.new_visits)
 
     def learn(self, batch: Transitions) -> dict[str, float]:
-        return {**super().learn(batch), "states": float(len(self.states))}
+        return {**super().learn(batch), "states": float(self.n_states)}
 
-    def _find(self, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the position in ``states`` at which each key is or belongs, and whether it is there."""
-        position = torch.searchsorted(self.states, keys)
-        known = torch.zeros_like(keys, dtype=torch.bool)
-        within = position < len(self.states)
-        known[within] = self.states[position[within]] == keys[within]
-        return position, known
+    def _tables(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        return (self.states, self.visits), (self.new_states, self.new_visits)
 
-    def _insert(self, position: Tensor, keys: Tensor, visits: Tensor) -> None:
-        total = len(self.states) + len(keys)
-        new = torch.zeros(total, dtype=torch.bool, device=keys.device)
-        new[position + torch.arange(len(keys), device=keys.device)] = True
-        for name, values in (("states", keys), ("visits", visits)):
-            merged = keys.new_empty(total)
-            merged[new], merged[~new] = values, getattr(self, name)
-            setattr(self, name, merged)
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        for name in ("new_states", "new_visits"):  # which older files do not have
+            state_dict.setdefault(prefix + name, torch.zeros(0, dtype=torch.int64))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _keys(self, batch: Transitions) -> Tensor:
         """Return the key of the state of each step that counts, int64, in order of time."""
@@ -114,7 +143,28 @@ class StateCount(ResizableBuffers, FixedInputs):
 
     def _start_over(self) -> None:
         if self.hash_bits is not None:
-            self.states, self.visits = self.states[:0].clone(), self.visits[:0].clone()
+            for name in self.resizable:
+                setattr(self, name, getattr(self, name)[:0].clone())
+
+
+def _find(states: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the position in ``states`` at which each key is or belongs, and whether it is there."""
+    position = torch.searchsorted(states, keys)
+    known = torch.zeros_like(keys, dtype=torch.bool)
+    within = position < len(states)
+    known[within] = states[position[within]] == keys[within]
+    return position, known
+
+
+def _merged(states: Tensor, visits: Tensor, keys: Tensor, new_visits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the table with ``keys`` added; both are in ascending order and have nothing in common."""
+    position = torch.searchsorted(states, keys) + torch.arange(len(keys), device=keys.device)
+    new = torch.zeros(len(states) + len(keys), dtype=torch.bool, device=keys.device)
+    new[position] = True
+    merged = [keys.new_empty(len(new)) for _ in range(2)]
+    for table, old, added in zip(merged, (states, visits), (keys, new_visits), strict=True):
+        table[new], table[~new] = added, old
+    return merged[0], merged[1]
 
 
 def _nth(keys: Tensor) -> Tensor:

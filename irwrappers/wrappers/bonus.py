@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -120,7 +119,7 @@ class IntrinsicBonus:
         self._pending: list[Transitions] = []
         self._open = np.zeros(n_envs, dtype=bool)  # environments that are inside an episode, past its first observation
         self._episode_return, self._episode_length = np.zeros(n_envs), np.zeros(n_envs, dtype=np.int64)
-        self._logs: dict[str, list[float]] = defaultdict(list)
+        self._logs: dict[str, tuple[float, int]] = {}  # sum and number of values since pop_logs, which may never be called
 
     @property
     def intrinsic_coef(self) -> float:
@@ -202,8 +201,8 @@ class IntrinsicBonus:
         self._open = ~done if valid is None else ~done & valid
         self._episode_return += intrinsic
         self._episode_length += 1 if valid is None else valid
-        self._logs["reward"].append(float(intrinsic.mean()))
-        self._logs["coef"].append(coef)
+        self._log("reward", float(intrinsic.mean()))
+        self._log("coef", coef)
         self._pending.append(batch)
         if len(self._pending) == self.learn_every:
             self._learn()
@@ -213,12 +212,16 @@ class IntrinsicBonus:
         """Return the sum ``r`` of the bonuses and the length ``l`` of the episode that environment ``index`` has ended."""
         episode = {"r": float(self._episode_return[index]), "l": int(self._episode_length[index])}
         self._episode_return[index], self._episode_length[index] = 0.0, 0
-        self._logs["episode_return"].append(episode["r"])
+        self._log("episode_return", episode["r"])
         return episode
+
+    def _log(self, name: str, value: float) -> None:
+        total, number = self._logs.get(name, (0.0, 0))
+        self._logs[name] = total + value, number + 1
 
     def pop_logs(self) -> dict[str, float]:
         """Return the means of what was logged since the last call, and the deviation that the bonus is divided by."""
-        logs = {name: float(np.mean(values)) for name, values in self._logs.items()}
+        logs = {name: total / number for name, (total, number) in self._logs.items()}
         self._logs.clear()
         if self.normalize_reward:
             names = self.intrinsic_reward.channel_names if self.intrinsic_reward.n_rewards > 1 else [""]
@@ -261,7 +264,7 @@ class IntrinsicBonus:
             log = self.intrinsic_reward.learn(batch)
         self._n_learned += 1
         for name, value in log.items():
-            self._logs[name].append(value)
+            self._log(name, value)
 
     def _row(self, observations: Any, where: str) -> Any:
         """Check observations ``[B, …]`` and copy them to tensors ``[1, B, …]``."""

@@ -10,18 +10,18 @@ from stable_baselines3 import PPO
 
 SOLVED = 0.05  # of the spread of returns: a policy that can gain less has solved its task,
 N_DEVIATIONS = 1.5  # unless that is more than so many deviations of its advantages
-LARGEST_REDUCTION = 50.0  # of advantages, compared with normalised ones
+LARGEST_REDUCTION = 50.0  # of the learning rate
 
 
 @contextmanager
-def steady_advantages(model: PPO, gain: float, spread: float) -> Iterator[None]:
-    """Within the block, do not normalise the advantages of the rollout if hardly anything is left to gain.
+def slow_if_solved(model: PPO, gain: float, spread: float) -> Iterator[None]:
+    """Within the block, reduce the learning rate if hardly anything is left to gain.
 
     Where nearly every episode reaches the best return, advantages are mostly errors of the critic. PPO normalises them to
-    unit deviation, so its steps stay as large as before, in random directions: policies that had solved a maze lost it again,
-    and two fifths of the later evaluations of their arg-max actions failed (``examples/results/irpo-ladder``). If ``gain`` is
-    below 5 % of ``spread`` and below 1.5 deviations of the advantages, they are divided by ``spread``, or by 50 deviations
-    where that is less.
+    unit deviation, so its steps stay as large as before, in random directions: policies that had solved a task lost it again,
+    the arg-max actions first (``examples/results/irpo-ladder``). If ``gain`` is below 5 % of ``spread`` and below 1.5
+    deviations of the advantages, the learning rate is multiplied by the largest of 1/50, deviation / ``spread`` and the square
+    of ``gain`` as a share of these 5 %. Smaller advantages would not do: Adam divides a gradient by its size.
 
     Args:
         model: the algorithm, whose ``rollout_buffer`` is full.
@@ -32,15 +32,14 @@ def steady_advantages(model: PPO, gain: float, spread: float) -> Iterator[None]:
     if normalize is not None and normalize.norm_reward:  # advantages are those of rewards divided by this
         unit = float(np.sqrt(normalize.ret_rms.var + normalize.epsilon))
         gain, spread = gain / unit, spread / unit
-    advantages = model.rollout_buffer.advantages
-    deviation = float(advantages.std())
-    solved = 0 <= gain < min(SOLVED * spread, N_DEVIATIONS * deviation)  # negative: better than all returns before
-    if not (model.normalize_advantage and solved):
+    deviation = float(model.rollout_buffer.advantages.std())
+    if not 0 <= gain < min(SOLVED * spread, N_DEVIATIONS * deviation):  # negative: better than all returns before
         yield
         return
-    model.rollout_buffer.advantages = (advantages - advantages.mean()) / min(spread, LARGEST_REDUCTION * deviation)
-    model.normalize_advantage = False
+    factor = min(1.0, max(1 / LARGEST_REDUCTION, deviation / spread, (gain / (SOLVED * spread)) ** 2))
+    schedule = model.lr_schedule
+    model.lr_schedule = lambda progress: factor * schedule(progress)
     try:
         yield
     finally:
-        model.normalize_advantage = True
+        model.lr_schedule = schedule

@@ -100,7 +100,7 @@ class Schedule:
         current: returns of the base policy since then.
         lowest: smallest of all returns seen.
         highest: largest of all returns seen.
-        lowest_mean: smallest mean return of a turn of the base policy.
+        lowest_mean: smallest mean return of a turn of the base policy, since it last moved.
     """
 
     n_exploratory: int
@@ -182,5 +182,6 @@ class Schedule:
         self.next_explorer = (self.next_explorer + 1) % self.n_exploratory
         if moved:
             self.run, self.previous, self.current = self.shortest_run, [], []
+            self.lowest_mean = float(np.mean(returns))
         if informative:
             self.left = self.run

@@ -28,7 +28,7 @@ from sb3_ext.common.threads import few_threads
 from sb3_ext.common.vec_env import make_vec_env
 from sb3_ext.intrinsic.policies import CnnPolicy, IntrinsicActorCriticPolicy, MlpPolicy, MultiInputPolicy
 from sb3_ext.irpo import policies as stacked
-from sb3_ext.irpo.base_update import steady_advantages
+from sb3_ext.irpo.base_update import slow_if_solved
 from sb3_ext.irpo.evidence import Schedule as TurnSchedule
 from sb3_ext.irpo.evidence import discount, varies, verdict
 from sb3_ext.irpo.explorer import Explorer, Explorers, make_channels
@@ -57,7 +57,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
       exploratory policy acts between two runs;
     * it *moves* to an exploratory policy whose returns exceed its own by two standard errors, and *follows* the gradient
       there, within a KL divergence of 0.01, where that policy's returns differ and are higher, and its own are all equal;
-    * its advantages are not normalised where hardly anything is left to gain (``sb3_ext.irpo.base_update``).
+    * its learning rate is reduced where hardly anything is left to gain (``sb3_ext.irpo.base_update``).
 
     ``IRPO(…, **IRPO.paper_settings(env_id))`` is the algorithm of the paper: exploratory policies begin at the base policy in
     every iteration, and it only follows their gradients. ``paper`` has settings of its own in place of PPO's rollouts, epochs,
@@ -390,7 +390,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         new = recorder.take_new()
         self._base_returns = (self._base_returns + new)[-max(len(new), RECENT_EPISODES) :]
         if varies(self._base_returns) or varies(recorder.unfinished):
-            with steady_advantages(self, *self._schedule.left_to_gain(new)):
+            with slow_if_solved(self, *self._schedule.left_to_gain(new)):
                 self.train()
             self._learned_timesteps += self.n_steps * self.n_envs
 

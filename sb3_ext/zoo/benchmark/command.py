@@ -12,12 +12,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pandas as pd
 
 from sb3_ext.distributed.cluster import import_ray
 from sb3_ext.zoo.benchmark import schedule, search, speed, table
 from sb3_ext.zoo.benchmark.lock import locked
 from sb3_ext.zoo.benchmark.plots import plot_comparison, plot_gradient_norms, plot_sample_efficiency
+from sb3_ext.zoo.benchmark.results_file import read_results
 from sb3_ext.zoo.benchmark.run import ERROR, circumstances
 from sb3_ext.zoo.benchmark.scores import SCORING, Scoring
 from sb3_ext.zoo.benchmark.suites import load_best, load_suite, plan, scoring, suite_names
@@ -144,12 +146,13 @@ def report(folder: Path) -> None:
         folder: folder of the benchmark.
     """
     scoring = Scoring.read(folder)
-    results = scoring.ordered(pd.read_csv(folder / schedule.RESULTS, dtype={"commit": str}))
+    results = scoring.ordered(read_results(folder / schedule.RESULTS))
     curves = table.all_curves(results)
-    plot_comparison(folder, **table.write_table(folder, results, curves, scoring))
-    plot_sample_efficiency(folder, curves)
-    if (folder / schedule.GRADIENTS).is_file():
-        plot_gradient_norms(folder, pd.read_csv(folder / schedule.GRADIENTS))
+    with matplotlib.rc_context({"text.parse_math": False}):  # names are text, whatever they contain
+        plot_comparison(folder, **table.write_table(folder, results, curves, scoring))
+        plot_sample_efficiency(folder, curves)
+        if (folder / schedule.GRADIENTS).is_file():
+            plot_gradient_norms(folder, pd.read_csv(folder / schedule.GRADIENTS))
     print((folder / "table.md").read_text(encoding="utf-8"))
 
 
@@ -201,12 +204,12 @@ def plot_again(arguments: Sequence[str] | None = None) -> None:
         out.mkdir(parents=True, exist_ok=True)
         for name in found:
             shutil.copy(source / name, out)
-    if speed.RESULTS in found:
-        speed.report(out)
-    if schedule.RESULTS in found:
-        if given.suite is not None:
-            try:
+    try:
+        if speed.RESULTS in found:
+            speed.report(out)
+        if schedule.RESULTS in found:
+            if given.suite is not None:
                 Scoring(**scoring(load_suite(given.suite))).write(out)
-            except ValueError as error:
-                parser.error(str(error))
-        report(out)
+            report(out)
+    except ValueError as error:
+        parser.error(str(error))

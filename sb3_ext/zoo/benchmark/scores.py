@@ -42,9 +42,21 @@ class Scoring:
 
         Args:
             folder: folder of the benchmark.
+
+        Raises:
+            ValueError: if ``scoring.json`` is damaged.
         """
         path = folder / SCORING
-        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else cls()
+        if not path.is_file():
+            return cls()
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+            contenders, environments = known["contenders"], known["environments"]
+            if not isinstance(contenders, list) or not all(isinstance(each, dict) for each in environments.values()):
+                raise TypeError
+            return cls([str(name) for name in contenders], environments)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError(f"{path} is not what a benchmark writes. Delete it, or give --suite.") from None
 
     def write(self, folder: Path) -> None:
         """Write ``scoring.json``, so that ``python -m sb3_ext.plot`` does not need the suite.

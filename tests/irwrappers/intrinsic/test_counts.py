@@ -1,6 +1,7 @@
 """StateCount: exact and SimHash counts, the hash beneath, and sums of rewards."""
 
 import copy
+import warnings
 from collections import Counter
 
 import numpy as np
@@ -58,8 +59,9 @@ def test_counts_equal_a_dictionary_over_many_batches():
         batch = transitions(following, valid)
         assert_close(reward.compute(batch)[..., 0], counted(table, following, valid))
         reward.update(batch)
-    assert sorted(reward.visits.tolist()) == sorted(table.values())
-    assert len(reward.states) == len(table) and reward.states.diff().min() > 0
+    states, visits = reward.table()
+    assert sorted(visits.tolist()) == sorted(table.values())
+    assert len(states) == reward.n_states == len(table) and states.diff().min() > 0
 
 
 def test_batches_may_be_cut_anywhere():
@@ -71,7 +73,7 @@ def test_batches_may_be_cut_anywhere():
         parts.advance(transitions(piece))
     assert torch.equal(torch.cat(computed), whole.compute(transitions(following)))
     whole.advance(transitions(following))
-    assert torch.equal(whole.states, parts.states) and torch.equal(whole.visits, parts.visits)
+    assert all(torch.equal(one, other) for one, other in zip(whole.table(), parts.table(), strict=True))
 
 
 def test_episodes_and_forgetting_leave_counts_alone():
@@ -105,7 +107,7 @@ def test_simhash_counts_neighbours_together_and_more_bits_tell_more_apart():
     for bits in (4, 16, 48):
         reward = StateCount(GRID, ACTIONS, hash_bits=bits)
         reward.update(transitions(following))
-        found.append(len(reward.states))
+        found.append(reward.n_states)
     assert found == sorted(set(found)) and found[0] <= 2**4
     nearby = transitions(following + 1e-6 * torch.randn(following.shape, generator=rng))
     assert (reward.compute(nearby) < 1).float().mean() > 0.99
@@ -119,10 +121,10 @@ def test_simhash_keeps_the_statistics_it_began_with():
     assert reward.needs_fit and not StateCount(GRID, ACTIONS).needs_fit
     reward.update(transitions(cells(0)))
     assert not reward.needs_fit
-    mean, states = reward.normalizer.state_dict(), reward.states.clone()
+    mean, states = reward.normalizer.state_dict(), reward.table()[0]
     reward.update(transitions(100 + cells(1)))
     assert all(torch.equal(value, mean[key]) for key, value in reward.normalizer.state_dict().items())
-    assert torch.isin(states, reward.states).all()
+    assert torch.isin(states, reward.table()[0]).all()
 
 
 def test_fit_takes_the_steps_it_says():
@@ -144,7 +146,7 @@ def test_numbers_that_are_not_finite_are_refused():
     reward = StateCount(GRID, ACTIONS)
     with pytest.raises(ValueError, match=r"StateCount.*NaN"):
         reward.advance(transitions(torch.full((1, 1, 2), torch.nan)))
-    assert len(reward.states) == 0
+    assert reward.n_states == 0
 
 
 SPACES = {
@@ -258,3 +260,31 @@ def test_sum_goes_into_concat_and_state_dicts():
 def test_sums_that_make_no_sense(parts, weights, message):
     with pytest.raises(ValueError, match=message):
         Sum(parts, weights)
+
+
+def test_a_large_table_counts_as_a_dictionary_does_and_old_files_load():
+    reward, rng, seen = StateCount(spaces.Discrete(6000), spaces.Discrete(2)), np.random.default_rng(0), Counter()
+    for _ in range(40):  # so that new states are merged several times
+        places = rng.integers(0, 6000, (64, 8))
+        expected = []
+        for place in places.flatten().tolist():
+            seen[place] += 1
+            expected.append(seen[place] ** -0.5)
+        batch = transitions(torch.as_tensor(places))
+        assert_close(reward.compute(batch).flatten(), torch.tensor(expected))
+        reward.advance(batch)
+    assert len(reward.states) > 0 and reward.n_states == len(seen)
+    old = StateCount(spaces.Discrete(6000), spaces.Discrete(2))
+    states, visits = reward.table()
+    old.load_state_dict({"states": states, "visits": visits})
+    assert torch.equal(old.compute(batch), reward.compute(batch))
+
+
+def test_it_warns_where_nearly_every_state_is_new(monkeypatch):
+    monkeypatch.setattr("irwrappers.intrinsic.counts.MANY_VISITS", 1000)
+    reward = StateCount(spaces.Discrete(10_000), spaces.Discrete(2))
+    with pytest.warns(UserWarning, match=r"1024 of 1024 visits led to a new state.*hash_bits"):
+        reward.advance(transitions(torch.arange(1024).view(128, 8)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        reward.advance(transitions(torch.arange(2000, 3024).view(128, 8)))
