@@ -43,17 +43,21 @@ def read_state(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it was not written by :func:`write_state`.
+        ValueError: it was not written by :func:`write_state`, or has NaN among its numbers.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
     try:
         with safe_open(str(path), "pt") as file:
-            header = json.loads((file.metadata() or {})[_HEADER])
+            header = dict(json.loads((file.metadata() or {})[_HEADER]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        state = _unpack(header.pop("state"), tensors)
+    except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} is not a file that save() of an irwrappers wrapper wrote.") from error
-    return header, _unpack(header.pop("state"), tensors)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.isnan().any():
+            raise ValueError(f"{str(path)!r} has NaN in {name}: it was saved after training had failed, or changed since.")
+    return header, state
 
 
 def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> list[Any]:

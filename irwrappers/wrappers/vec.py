@@ -202,6 +202,17 @@ class VecIntrinsicReward(BonusProperties, VecEnvWrapper):
             ValueError: other spaces, a missing or different reward, or a file that :meth:`save` did not write.
         """
         header, state = read_state(path)
+        try:
+            return cls._from_state(path, venv, header, state, arguments)
+        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+            raise ValueError(
+                f"{str(path)!r} is damaged, or its reward is another one: {type(error).__name__}: {str(error).strip()[:200]}."
+            ) from error
+
+    @classmethod
+    def _from_state(
+        cls, path: str | os.PathLike[str], venv: VecEnv, header: dict[str, Any], state: Any, arguments: dict[str, Any]
+    ) -> VecIntrinsicReward:
         saved = (header["observation_space"], header["action_space"])
         given = (_original_observation_space(venv, OriginalView(venv)), venv.action_space)
         check_same_spaces(saved, given, f"{str(path)!r} was saved")

@@ -20,8 +20,8 @@ def slow_if_solved(model: PPO, gain: float, spread: float) -> Iterator[None]:
     Where nearly every episode reaches the best return, advantages are mostly errors of the critic. PPO normalises them to
     unit deviation, so its steps stay as large as before, in random directions: policies that had solved a task lost it again,
     the arg-max actions first (``examples/results/irpo-ladder``). If ``gain`` is below 5 % of ``spread`` and below 1.5
-    deviations of the advantages, the learning rate is multiplied by the largest of 1/50, deviation / ``spread`` and the square
-    of ``gain`` as a share of these 5 %. Smaller advantages would not do: Adam divides a gradient by its size.
+    deviations of the advantages, the learning rate is multiplied by deviation / ``spread``, or by 1/50 where that is more.
+    Smaller advantages would not do: Adam divides a gradient by its size.
 
     Args:
         model: the algorithm, whose ``rollout_buffer`` is full.
@@ -36,7 +36,7 @@ def slow_if_solved(model: PPO, gain: float, spread: float) -> Iterator[None]:
     if not 0 <= gain < min(SOLVED * spread, N_DEVIATIONS * deviation):  # negative: better than all returns before
         yield
         return
-    factor = min(1.0, max(1 / LARGEST_REDUCTION, deviation / spread, (gain / (SOLVED * spread)) ** 2))
+    factor = min(1.0, max(1 / LARGEST_REDUCTION, deviation / spread))
     schedule = model.lr_schedule
     model.lr_schedule = lambda progress: factor * schedule(progress)
     try:

@@ -63,8 +63,8 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
     every iteration, and it only follows their gradients. ``paper`` has settings of its own in place of PPO's rollouts, epochs,
     clipping, ``vf_coef`` and ``target_kl``, and of the coefficients, ``pull_back`` and ``max_episode_steps``.
 
-    ``save`` within a turn stores the policy as it is, and the state at the start of the turn beside it: a run loaded from a
-    checkpoint and continued with ``reset_num_timesteps=False`` equals the uninterrupted run.
+    ``save`` within a turn stores the policy as it is, and the state at the turn's start: a loaded run that is continued with
+    ``reset_num_timesteps=False`` equals the uninterrupted run.
 
     Args:
         policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a subclass of
@@ -364,14 +364,13 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
                 self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
                 over = n_rollouts >= planned and (bool(recorder.ended.all()) or recorder.n_steps >= limit)
                 if over and not recorder.ended.all():
-                    if not self._warned:
-                        warn_of_endless_episodes(limit)
-                    self._warned = True
+                    self._warned = self._warned or warn_of_endless_episodes(limit)
                     recorder.cut()
                 if isinstance(actor, Explorer):
                     self._learn_from_exploration(actor, recorder, last=over)
                 else:
                     self._learn_alone(recorder)
+                    over = over or (bool(recorder.ended.all()) and not varies(self._base_returns))
                 self._log_turn(actor, recorder)
                 if over or self.num_timesteps >= self._total_timesteps:
                     break

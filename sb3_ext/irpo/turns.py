@@ -32,14 +32,15 @@ def turn_limit(env: VecEnv, max_episode_steps: int | None) -> int:
     return limit if limit is not None else DEFAULT_TURN
 
 
-def warn_of_endless_episodes(limit: int) -> None:
-    """Warn that a turn ended after ``limit`` steps of each environment with episodes unfinished."""
+def warn_of_endless_episodes(limit: int) -> bool:
+    """Warn that a turn ended after ``limit`` steps of each environment with episodes unfinished, and return True."""
     warnings.warn(
         f"Some environments ended no episode within {limit} steps. Their turn ends there: the episode is bootstrapped and "
         "counts with its return so far. Give the environment a time limit (gymnasium.make(…, max_episode_steps=…)) "
         "or set max_episode_steps of IRPO.",
         stacklevel=6,
     )
+    return True
 
 
 def warn_of_short_run(total_timesteps: int, n_steps: int, n_envs: int) -> None:

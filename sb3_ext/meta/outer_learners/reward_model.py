@@ -16,6 +16,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from irwrappers.serialization import check_same_spaces, read_state, write_state
+from irwrappers.validation import check_choice
 from sb3_ext.meta.lifetimes.inner_agents import InnerSettings
 from sb3_ext.meta.lifetimes.lifetime_vec_env import MAX_DENSITY
 from sb3_ext.meta.outer_learners.policies import LAST_REWARD, MetaRewardNetwork, State
@@ -88,6 +89,16 @@ class RewardModel:
         header, state = read_state(path)
         if header.get("kind") != KIND:
             raise ValueError(f"{str(path)!r} holds no reward model; MetaReward.save_reward_model(path) writes one.")
+        try:
+            return cls._from_header(path, header, state)
+        except (KeyError, TypeError, AttributeError, RuntimeError, OverflowError, MemoryError) as error:
+            raise ValueError(
+                f"{str(path)!r} is a damaged reward model: {type(error).__name__}: {str(error).strip()[:200]}."
+            ) from error
+
+    @classmethod
+    def _from_header(cls, path: Path, header: dict[str, Any], state: dict[str, Tensor]) -> RewardModel:
+        check_choice(f"signal of {str(path)!r}", header["signal"], ("reward", "advantage"))
         arguments = dict(header["network"])
         # Options of earlier versions. The second limited the noise of training; a trained model gives mean rewards.
         bidirectional, _ = arguments.pop("bidirectional", False), arguments.pop("min_std", None)
@@ -95,6 +106,14 @@ class RewardModel:
             raise ValueError(
                 f"{str(path)!r} holds a bidirectional reward network, which is no longer supported; train it again."
             )
+        with torch.device("meta"):  # without memory, which a file could ask for without end
+            expected = MetaRewardNetwork(*header["sizes"], **arguments).state_dict()
+        for name, tensor in expected.items():
+            if name not in state or tuple(state[name].shape) != tuple(tensor.shape):
+                found = tuple(state[name].shape) if name in state else "nothing"
+                raise ValueError(
+                    f"{str(path)!r} does not fit its own description: {name} is {found}, not {tuple(tensor.shape)}."
+                )
         network = MetaRewardNetwork(*header["sizes"], **arguments)
         network.load_state_dict(state)
         return cls(
