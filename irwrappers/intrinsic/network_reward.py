@@ -149,6 +149,12 @@ class NetworkReward(IntrinsicReward):
         assert self._optimizer is not None
         # Copied: an optimiser keeps the tensors it is given, and two modules would share their averages.
         self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        for parameter, averages in self._optimizer.state.items():
+            for name, value in averages.items():
+                if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
+                    raise ValueError(
+                        f"The optimiser's {name} has the shape {tuple(value.shape)}, not {tuple(parameter.shape)}."
+                    )
 
 
 def in_chunks(function: Callable[..., Tensor], *inputs: Any, rows: int = 1024) -> Tensor:
