@@ -34,7 +34,10 @@ class EpisodeEnds:
     @property
     def reset_steps(self) -> np.ndarray:
         """bool ``[B]``: environments that were only reset in this step (see ``GymnasiumVecEnv``)."""
-        return np.array([bool(info.get(RESET_STEP, False)) for info in self._infos])
+        result = np.zeros(len(self.truncated), dtype=bool)
+        for index, info in enumerate(self._infos):  # SB3 looks at infos of ended episodes only: there may be no others
+            result[index] = bool(info.get(RESET_STEP, False))
+        return result
 
     def terminal_observations(self, original: bool = False) -> list[Any]:
         """Return the last observation of each ended episode, in the order of ``indices``.

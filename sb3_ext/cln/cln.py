@@ -177,6 +177,9 @@ class CLN(RewardTraining):
         super()._setup_model()
         self.policy_kwargs = given
 
+    def _maybe_recommend_cpu(self, mlp_class_name: str = "CLNPolicy") -> None:
+        super()._maybe_recommend_cpu(mlp_class_name)
+
     # ------------------------------------------------------------------ rollouts
 
     def _setup_learn(

@@ -212,6 +212,9 @@ class IntrinsicPPO(WholeSave, PPO):
             )
         return given
 
+    def _maybe_recommend_cpu(self, mlp_class_name: str = "IntrinsicActorCriticPolicy") -> None:
+        super()._maybe_recommend_cpu(mlp_class_name)
+
     @property
     def is_intrinsic(self) -> bool:
         """Whether the intrinsic reward is used."""

@@ -243,6 +243,8 @@ class Explorers(list[Explorer]):
         if not self:
             self.kept_state = state
             return
+        if not state and not strict:  # as torch leaves out what is not there
+            return
         if len(state) != len(self):
             raise ValueError(f"Expected the state of {len(self)} exploratory policies, got {len(state)}.")
         for number, explorer in enumerate(self):

@@ -334,10 +334,11 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
         if self.paper is not None:
             self._fit_intrinsic_reward(total_timesteps, progress_bar)
             return
-        warn_of_short_run(total_timesteps - self.num_timesteps, self.n_steps, self.n_envs)
+        to_come = total_timesteps - self.num_timesteps
+        warn_of_short_run(to_come, self.n_steps, self.n_envs)
         for explorer in self.explorers:
             explorer.begin_turn()
-            explorer.fit_reward(max(self.n_steps * self.n_envs, total_timesteps // 50))
+            explorer.fit_reward(min(max(self.n_steps * self.n_envs, total_timesteps // 50), to_come // 10))
 
     # ------------------------------------------------------------------ a turn
 

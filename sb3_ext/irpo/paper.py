@@ -95,6 +95,9 @@ class PaperAlgorithm(PaperPieces):
         update_statistics(self._vec_normalize_env, rollouts)
         return True
 
+    def _maybe_recommend_cpu(self, mlp_class_name: str = "IntrinsicActorCriticPolicy") -> None:
+        super()._maybe_recommend_cpu(mlp_class_name)  # with the default policy; the paper's stacked policies use a GPU well
+
     def _fit_intrinsic_reward(self, total_timesteps: int, progress_bar: bool) -> None:
         if not self.intrinsic_reward.needs_fit:
             return

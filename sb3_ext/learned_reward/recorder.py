@@ -114,5 +114,5 @@ def read_infos(dones: np.ndarray, infos: Sequence[dict[str, Any]]) -> tuple[list
         last = infos[i].get("terminal_observation")
         if last is not None and infos[i].get("TimeLimit.truncated", False):
             truncated.append((i, last))
-    extrinsic = np.array([info[EXTRINSIC] for info in infos]) if EXTRINSIC in infos[0] else None
+    extrinsic = np.array([info[EXTRINSIC] for info in infos]) if infos and EXTRINSIC in infos[0] else None
     return truncated, extrinsic
