@@ -34,7 +34,8 @@ def check_observation_space(space: spaces.Space, who: str) -> None:
     parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
     for part in parts:
         table = isinstance(part, spaces.MultiDiscrete) and part.nvec.ndim != 1  # SB3 takes one row of them
-        if not isinstance(part, SUPPORTED) or table:
+        scalar = isinstance(part, spaces.Box) and part.shape == ()
+        if not isinstance(part, SUPPORTED) or table or scalar:
             raise ValueError(
                 f"{who} takes Box, Discrete, MultiDiscrete and MultiBinary observations and flat Dicts of them, got {space}. "
                 "Flatten the observation (gymnasium.wrappers.FlattenObservation) or choose another reward."

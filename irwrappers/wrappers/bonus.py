@@ -184,6 +184,9 @@ class IntrinsicBonus:
             raise RuntimeError(
                 "The bonus needs the observation that the step started from: call reset() first, also after training = True."
             )
+        if not np.isfinite(rewards).all():
+            index = int(np.flatnonzero(~np.isfinite(rewards))[0])
+            raise ValueError(f"Environment {index} gave the reward {rewards[index]}; expected a finite number.")
         done = terminated | truncated
         batch = Transitions(
             self._observations,

@@ -129,7 +129,7 @@ def collect_episodes(
     n_envs = env.num_envs
     length = np.zeros(n_envs, dtype=np.int64)  # steps of whole episodes in each environment
     steps: list[tuple[Any, ...]] = []
-    give_up = 10 * min_steps + 100_000
+    give_up = 10 * min_steps + 10_000
     while length.min() < min_steps:
         actions, env_actions = act(observations)
         new_observations, new_raw, rewards, dones, infos = view.step(env_actions)

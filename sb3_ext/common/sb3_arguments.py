@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from irwrappers.validation import check_range
+
 ROLLOUT_SIZE = 2048  # transitions of a rollout, all environments together: PPO's default with one environment
 
 
@@ -23,5 +25,12 @@ def sb3_arguments(algorithm: Callable[..., Any], given: Mapping[str, Any]) -> di
     Args:
         algorithm: the class of Stable-Baselines3, or another base class with arguments of that kind.
         given: ``locals()`` of the subclass's constructor.
+
+    Raises:
+        ValueError: for sizes and seeds that are no integers, which SB3 does not check.
     """
-    return {name: given[name] for name in inspect.signature(algorithm).parameters if name in given}
+    arguments = {name: given[name] for name in inspect.signature(algorithm).parameters if name in given}
+    for name, low in (("n_steps", 1), ("batch_size", 1), ("n_epochs", 1), ("seed", 0)):
+        if name in arguments:
+            check_range(name, arguments[name], low, integer=True, optional=True, schedule=False)
+    return arguments

@@ -333,7 +333,7 @@ class HRL(WholeSave, PPO):
             choices[rows] = chosen.cpu().numpy()
             remaining[rows] = self.options.durations[choices[rows]]
         actions = self.options.act(choices, observations)
-        return actions if is_batch else actions[0], (choices, remaining - 1)
+        return actions if is_batch else np.asarray(actions[0]), (choices, remaining - 1)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_training"]

@@ -132,7 +132,7 @@ class Explorer(IntrinsicPPO):
         """Fit the intrinsic reward, if it needs to be, on about ``budget`` random steps at most."""
         if self.intrinsic_reward.needs_fit:
             assert self.env is not None
-            self._warm_up(max(budget, self.env.num_envs))
+            self._warm_up(max(budget, 4 * self.env.num_envs))  # several rewards share it
 
     def _scale_extrinsic_advantages(self, rewards: np.ndarray) -> None:
         self.extrinsic_return.update(torch.as_tensor(rewards))

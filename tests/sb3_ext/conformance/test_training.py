@@ -80,6 +80,7 @@ def test_predict_takes_one_observation_or_several(case):
     observations = env.reset()
     actions, state = model.predict(observations, deterministic=True)
     one, _ = model.predict(observations[0], deterministic=True)
+    assert isinstance(one, np.ndarray)
     assert (state is None) != (case.algorithm is HRL) and actions.shape == (2, *env.action_space.shape)
     np.testing.assert_allclose(one, actions[0], rtol=1e-5)
     assert env.action_space.contains(env.action_space.dtype.type(one) if one.ndim == 0 else one)
@@ -366,3 +367,28 @@ def test_an_interrupted_run_goes_on(case):
     model.predict(model.get_env().reset())
     model.learn(case.steps, reset_num_timesteps=False)
     assert torch.isfinite(weights(model)).all()
+
+
+class NoInfos(DummyVecEnv):
+    """Gives infos of ended episodes only, which is all that SB3 looks at."""
+
+    def step_wait(self):
+        observations, rewards, dones, infos = super().step_wait()
+        return observations, rewards, dones, infos if dones.any() else []
+
+
+@ON_WALKS
+def test_infos_without_entries(case):
+    if case.algorithm is HRL:
+        pytest.skip("VecIntrinsicReward, which trains its options, writes into infos")
+    case.make(NoInfos([lambda: TimeLimit(Walk(), 10)] * 2)).learn(case.steps)
+
+
+@ALL
+def test_it_advises_the_cpu_as_ppo_does(case):
+    model = case.make()
+    model.device = torch.device("cuda")
+    if case.algorithm is HRL or "paper" in case.settings:
+        return  # which train several policies at a time
+    with pytest.warns(UserWarning, match="on the GPU, but it is primarily intended to run on the CPU"):
+        model._maybe_recommend_cpu()
