@@ -23,8 +23,19 @@ IRPO_RUN = [
 FOLDER = "logs/irpo/CartPole-v1_1"
 
 
+def listen_to_ctrl_c():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # which processes of a shell's background ignore
+
+
 def start(cwd, *arguments):
-    return subprocess.Popen([*TRAIN, *arguments], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        [*TRAIN, *arguments],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=None if sys.platform == "win32" else listen_to_ctrl_c,
+    )
 
 
 def end_when(process, found, number):

@@ -2,8 +2,6 @@
 
 import pytest
 
-from sb3_ext.zoo.benchmark.command import plot_again
-
 HEADER = "suite,env,algo,seed,timesteps,wall_s,success,return,commit,actions\n"
 ROW = "s,CartPole-v1,ppo,0,100,1.0,,20.0,abc,argmax\n"
 
@@ -24,12 +22,12 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize(("text", "message"), DAMAGED.values(), ids=DAMAGED)
-def test_a_table_that_is_none(tmp_path, capsys, text, message):
+def test_a_table_that_is_none(command, tmp_path, capsys, text, message):
     folder = tmp_path / "a" / "b" / "c"
     folder.mkdir(parents=True)
     (folder / "results.csv").write_bytes(text.encode("latin-1"))
     with pytest.raises(SystemExit) as stopped:
-        plot_again([str(folder)])
+        command.plot_again([str(folder)])
     assert stopped.value.code == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert message in error and "Traceback" not in error
@@ -39,16 +37,16 @@ def test_a_table_that_is_none(tmp_path, capsys, text, message):
 @pytest.mark.parametrize(
     "text", ["", "[]", "{", '{"contenders": 3, "environments": {}}', '{"contenders": [], "environments": {"a": 1}}']
 )
-def test_a_damaged_scoring(tmp_path, capsys, text):
+def test_a_damaged_scoring(command, tmp_path, capsys, text):
     (tmp_path / "results.csv").write_text(HEADER + ROW)
     (tmp_path / "scoring.json").write_text(text)
     with pytest.raises(SystemExit):
-        plot_again([str(tmp_path)])
+        command.plot_again([str(tmp_path)])
     assert "scoring.json is not what a benchmark writes" in capsys.readouterr().err
 
 
-def test_names_are_text(tmp_path):
+def test_names_are_text(command, tmp_path):
     name = "$\\undefined{x$ <b>"
     (tmp_path / "results.csv").write_text(HEADER + ROW.replace("ppo", name) + ROW.replace("CartPole-v1", "$^$"))
-    plot_again([str(tmp_path)])
+    command.plot_again([str(tmp_path)])
     assert (tmp_path / "sample_efficiency_argmax.png").is_file()

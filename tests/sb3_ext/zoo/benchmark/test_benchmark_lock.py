@@ -6,9 +6,6 @@ import sys
 
 import pytest
 
-from sb3_ext.zoo.benchmark.command import benchmark
-from sb3_ext.zoo.benchmark.lock import HOLDER, LOCK, locked
-
 SUITE = """
 description: one run
 environments: {CartPole-v1: {timesteps: 600}}
@@ -33,35 +30,35 @@ def suite(tmp_path):
     return path
 
 
-def test_a_second_command_names_the_first_and_a_killed_one_holds_nothing(tmp_path, suite, capsys):
+def test_a_second_command_names_the_first_and_a_killed_one_holds_nothing(command, tmp_path, suite, capsys):
     out = tmp_path / "out"
     process = subprocess.Popen([sys.executable, "-c", HOLDS, str(out)], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout.readline() == "locked\n"
         with pytest.raises(SystemExit) as stopped:
-            benchmark([str(suite), "--out", str(out)])
+            command.benchmark([str(suite), "--out", str(out)])
         assert stopped.value.code == 2
         assert f"in use by another command, process {process.pid} on " in capsys.readouterr().err
     finally:
         process.kill()
         process.wait()
-    with locked(out):
-        assert str(os.getpid()) in (out / HOLDER).read_text()
+    with command.locked(out):
+        assert str(os.getpid()) in (out / ".lock-holder.json").read_text()
 
 
-def test_a_mistake_leaves_no_folder(tmp_path, suite):
+def test_a_mistake_leaves_no_folder(command, tmp_path, suite):
     with pytest.raises(SystemExit):
-        benchmark([str(suite), "--out", str(tmp_path / "out"), "--env", "NoSuch-v0"])
+        command.benchmark([str(suite), "--out", str(tmp_path / "out"), "--env", "NoSuch-v0"])
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"run": 3}'])
-def test_a_damaged_config_is_named(tmp_path, suite, capsys, text):
+def test_a_damaged_config_is_named(command, tmp_path, suite, capsys, text):
     out = tmp_path / "out"
     folder = out / "CartPole-v1" / "ppo" / "seed-0"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(text)
     with pytest.raises(SystemExit):
-        benchmark([str(suite), "--out", str(out)])
+        command.benchmark([str(suite), "--out", str(out)])
     assert str(folder / "config.json") in capsys.readouterr().err
-    assert not (out / HOLDER).exists() and (out / LOCK).exists()
+    assert not (out / ".lock-holder.json").exists() and (out / ".lock").exists()
