@@ -113,7 +113,7 @@ def families() -> dict[str, Callable[[], Any]]:
 
 
 def supported() -> str:
-    """Return the table of what each algorithm supports, which ``test_training.py`` checks cell by cell."""
+    """Return the table of what each algorithm supports, which ``test_training.py`` checks (but for MetaRewardPPO)."""
     columns = [f"{name} observations" for name in OBSERVATIONS] + [f"{name} actions" for name in ACTIONS]
     columns += ["gSDE", "VecNormalize", "VecFrameStack", "SubprocVecEnv"]
     lines = ["| algorithm | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
