@@ -14,7 +14,9 @@ from helpers.lifetimes import POINT, lifetimes, meta_reward
 from helpers.walk import walks
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv
+from torch import nn
 
 import sb3_ext
 import sb3_ext.meta
@@ -39,6 +41,18 @@ ACTIONS = {
     "Box": spaces.Box(-1, 1, (2,)),
     "two-dimensional Box": spaces.Box(-1, 1, (2, 2)),
 }
+
+
+class Dropout(BaseFeaturesExtractor):
+    """A features extractor that acts otherwise in training than in evaluation."""
+
+    def __init__(self, observation_space, features_dim=8):
+        super().__init__(observation_space, features_dim)
+        n = int(np.prod(observation_space.shape))
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(n, features_dim), nn.BatchNorm1d(features_dim), nn.Dropout(0.2))
+
+    def forward(self, observations):
+        return self.layers(observations)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.wrappers import TimeLimit
-from helpers.conformance import ACTIONS, CASES, OBSERVATIONS
+from helpers.conformance import ACTIONS, CASES, OBSERVATIONS, Dropout
 from helpers.memory import logging_to_memory
 from helpers.walk import Walk, walks
 from stable_baselines3.common.callbacks import (
@@ -22,7 +22,6 @@ from stable_baselines3.common.callbacks import (
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor, VecNormalize
 from torch import nn
@@ -114,16 +113,6 @@ def test_learning_rates_and_other_arguments_may_be_schedules_or_numpys(case):
     rates = [row["train/learning_rate"] for row in memory.written if "train/learning_rate" in row]
     assert min(seen) < 1 and (not rates or rates[-1] < 1e-3)
     case.make(learning_rate=LinearSchedule(1e-3, 1e-4, 0.5)).learn(case.steps)
-
-
-class Dropout(BaseFeaturesExtractor):
-    def __init__(self, observation_space, features_dim=8):
-        super().__init__(observation_space, features_dim)
-        n = int(np.prod(observation_space.shape))
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(n, features_dim), nn.BatchNorm1d(features_dim), nn.Dropout(0.2))
-
-    def forward(self, observations):
-        return self.layers(observations)
 
 
 @ON_WALKS
@@ -392,28 +381,3 @@ def test_it_advises_the_cpu_as_ppo_does(case):
         return  # which train several policies at a time
     with pytest.warns(UserWarning, match="on the GPU, but it is primarily intended to run on the CPU"):
         model._maybe_recommend_cpu()
-
-
-LEARNED = {name: case for name, case in CASES.items() if name in ("LIRPG", "LIRPGA2C", "CLN")}
-
-
-@pytest.mark.parametrize("case", LEARNED.values(), ids=LEARNED)
-def test_a_learned_reward_is_the_same_twice_and_its_networks_train_in_training_mode(case):
-    env = case.make_env(2)
-    model = case.make(env, policy_kwargs=dict(features_extractor_class=Dropout)).learn(case.steps)
-    observations, actions = np.repeat(env.reset(), 8, 0), np.repeat(model.predict(env.reset())[0], 8, 0)
-    model._set_training_mode(True)
-    first, second = (model.intrinsic_rewards(observations, actions) for _ in range(2))
-    np.testing.assert_array_equal(first, second)
-    assert model.reward_network.training and model.extrinsic_critic.training
-    model.collect_rollouts(model.env, NoCallback().init_for(model), model.rollout_buffer, model.n_steps)
-    assert not model.reward_network.training and not model.extrinsic_critic.training
-
-
-class NoCallback(BaseCallback):
-    def init_for(self, model):
-        self.init_callback(model)
-        return self
-
-    def _on_step(self):
-        return True
