@@ -17,7 +17,7 @@ Verdict = Literal["move", "follow", "alone"]
 N_ERRORS = 2.0  # standard errors by which mean returns must differ for the base policy to move
 IMPROVEMENT_ERRORS = 1.0  # and by which the base policy's must rise for a longer run
 MIN_EPISODES = 4  # of each policy before their returns are compared
-SHORTEST_RUN, LONGEST_RUN = 8, 32  # rollouts of the base policy alone
+SHORTEST_RUN, LONGEST_RUN = 4, 16  # rollouts of the base policy alone
 NEGLIGIBLE_GAIN = 0.01  # of the spread of all returns seen: less than this is no improvement
 
 
@@ -90,7 +90,7 @@ class Schedule:
     Attributes:
         n_exploratory: number of exploratory policies.
         longest_run: largest length of a run, in rollouts.
-        shortest_run: smallest length of a run, in rollouts; exploration then takes about a ninth of the steps.
+        shortest_run: smallest length of a run, in rollouts; exploration then takes about a fifth of the steps.
         base_every: rounds of exploratory turns to one turn of a base policy whose returns do not vary.
         run: length of the current run in rollouts.
         left: rollouts of the run still to come.

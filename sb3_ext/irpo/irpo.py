@@ -53,7 +53,7 @@ class IRPO(PaperAlgorithm, IterationCheckpoint, PPO):
     whole run), and learns after every rollout. Returns decide which policy acts next (``sb3_ext.irpo.evidence``):
 
     * while all returns of the base policy are equal it does not learn, and the exploratory policies take turns;
-    * otherwise it trains alone for a run of 8 to 32 rollouts, longer while it improves and shorter where it does not; one
+    * otherwise it trains alone for a run of 4 to 16 rollouts, longer while it improves and shorter where it does not; one
       exploratory policy acts between two runs;
     * it *moves* to an exploratory policy whose returns exceed its own by two standard errors, and *follows* the gradient
       there, within a KL divergence of 0.01, where that policy's returns differ and are higher, and its own are all equal;
