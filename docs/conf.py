@@ -1,6 +1,6 @@
 """Configuration of the documentation: ``sphinx-build -W docs docs/_build``.
 
-With ``DOCS_OFFLINE=1`` the links to the documentation of other libraries are left out, which a machine without a network needs.
+With ``DOCS_OFFLINE=1`` the links to the documentation of other libraries are left out, as a machine without a network needs.
 """
 
 import os
