@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from irwrappers.serialization import read_state, write_state
 from irwrappers.validation import check_choice, check_range
 from sb3_ext.cln.policies import CLNPolicy
 from sb3_ext.cln.segments import SegmentBuffer, cut_into_segments, episode_ages, normalized_segments, segment_loss
@@ -24,6 +26,7 @@ from sb3_ext.learned_reward.reward_network import RewardNetwork, clip_actions
 from sb3_ext.learned_reward.rollout import LearnedRewardRollout, Samples
 
 BUFFERED_TRANSITIONS = 100_000  # in D_r
+SEGMENTS = {"contents": "segments of CLN"}  # header of a file with D_r
 CHUNK_SIZE = 4096  # transitions that a network takes at a time
 
 
@@ -213,11 +216,32 @@ class RewardTraining(LearnedRewardPPO):
         )
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_actor"]
+        return [*super()._excluded_save_params(), "_actor", "segments"]
 
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        names, tensors = super()._get_torch_save_params()
-        return [*names, "segments"], tensors
+    def save_replay_buffer(self, path: str | Path) -> None:
+        """Save D_r, which ``save`` leaves out as SB3 leaves out replay buffers: a continued run is exact only with it.
+
+        Args:
+            path: of a safetensors file; without a suffix ``.safetensors`` is added.
+        """
+        path = Path(path)
+        write_state(path if path.suffix else path.with_suffix(".safetensors"), SEGMENTS, self.segments.state_dict())
+
+    def load_replay_buffer(self, path: str | Path, truncate_last_traj: bool = True) -> None:
+        """Load D_r as :meth:`save_replay_buffer` wrote it; nothing in the file is executed.
+
+        Args:
+            path: of the file.
+            truncate_last_traj: accepted as in SB3's off-policy algorithms; segments are complete whatever follows.
+
+        Raises:
+            ValueError: if the file is another one, or of a model with other arguments or spaces.
+        """
+        path = Path(path)
+        header, state = read_state(path if path.suffix else path.with_suffix(".safetensors"))
+        if header != SEGMENTS:
+            raise ValueError(f"{str(path)!r} was not written by save_replay_buffer of CLN.")
+        self.segments.load_state_dict(state)
 
 
 def _endless_minibatches(rollout: LearnedRewardRollout, batch_size: int) -> Iterator[Tensor]:

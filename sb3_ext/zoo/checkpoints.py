@@ -59,8 +59,51 @@ class Checkpoints(CheckpointCallback):
 
     def _on_step(self) -> bool:
         if self.n_calls % self.save_freq == 0:
-            save_checkpoint(self.model, self._checkpoint_path(extension="zip"))
+            path = Path(self._checkpoint_path(extension="zip"))
+            if self.save_replay_buffer and hasattr(self.model, "save_replay_buffer"):
+                save_buffer(self.model, buffer_of(path))
+            save_checkpoint(self.model, path)
         return True
+
+
+def buffer_of(checkpoint: Path) -> Path:
+    """Return where the replay buffer of a model lies, which ``--save-replay-buffer`` saves: the names are SB3's and rl_zoo3's.
+
+    Args:
+        checkpoint: path of the model's zip.
+    """
+    name = (
+        checkpoint.stem.replace("rl_model_", "rl_model_replay_buffer_") if "rl_model_" in checkpoint.stem else "replay_buffer"
+    )
+    return checkpoint.with_name(f"{name}.pkl")
+
+
+def save_buffer(model: Any, path: Path) -> None:
+    """Save a model's replay buffer, or the segments of ``CLN``; the file is replaced only by a whole one.
+
+    Args:
+        model: with ``save_replay_buffer``.
+        path: of the file.
+    """
+    with replacing(path) as temporary:
+        model.save_replay_buffer(temporary)
+
+
+def restore_buffer(model: Any, checkpoint: Path) -> None:
+    """Give a model of a checkpoint the replay buffer that was saved beside it; say so if there is none.
+
+    Args:
+        model: of any algorithm.
+        checkpoint: path of its zip.
+    """
+    if not hasattr(model, "load_replay_buffer"):
+        return
+    path = buffer_of(checkpoint)
+    if path.is_file():
+        model.load_replay_buffer(path)
+        print(f"With the replay buffer of {path}")
+    else:
+        print(f"The replay buffer begins empty: {path} is not there. train saves it with --save-replay-buffer.")
 
 
 def newest_checkpoint(folder: Path) -> Path:

@@ -17,7 +17,6 @@ from rl_zoo3.utils import ALGOS
 from sb3_contrib.common.vec_env import AsyncEval
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.utils import get_latest_run_id
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
@@ -27,7 +26,7 @@ from sb3_ext.distributed import RayShards
 from sb3_ext.meta.lifetimes.inner_agents import InnerSettings
 from sb3_ext.meta.outer_learners.lifetime_algorithm import LifetimeAlgorithm
 from sb3_ext.zoo.algorithms import find_algorithm, registered_algorithms
-from sb3_ext.zoo.checkpoints import Checkpoints, restore_wrappers, save_checkpoint
+from sb3_ext.zoo.checkpoints import Checkpoints, restore_buffer, restore_wrappers, save_checkpoint
 from sb3_ext.zoo.environments import import_environment, is_atari, native_vec_env, without_bonus
 from sb3_ext.zoo.lifetime_families import is_lifetime
 from sb3_ext.zoo.literals import read_literal
@@ -182,7 +181,12 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         super().create_callbacks()
         for number, callback in enumerate(self.callbacks):
             if type(callback) is CheckpointCallback:
-                self.callbacks[number] = Checkpoints(callback.save_freq, callback.save_path, verbose=callback.verbose)
+                self.callbacks[number] = Checkpoints(
+                    callback.save_freq,
+                    callback.save_path,
+                    save_replay_buffer=self.save_replay_buffer,
+                    verbose=callback.verbose,
+                )
 
     def create_log_folder(self) -> None:
         """Create the folder of the run, which no other run has, not even one that starts at the same time."""
@@ -211,8 +215,7 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
             self.trained_agent, env=env, device=self.device, tensorboard_log=self.tensorboard_log, verbose=self.verbose
         )
         restore_wrappers(model)
-        if isinstance(model, OffPolicyAlgorithm):
-            print("The replay buffer is not part of a checkpoint: it begins empty.")
+        restore_buffer(model, Path(self.trained_agent))
         print(f"Continuing {self.trained_agent} after {model.num_timesteps} steps")
         for callback in self.callbacks:
             if isinstance(callback, EvalCallback):

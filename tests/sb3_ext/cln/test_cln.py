@@ -12,6 +12,7 @@ from helpers.walk import walks
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from irwrappers import VecIntrinsicReward
 from sb3_ext import CLN
 
 ALL_TERMS = ("direct", "mixed", "reward")
@@ -108,3 +109,22 @@ def test_a_model_loaded_without_a_reset_goes_on_within_its_episodes(tmp_path):
     loaded = CLN.load(tmp_path / "model", env=model.get_env(), force_reset=False)
     assert loaded._ages.tolist() == model._ages.tolist() and loaded._ages.any()
     loaded.learn(80, reset_num_timesteps=False)
+
+
+def test_a_saved_model_is_small_and_its_segments_lie_in_a_file_of_their_own(tmp_path):
+    model = make(CLN, walks(4), n_steps=500).learn(2000)
+    model.save(tmp_path / "earlier.zip")
+    model.learn(8000).save(tmp_path / "model.zip")
+    model.save_replay_buffer(tmp_path / "segments")
+    earlier, later = (tmp_path / name for name in ("earlier.zip", "model.zip"))
+    assert later.stat().st_size == pytest.approx(earlier.stat().st_size, rel=0.02)
+    loaded = CLN.load(tmp_path / "model.zip", device="cpu")
+    assert len(loaded.segments) == 0 < len(model.segments)
+    loaded.load_replay_buffer(tmp_path / "segments.safetensors")
+    assert len(loaded.segments) == len(model.segments)
+    other = make(CLN, segment_length=7)
+    with pytest.raises(ValueError, match="give capacity and length as they were"):
+        other.load_replay_buffer(tmp_path / "segments")
+    VecIntrinsicReward(walks(), "count").save(tmp_path / "bonus.safetensors")
+    with pytest.raises(ValueError, match="not written by save_replay_buffer of CLN"):
+        loaded.load_replay_buffer(tmp_path / "bonus.safetensors")

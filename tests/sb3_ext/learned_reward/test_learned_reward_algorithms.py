@@ -83,6 +83,9 @@ def test_a_loaded_model_continues_as_the_saved_one(algorithm, tmp_path):
     model.save(tmp_path / "model")
     model.env.save(tmp_path / "statistics")
     loaded = algorithm.load(tmp_path / "model", env=VecNormalize.load(tmp_path / "statistics", walks()))
+    if algorithm is CLN:
+        model.save_replay_buffer(tmp_path / "segments")
+        loaded.load_replay_buffer(tmp_path / "segments")
     for one in (model, loaded):
         one._last_obs = None  # from a reset
         one.set_random_seed(7)

@@ -13,7 +13,7 @@ from helpers.commands import run
 from stable_baselines3 import PPO
 from stable_baselines3.common.monitor import load_results
 
-from sb3_ext import IRPO
+from sb3_ext import CLN, IRPO
 
 TRAIN = [sys.executable, "-m", "sb3_ext.train"]
 IRPO_RUN = [
@@ -100,6 +100,21 @@ def test_statistics_and_schedules_of_a_normalised_run_go_on(tmp_path):
     assert model.policy.optimizer.param_groups[0]["lr"] == 0  # the schedule came to its end
     with open(folder / "Pendulum-v1" / "vecnormalize.pkl", "rb") as file:
         assert pickle.load(file).obs_rms.count == pytest.approx(2048 + 2 * 2, abs=5)  # and the resets'
+
+
+def test_a_replay_buffer_that_was_saved_goes_on_with_its_run(tmp_path):
+    given = [
+        "--algo", "cln", "--env", "Pendulum-v1", "--seed", "0", "-n", "512", "--eval-freq", "-1", "--save-freq", "128",
+        "-params", "n_steps:64", "n_envs:2", "n_epochs:1", "n_reward_steps:2",
+    ]  # fmt: skip
+    for arguments, said in (([], "begins empty"), (["--save-replay-buffer"], "With the replay buffer of")):
+        run("train", *given, *arguments, "-f", f"logs{len(arguments)}", cwd=tmp_path)
+        folder = tmp_path / f"logs{len(arguments)}" / "cln" / "Pendulum-v1_1"
+        for name in ("Pendulum-v1.zip", "rl_model_512_steps.zip"):
+            (folder / name).unlink()
+        out = run("train", "--resume", str(folder), cwd=tmp_path).stdout
+        assert said in out and "rl_model_replay_buffer_384_steps.pkl" in out
+        assert CLN.load(folder / "Pendulum-v1.zip", device="cpu").num_timesteps == 512
 
 
 def test_two_that_start_together_have_a_folder_each(tmp_path):
