@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from typing import Any
 
+CONNECTION_TIMEOUT = 10.0  # seconds
 ATTEMPTS = 4  # submissions of a job whose workers are lost
 
 
@@ -35,9 +37,28 @@ def connect(address: str = "local") -> None:
     """
     ray = import_ray()
     if not ray.is_initialized():
+        check_reachable(address)
         # Ray gives its workers a low priority; here they do the main work of the machine.
         os.environ.setdefault("RAY_worker_niceness", "0")
         ray.init(address=address, include_dashboard=False if address == "local" else None, logging_level="warning")
+
+
+def check_reachable(address: str) -> None:
+    """Raise ConnectionError if nothing answers at ``HOST:PORT``, where Ray would try for minutes.
+
+    Args:
+        address: of a cluster; ``"auto"`` and ``"local"`` are not checked.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECTION_TIMEOUT).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(
+            f"There is no Ray cluster at {address} ({error}). Start one with `ray start --head`, which prints its address, or "
+            "give --ray local for the cores of this machine."
+        ) from None
 
 
 def run_again_if_lost(

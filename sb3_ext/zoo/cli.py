@@ -66,6 +66,8 @@ def train() -> None:
     warnings.filterwarnings("ignore", message="Training and eval env are not of the same type")
     try:
         rl_zoo3.train.train()
+    except ConnectionError as error:  # of a Ray cluster
+        sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit("Interrupted before training began: nothing was saved.")
     if ExperimentManager.interruption is not None:

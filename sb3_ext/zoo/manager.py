@@ -22,6 +22,7 @@ from stable_baselines3.common.utils import get_latest_run_id
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from irwrappers.intrinsic.encoder import SMALLEST_IMAGE, channels_first
+from irwrappers.validation import check_range
 from sb3_ext.distributed import RayShards
 from sb3_ext.meta.lifetimes.inner_agents import InnerSettings
 from sb3_ext.meta.outer_learners.lifetime_algorithm import LifetimeAlgorithm
@@ -40,6 +41,7 @@ EVALUATED = frozenset(
 )
 NAMING = frozenset({"policy", "env_wrapper", "vec_env_wrapper", "callback"})
 KNOWN_PACKAGES = frozenset({"envs", "gymnasium", "irwrappers", "rl_zoo3", "sb3_contrib", "sb3_ext", "stable_baselines3"})
+LARGEST_N_ENVS = 65_536
 TRUSTED = "IRWRAPPERS_TRUST"  # environment variable, which processes of a benchmark inherit; 1 with --trust
 TRUST = "A file is read as data; --trust evaluates it as Python: only for files that you would run as programs."
 
@@ -303,6 +305,7 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         theirs = Path(rl_zoo3.exp_manager.__file__).parent in Path(self.config).resolve().parents
         if os.environ.get(TRUSTED) != "1" and not theirs:
             self._read_as_data(hyperparams)
+        check_range("n_envs", hyperparams.get("n_envs", 1), 1, LARGEST_N_ENVS, integer=True)
         if "env_kwargs" in hyperparams:
             hyperparams["env_kwargs"] = parse_kwargs(hyperparams["env_kwargs"])
             if self._eval_env_kwargs_args is None:  # rl_zoo3 would evaluate without those of the hyperparameter file

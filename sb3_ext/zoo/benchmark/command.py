@@ -15,7 +15,7 @@ from typing import Any
 import matplotlib
 import pandas as pd
 
-from sb3_ext.distributed.cluster import import_ray
+from sb3_ext.distributed.cluster import check_reachable, import_ray
 from sb3_ext.zoo.benchmark import schedule, search, speed, table
 from sb3_ext.zoo.benchmark.lock import locked
 from sb3_ext.zoo.benchmark.plots import plot_comparison, plot_gradient_norms, plot_sample_efficiency
@@ -51,7 +51,7 @@ def benchmark(arguments: Sequence[str] | None = None) -> None:
             stack.enter_context(locked(out))
             kind = _speed if "speed" in suite else _search if given.search is not None else _learning
             work, what = kind(given, suite, out)
-        except ValueError as error:
+        except (ValueError, ConnectionError) as error:
             parser.error(str(error))
         try:
             failed = work()
@@ -127,6 +127,7 @@ def _check_jobs(given: argparse.Namespace) -> None:
         raise ValueError("--jobs and --ray are two ways to run several at the same time; give one of them.")
     if given.ray is not None:
         import_ray()  # before anything is planned
+        check_reachable(given.ray)
 
 
 def _speed(given: argparse.Namespace, suite: dict[str, Any], out: Path) -> tuple[Callable[[], list[Path]], str]:

@@ -14,6 +14,8 @@ from sb3_ext.zoo.environments import import_environment, is_atari
 ACTIONS = ("argmax", "sampled")
 SETTINGS = ("tuned", "default")
 EVALUATION_KEYS = ("evaluations", "episodes", "actions")
+# More than anybody runs; a suite from elsewhere with a slip of the pen is an error instead of a computation without end.
+LARGEST = {"seeds": 10_000, "timesteps": 10**12, "evaluations": 10_000, "episodes": 100_000}
 _SUITE_KEYS = ("actions", "undiscounted", "settings", "hyperparams", "best", "search")
 _ENVIRONMENT_KEYS = (
     *EVALUATION_KEYS,
@@ -65,7 +67,7 @@ def _check_keys(given: Any, required: Sequence[str], optional: Sequence[str], wh
 def _check_evaluation(given: dict[str, Any], where: str) -> None:
     for key in ("evaluations", "episodes"):
         if key in given:
-            check_range(f"{where}: {key}", given[key], 1, integer=True)
+            check_range(f"{where}: {key}", given[key], 1, LARGEST[key], integer=True)
     if "actions" in given:
         if not isinstance(given["actions"], list) or not given["actions"]:
             raise ValueError(f"{where}: actions must be a list of {', '.join(ACTIONS)}; got {given['actions']!r}.")
@@ -75,7 +77,7 @@ def _check_evaluation(given: dict[str, Any], where: str) -> None:
 
 def _check_environment(env: str, settings: dict[str, Any], where: str) -> None:
     _check_keys(settings, ("timesteps",), _ENVIRONMENT_KEYS, where)
-    check_range(f"{where}: timesteps", settings["timesteps"], 1, integer=True)
+    check_range(f"{where}: timesteps", settings["timesteps"], 1, LARGEST["timesteps"], integer=True)
     try:
         env_id = import_environment(settings.get("id", env))
     except ImportError as error:
@@ -124,7 +126,7 @@ def _check_settings(given: dict[str, Any], where: str) -> None:
 
 def _check_search(given: Any, contenders: dict[str, Any], where: str) -> None:
     _check_keys(given, (), ("seeds", "spaces"), where)
-    check_range(f"{where}: seeds", given.get("seeds", 1), 1, integer=True)
+    check_range(f"{where}: seeds", given.get("seeds", 1), 1, LARGEST["seeds"], integer=True)
     for label, space in given.get("spaces", {}).items():
         if label not in contenders:
             raise ValueError(f"{where}: {unknown_name('contender', label, contenders)}")
@@ -152,7 +154,7 @@ def check_suite(suite: dict[str, Any], where: str) -> None:
     _check_search(suite.get("search", {}), suite["contenders"], f"{where}: search")
     for label, contender in suite["contenders"].items():
         _check_keys(contender, ("algo", "seeds"), ("hyperparams", "settings"), f"{where}: {label}")
-        check_range(f"{where}: seeds of {label}", contender["seeds"], 1, integer=True)
+        check_range(f"{where}: seeds of {label}", contender["seeds"], 1, LARGEST["seeds"], integer=True)
         _check_settings(contender, f"{where}: {label}")
         if "/" in label or label.startswith("."):
             raise ValueError(f"{where}: the label {label!r} names a folder and cannot have a slash or begin with a dot.")
@@ -162,4 +164,4 @@ def check_suite(suite: dict[str, Any], where: str) -> None:
             if label not in suite["contenders"]:
                 raise ValueError(f"{where}: {env}: {unknown_name('contender', label, suite['contenders'])}")
             _check_keys(here or {}, (), ("seeds", "hyperparams"), f"{where}: {env}: {label}")
-            check_range(f"{where}: {env}: seeds of {label}", (here or {}).get("seeds", 1), 1, integer=True)
+            check_range(f"{where}: {env}: seeds of {label}", (here or {}).get("seeds", 1), 1, LARGEST["seeds"], integer=True)

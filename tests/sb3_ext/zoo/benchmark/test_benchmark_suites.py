@@ -40,6 +40,21 @@ def test_suites_evaluate_sampled_and_argmax_actions(command):
         (SUITE, ["--algo", "smal irpo"], "Closest: small irpo"),
         (SUITE, ["--budget", "0"], "--budget must be a number in (0"),
         (SUITE, ["--seeds", "0"], "--seeds must be an integer in [1"),
+        (SUITE, ["--ray", "localhost:1"], "There is no Ray cluster at localhost:1"),
+        (changed(evaluations=10**9), [], "evaluations must be an integer in [1, 10000]"),
+        (changed(episodes=10**9), [], "episodes must be an integer in [1, 100000]"),
+        (
+            changed(environments={"sparse/Maze1-v0": {"timesteps": 10**30}}),
+            [],
+            "timesteps must be an integer in [1, 1000000000000]",
+        ),
+        (
+            changed(
+                environments={"sparse/Maze1-v0": {"timesteps": 1, "contenders": {"ppo": {"hyperparams": {"n_envs": 10**9}}}}}
+            ),
+            [],
+            "n_envs must be an integer in [1, 65536]",
+        ),
         (SUITE, ["--jobs", "0"], "--jobs must be at least 1"),
         (changed(undiscounted="no"), [], "undiscounted must be true or false, got 'no'"),
         (changed(episode=3), [], "Unknown key 'episode'. Closest: episodes"),
